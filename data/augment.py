@@ -1,0 +1,229 @@
+"""Training augmentation, exactly as the published code does it: scale, crop, colour jitter, flip, pad.
+
+Everything random is drawn first, into a `Draw`; applying a draw is a pure function of arrays. One geometry
+serves all frames, Maskiges and labels of a clip, while colours are drawn anew for every single image: the
+published code jitters each frame and each Maskige independently.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from .clip import IGNORE_LABEL
+from .config import Section
+from .resize import resize
+
+PAD_COLOUR = 128  # of frames and Maskiges alike
+PUBLISHED_SCALES = tuple(tenths / 10 for tenths in range(5, 21))  # at 224 pixels: 112, 134, 156, ... 425, 448
+
+
+class AugmentConfig(Section):
+    """What is drawn for each training clip. Defaults are those of S4 and MS3; AVSS has `scale` empty."""
+
+    # Sizes that the short side may take, relative to itself; empty: no scaling, cropping or padding.
+    scale: tuple[Annotated[float, Field(gt=0)], ...] = PUBLISHED_SCALES
+    flip: float = Field(0.5, ge=0, le=1)  # probability
+    colour: bool = True
+    shared_colour: bool = False  # True: one jitter for all frames and Maskiges of the clip
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the pixels of a clip go."""
+
+    resized: tuple[int, int]  # (height, width) after scaling
+    crop: tuple[int, int, int, int]  # (top, left, height, width) of the window in the scaled image
+    flip: bool  # left to right
+
+
+@dataclass(frozen=True)
+class Jitter:
+    """SSD's photometric distortion of one image. None leaves a step out."""
+
+    brightness: float | None = None  # added to every value, -32..32
+    contrast: float | None = None  # factor on every value, 0.5..1.5
+    saturation: float | None = None  # factor on S of HSV, 0.5..1.5
+    hue: int | None = None  # added to H of HSV (0..179, in steps of two degrees), -18..18
+    contrast_first: bool = True  # False: contrast comes after saturation and hue
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Everything random about one clip; one jitter per frame and per Maskige, or none if colour is off."""
+
+    geometry: Geometry
+    frames: tuple[Jitter, ...]
+    maskiges: tuple[Jitter, ...]
+
+
+def augment(
+    frames: np.ndarray,
+    maskiges: np.ndarray | None,
+    labels: np.ndarray,
+    config: AugmentConfig,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """Draw once and apply to one clip (published training pipeline; paper, appendix).
+
+    frames: uint8 [T, H, W, 3], RGB. maskiges: the same, or None. labels: uint8 [T, H, W].
+    Gives new arrays of the same shapes and types. A clip scaled to less than H x W is padded to the right and
+    at the bottom: images with grey 128, labels with 255. The inputs stay as they are.
+    Raises ValueError for other shapes or types.
+    """
+    shape = frames.shape
+    if frames.ndim != 4 or shape[-1] != 3:
+        raise ValueError(f"frames must be [T, H, W, 3], not {list(shape)}")
+    expected = [("frames", frames, shape), ("Maskiges", maskiges, shape), ("labels", labels, shape[:3])]
+    for name, array, wanted in expected:
+        if array is not None and (array.dtype != np.uint8 or array.shape != wanted):
+            raise ValueError(f"{name} must be uint8 {list(wanted)}, not {array.dtype} {list(array.shape)}")
+    num_frames, height, width = labels.shape
+    return apply(draw(config, num_frames, (height, width), rng), frames, maskiges, labels)
+
+
+def draw(config: AugmentConfig, num_frames: int, size: tuple[int, int], rng: np.random.Generator) -> Draw:
+    """Draw for a clip of `num_frames` frames of `size` = (H, W); the same rng state gives the same draw."""
+    geometry = draw_geometry(config, size, rng)
+    if not config.colour:
+        return Draw(geometry, (), ())
+    if config.shared_colour:
+        shared = (draw_jitter(rng),) * num_frames
+        return Draw(geometry, shared, shared)
+    jitters = [draw_jitter(rng) for _ in range(2 * num_frames)]
+    return Draw(geometry, tuple(jitters[:num_frames]), tuple(jitters[num_frames:]))
+
+
+def draw_geometry(config: AugmentConfig, size: tuple[int, int], rng: np.random.Generator) -> Geometry:
+    """One of the scales, a window of at most `size` at a uniform place, and a coin for the flip."""
+    resized = size
+    if config.scale:
+        factor = config.scale[rng.integers(len(config.scale))]
+        # The published list is 224 times the factor, truncated; rounding first keeps 0.7 * 90 at 63.
+        short = max(1, int(round(min(size) * factor, 6)))
+        resized = tuple(int(n * short / min(size) + 0.5) for n in size)
+    window = tuple(min(n, limit) for n, limit in zip(resized, size, strict=True))
+    top, left = (int(rng.integers(n - w + 1)) for n, w in zip(resized, window, strict=True))
+    return Geometry(resized, (top, left, *window), bool(rng.random() < config.flip))
+
+
+def draw_jitter(rng: np.random.Generator) -> Jitter:
+    """Each of the four steps happens with probability one half, in either order with probability one half."""
+
+    def coin() -> bool:
+        return bool(rng.random() < 0.5)
+
+    return Jitter(
+        brightness=rng.uniform(-32, 32) if coin() else None,
+        contrast=rng.uniform(0.5, 1.5) if coin() else None,
+        saturation=rng.uniform(0.5, 1.5) if coin() else None,
+        hue=int(rng.integers(-18, 18, endpoint=True)) if coin() else None,
+        contrast_first=coin(),
+    )
+
+
+def apply(
+    drawn: Draw, frames: np.ndarray, maskiges: np.ndarray | None, labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """Apply a draw to the arrays of `augment`."""
+    geometry = drawn.geometry
+    frames = _transform(frames, geometry, drawn.frames, nearest=False, fill=PAD_COLOUR)
+    if maskiges is not None:
+        # To the published code Maskiges are pictures: the bilinear filter blends their borders.
+        maskiges = _transform(maskiges, geometry, drawn.maskiges, nearest=False, fill=PAD_COLOUR)
+    return frames, maskiges, _transform(labels, geometry, (), nearest=True, fill=IGNORE_LABEL)
+
+
+def _transform(
+    images: np.ndarray, geometry: Geometry, jitters: tuple[Jitter, ...], nearest: bool, fill: int
+) -> np.ndarray:
+    """Scale, crop, jitter, flip and pad uint8 [T, H, W, ...]; image i takes jitter i, if there are any."""
+    out = np.full_like(images, fill)
+    top, left, height, width = geometry.crop
+    for i, image in enumerate(images):
+        image = resize(image, geometry.resized, nearest)[top : top + height, left : left + width]
+        if jitters:
+            image = apply_jitter(image, jitters[i])
+        out[i, :height, :width] = image[:, ::-1] if geometry.flip else image
+    return out
+
+
+def apply_jitter(image: np.ndarray, jitter: Jitter) -> np.ndarray:
+    """SSD's photometric distortion of uint8 [H, W, 3], RGB; every step ends in whole numbers of 0..255."""
+    if jitter.brightness is not None:
+        image = _linear_table(1.0, jitter.brightness)[image]
+    if jitter.contrast is not None and jitter.contrast_first:
+        image = _linear_table(jitter.contrast, 0.0)[image]
+    # Saturation and hue each go to HSV and back: the rounding between them is part of the published result.
+    if jitter.saturation is not None:
+        hue, saturation, value = rgb_to_hsv(image)
+        image = hsv_to_rgb(hue, _linear_table(jitter.saturation, 0.0)[saturation], value)
+    if jitter.hue is not None:
+        hue, saturation, value = rgb_to_hsv(image)
+        image = hsv_to_rgb((hue + jitter.hue) % 180, saturation, value)
+    if jitter.contrast is not None and not jitter.contrast_first:
+        image = _linear_table(jitter.contrast, 0.0)[image]
+    return image
+
+
+def _linear_table(factor: float, shift: float) -> np.ndarray:
+    """factor * x + shift for every uint8 x, clipped to 0..255 and truncated."""
+    x = np.arange(256, dtype=np.float32)
+    return np.clip(x * np.float32(factor) + np.float32(shift), 0, 255).astype(np.uint8)
+
+
+_FRACTION_BITS = 12  # OpenCV converts 8-bit colours to HSV in fixed point, dividing by these tables
+_HALF = 1 << (_FRACTION_BITS - 1)
+_DIVISORS = np.maximum(np.arange(256), 1)
+_SATURATION_TABLE = np.rint((255 << _FRACTION_BITS) / _DIVISORS).astype(np.int32)
+_HUE_TABLE = np.rint((180 << _FRACTION_BITS) / (6.0 * _DIVISORS)).astype(np.int32)
+
+
+def rgb_to_hsv(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """uint8 [H, W, 3] to hue (0..179), saturation and value (0..255), each int32 [H, W], as in OpenCV."""
+    red, green, blue = (rgb[..., c].astype(np.int32) for c in range(3))
+    value = np.maximum(np.maximum(red, green), blue)
+    spread = value - np.minimum(np.minimum(red, green), blue)
+    saturation = (spread * _SATURATION_TABLE[value] + _HALF) >> _FRACTION_BITS
+    blue_or_green = np.where(value == green, blue - red + 2 * spread, red - green + 4 * spread)
+    sixths = np.where(value == red, green - blue, blue_or_green)
+    hue = (sixths * _HUE_TABLE[spread] + _HALF) >> _FRACTION_BITS
+    return hue + 180 * (hue < 0), saturation, value
+
+
+def _channel_weights() -> np.ndarray:
+    """float32 [3, 180]: how much saturation takes from red, green and blue at each hue, 0..1.
+
+    Each channel rises and falls linearly over a sixth of the circle, with the float32 arithmetic of OpenCV.
+    """
+    sixths = np.arange(180, dtype=np.float32) * np.float32(6 / 180)
+    sector = np.floor(sixths).astype(np.int64)
+    rising = sixths - sector.astype(np.float32)
+    falling = np.float32(1) - rising
+    none, full = np.zeros_like(rising), np.ones_like(rising)
+    red = np.choose(sector, [none, rising, full, full, falling, none])
+    green = np.choose(sector, [falling, none, none, rising, full, full])
+    blue = np.choose(sector, [full, full, falling, none, none, rising])
+    return np.stack([red, green, blue])
+
+
+_CHANNEL_WEIGHTS = _channel_weights()
+
+
+def hsv_to_rgb(hue: np.ndarray, saturation: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """The way back from [H, W] planes to uint8 [H, W, 3], in the float32 arithmetic of OpenCV.
+
+    OpenCV truncates where its vector unit works, on whole runs of 32 pixels along a row, and rounds what is
+    left over at the end of the row. The published networks were trained on what that gives.
+    """
+    unit = np.float32(1 / 255)
+    saturation = saturation.astype(np.float32) * unit
+    value = value.astype(np.float32) * unit
+    leftover = hue.shape[1] - hue.shape[1] % 32
+    rgb = np.empty((*hue.shape, 3), np.uint8)
+    for channel, weights in enumerate(_CHANNEL_WEIGHTS):
+        x = (np.float32(1) - saturation * weights[hue]) * value * np.float32(255)
+        np.rint(x[:, leftover:], out=x[:, leftover:])
+        rgb[..., channel] = x
+    return rgb

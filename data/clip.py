@@ -1,0 +1,73 @@
+"""What a clip is, and what every reader of clips gives.
+
+Letters used in shapes throughout the package: T frames of one clip (one per second), H W pixels, N clips, F frames
+of a whole store.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+SAMPLE_RATE = 16_000  # Hz; waveforms are mono
+LOG_MEL_SHAPE = (96, 64)  # 96 steps of 10 ms, 64 mel bands: one 0.96 s example (COMBO, section 3.1)
+IGNORE_LABEL = 255  # pixels that are never scored nor trained on
+CLIP_LENGTHS = (5, 10)  # frames; AVSBench has no others, and the store's chunks of 5 frames rely on it
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One row of the clip table. All sequences have length T, the number of frames of this clip."""
+
+    id: str  # unique within a store
+    subset: str  # s4, ms3, v1s, v1m, v2 or video
+    split: str  # train, val or test; videos are all "test"
+    objects: tuple[str, ...]  # category (S4) or object names; empty where unknown
+    frame_times: tuple[float, ...]  # seconds from the start of the clip
+    frame_valid: tuple[bool, ...]  # False: filled up behind the end of a video, to be ignored
+    frame_annotated: tuple[bool, ...]  # True: the frame has a ground-truth label map
+    source: str  # the video that the clip was cut from
+
+    def __post_init__(self) -> None:
+        n = len(self.frame_times)
+        if n not in CLIP_LENGTHS:
+            raise ValueError(f"clip {self.id!r} has {n} frames; clips have {CLIP_LENGTHS}")
+        if len(self.frame_valid) != n or len(self.frame_annotated) != n:
+            raise ValueError(f"clip {self.id!r}: frame flags and frame times differ in length")
+
+    @property
+    def num_frames(self) -> int:
+        """T."""
+        return len(self.frame_times)
+
+
+@dataclass(frozen=True)
+class ClipArrays:
+    """The arrays of one clip.
+
+    frames: uint8 [T, H, W, 3], RGB.
+    labels: uint8 [T, H, W]: class index, 0 is background; `IGNORE_LABEL` on frames that are not annotated.
+    waveform: float64 [samples], mono, 16 kHz, in -1..1; any length, also empty.
+    """
+
+    frames: np.ndarray
+    labels: np.ndarray
+    waveform: np.ndarray
+
+
+class ClipSource(Protocol):
+    """A reader: AVSBench folders, video files, or the synthetic set.
+
+    Making one checks everything that can be known without decoding pixels, and raises `BadInput` that lists
+    every problem. `read` raises `ClipError` for a clip that turns out to be unreadable.
+    """
+
+    name: str  # for example "avsbench-s4"
+    classes: tuple[str, ...]  # names by label value; classes[0] is "background"
+    size: tuple[int, int]  # (H, W) of every frame
+    clips: tuple[Clip, ...]
+    short_audio: str  # what stands in for missing seconds: repeat_last, zero_log_mel or silence
+    parameters: dict  # JSON values: everything else that changes the arrays; part of the store's fingerprint
+
+    def read(self, clip: Clip) -> ClipArrays: ...

@@ -1,0 +1,112 @@
+"""Mask arithmetic: pack, unpack, fold a stack of masks into one index map, colour it into a Maskige.
+
+Pure functions on arrays. Letters: K masks of one frame (K may be 0), H W pixels.
+"""
+
+from typing import Literal
+
+import numpy as np
+
+from .palette import PALETTE
+
+# What is stored about each mask; 36 bytes, little-endian. The fields mean what `Proposals` says they mean:
+# pixels; x0 y0 x1 y1, both ends inside; the generator's own scores; x y of the prompt or of a point inside.
+MASK_STATS = np.dtype(
+    [
+        ("area", "<u4"),
+        ("box", "<i4", (4,)),
+        ("predicted_iou", "<f4"),
+        ("stability", "<f4"),
+        ("point", "<f4", (2,)),
+    ]
+)
+
+
+def _checked(masks: np.ndarray) -> np.ndarray:
+    if masks.dtype != np.bool_ or masks.ndim != 3:
+        raise ValueError(f"masks are bool [K, H, W], not {masks.dtype} {masks.shape}")
+    return masks
+
+
+def pack_masks(masks: np.ndarray) -> bytes:
+    """One bit per pixel, in C order, the first pixel in a byte's highest bit; each mask starts on a new byte.
+
+    masks: bool [K, H, W]. Gives K * ceil(H * W / 8) bytes. Raises ValueError for another dtype or shape.
+    """
+    k, height, width = _checked(masks).shape
+    return np.packbits(masks.reshape(k, height * width), axis=1).tobytes()
+
+
+def unpack_masks(data: bytes, height: int, width: int) -> np.ndarray:
+    """The inverse of `pack_masks`: bool [K, H, W], with K from the length of `data`.
+
+    Raises ValueError if `data` is not a whole number of masks of this size.
+    """
+    if height < 1 or width < 1:
+        raise ValueError(f"masks of {height} x {width} pixels have no bits")
+    row = -(-height * width // 8)
+    if len(data) % row:
+        raise ValueError(f"{len(data)} bytes are not a whole number of {height} x {width} masks, {row} bytes each")
+    packed = np.frombuffer(data, np.uint8).reshape(-1, row)
+    return np.unpackbits(packed, axis=1, count=height * width).view(np.bool_).reshape(-1, height, width)
+
+
+def pack_stats(
+    area: np.ndarray, box: np.ndarray, predicted_iou: np.ndarray, stability: np.ndarray, point: np.ndarray
+) -> bytes:
+    """K records of `MASK_STATS`, from [K], [K, 4], [K], [K], [K, 2]. ValueError if the lengths differ."""
+    lengths = {len(column) for column in (area, box, predicted_iou, stability, point)}
+    if len(lengths) != 1:
+        raise ValueError(f"the columns of the mask statistics differ in length: {sorted(lengths)}")
+    records = np.zeros(len(area), MASK_STATS)
+    records["area"], records["box"], records["point"] = area, box, point
+    records["predicted_iou"], records["stability"] = predicted_iou, stability
+    return records.tobytes()
+
+
+def unpack_stats(data: bytes) -> np.ndarray:
+    """The inverse of `pack_stats`: `MASK_STATS` [K]. ValueError for anything but whole records."""
+    if len(data) % MASK_STATS.itemsize:
+        raise ValueError(f"{len(data)} bytes are not a whole number of {MASK_STATS.itemsize}-byte mask records")
+    return np.frombuffer(data, MASK_STATS)
+
+
+def fold_masks(masks: np.ndarray, overflow: Literal["clamp", "published"] = "clamp") -> np.ndarray:
+    """Fold a stack of masks into one map of palette indices, the smallest mask on top (COMBO, section 3.1).
+
+    Masks are ranked by area, smallest first, equal areas in their given order. A pixel takes the rank, from
+    1, of the smallest mask that covers it; 0 where there is none. Every mask takes a rank, hidden and empty
+    ones too: an empty mask is rank 1 and moves all others up. The published sort is not stable, so its order
+    of equal areas depends on the NumPy build; with distinct areas the maps are identical.
+
+    masks: bool [K, H, W].
+    overflow: what becomes of ranks above 255. `clamp`: all are 255. `published`: they wrap around (256 is 0,
+    257 is 1), as in the published files.
+    Gives uint8 [H, W]. Raises ValueError for another dtype or shape, or another `overflow`.
+    """
+    k, height, width = _checked(masks).shape
+    ranks = np.arange(1, k + 1)
+    if overflow == "clamp":
+        values = np.minimum(ranks, 255).astype(np.uint8)
+    elif overflow == "published":
+        values = (ranks % 256).astype(np.uint8)
+    else:
+        raise ValueError(f"overflow: {overflow!r} is neither clamp nor published")
+    ascending = np.argsort([np.count_nonzero(mask) for mask in masks], kind="stable")
+    index = np.zeros((height, width), np.uint8)
+    for value, mask in zip(values[::-1], ascending[::-1], strict=True):
+        np.copyto(index, value, where=masks[mask])
+    return index
+
+
+def colour_index(index: np.ndarray) -> np.ndarray:
+    """Look palette indices up in `PALETTE`. index: uint8 [H, W]. Gives uint8 [H, W, 3], RGB."""
+    return np.take(PALETTE, index, axis=0)
+
+
+def maskige(masks: np.ndarray) -> np.ndarray:
+    """The Maskige of one frame: its masks as one image, the second input of COMBO's Siam-Encoder.
+
+    masks: bool [K, H, W]. Gives uint8 [H, W, 3], RGB; with K = 0, all of it the colour of "no mask".
+    """
+    return colour_index(fold_masks(masks))

@@ -1,0 +1,330 @@
+"""A cache root: the clip store and the caches of proposals and audio features made from it.
+
+    ROOT/clips.zarr                         frames, labels, sound, clip table
+    ROOT/proposals/<generator>-<fp>.zarr    masks and Maskiges of one generator
+    ROOT/audio/<encoder>-<fp>.zarr          features of one audio encoder
+
+Every store is complete or resumable, and says so: only shards with a valid receipt can be read.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+
+from ..errors import BadInput, ComboError
+from .clip import CLIP_LENGTHS, Clip, ClipSource
+from .clip_table import ClipTable, plan_order
+from .masks import unpack_masks, unpack_stats
+from .receipts import Receipt, damage, finished
+from .schema import SCHEMA_VERSION, ArraySpec, audio_arrays, clip_arrays, create_arrays, proposal_arrays
+
+CACHE_KINDS = ("proposals", "audio")
+
+
+def digest(value: Any) -> str:
+    """sha256 of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+class Store:
+    """One Zarr group whose shards are written with receipts. Made by `open_clips`, `open_cache` and friends."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.attributes: dict[str, Any] = json.loads((path / "zarr.json").read_bytes())["attributes"]
+            version = self.attributes["schema"]
+            self.kind: str = self.attributes["kind"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BadInput(f"{path}: not a store of this package ({type(error).__name__}: {error})") from error
+        if version != SCHEMA_VERSION:
+            raise BadInput(
+                f"{path}: schema version {version}; this package reads version {SCHEMA_VERSION}. "
+                "Make it again with this package, or use the package version that made it"
+            )
+        self.frames: int = self.attributes["frames"]
+        self.shard_frames: int = self.attributes["shard_frames"]
+        self.specs = _specs(self.attributes)
+        self._arrays: dict[str, ts.TensorStore] = {}
+        self._readable: set[int] = set()
+
+    @property
+    def num_shards(self) -> int:
+        return -(-self.frames // self.shard_frames)
+
+    def shard_range(self, shard: int) -> tuple[int, int]:
+        """First frame and end of a shard."""
+        return shard * self.shard_frames, min((shard + 1) * self.shard_frames, self.frames)
+
+    def receipts(self) -> dict[int, Receipt]:
+        """The receipts of all finished shards."""
+        found = ((shard, finished(self.path, shard)) for shard in range(self.num_shards))
+        return {shard: receipt for shard, receipt in found if receipt is not None}
+
+    def unfinished(self) -> list[int]:
+        """Shards without a valid receipt."""
+        done = self.receipts()
+        return [shard for shard in range(self.num_shards) if shard not in done]
+
+    def quarantined(self) -> dict[str, str]:
+        """Clips that could not be processed, with the reason."""
+        return {clip: why for r in self.receipts().values() for clip, why in r.quarantined.items()}
+
+    def notes(self) -> dict[str, str]:
+        """Clips with something odd about them, and what."""
+        return {clip: note for r in self.receipts().values() for clip, note in r.notes.items()}
+
+    def damaged(self) -> Iterator[tuple[int, str | None]]:
+        """Every shard, and what is wrong with it (None: nothing), from a full read of all files."""
+        return ((shard, damage(self.path, shard)) for shard in range(self.num_shards))
+
+    def read(self, name: str, lo: int, hi: int) -> np.ndarray:
+        """Frames lo..hi of one array, [hi - lo, ...], checksums verified.
+
+        Raises `ComboError` when a shard was never finished or its data are damaged.
+        """
+        self._require_finished(lo, hi)
+        if name not in self._arrays:
+            spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str((self.path / name).absolute())}}
+            self._arrays[name] = ts.open(spec, open=True, read=True).result()
+        try:
+            return self._arrays[name][lo:hi].read().result()
+        except ValueError as error:
+            raise self._unreadable(name, lo, error) from error
+
+    def read_bytes(self, name: str, lo: int, hi: int) -> list[bytes]:
+        """Frames lo..hi of a variable-length array (tensorstore cannot read these)."""
+        import warnings
+
+        import zarr
+        from zarr.errors import UnstableSpecificationWarning
+
+        self._require_finished(lo, hi)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UnstableSpecificationWarning)
+            try:
+                return list(zarr.open_array(self.path / name, mode="r")[lo:hi])
+            except (ValueError, RuntimeError) as error:
+                raise self._unreadable(name, lo, error) from error
+
+    def _require_finished(self, lo: int, hi: int) -> None:
+        if not 0 <= lo < hi <= self.frames:
+            raise IndexError(f"{self.path}: frames {lo}..{hi} of {self.frames}")
+        for shard in range(lo // self.shard_frames, (hi - 1) // self.shard_frames + 1):
+            if shard not in self._readable:
+                if finished(self.path, shard) is None:
+                    raise ComboError(
+                        f"{self.path}: shard {shard} (frames {lo}..{hi}) is not finished; {_redo(self.kind)}"
+                    )
+                self._readable.add(shard)
+
+    def _unreadable(self, name: str, lo: int, error: Exception) -> ComboError:
+        shard = lo // self.shard_frames
+        reason = str(error).splitlines()[0]
+        return ComboError(f"{self.path / name}: shard {shard} is damaged ({reason}); {_redo(self.kind)}")
+
+
+class ClipStore(Store):
+    """clips.zarr: everything that was imported."""
+
+    def __init__(self, root: Path) -> None:
+        path = root / "clips.zarr"
+        if not path.is_dir():
+            raise BadInput(f"{root}: no clips.zarr here; make it with 'combo import ... {root}'")
+        super().__init__(path)
+        self.table = ClipTable.read(path / "clips.parquet")
+        self.classes: tuple[str, ...] = tuple(self.attributes["classes"])
+        self.size: tuple[int, int] = tuple(self.attributes["size"])
+        if self.table.digest() != self.attributes["plan_sha256"]:
+            raise BadInput(f"{path}: the clip table is not the one this store was made with; import the clips again")
+
+    def fingerprint(self) -> str:
+        """Hash of all contents. Raises `BadInput` when the import has not finished."""
+        receipts = self.receipts()
+        if len(receipts) < self.num_shards:
+            missing = self.num_shards - len(receipts)
+            raise BadInput(f"{self.path}: {missing} of {self.num_shards} shards are missing; {_redo(self.kind)}")
+        return digest([self.attributes, [receipts[s].files for s in sorted(receipts)]])
+
+    def span(self, row: int) -> tuple[int, int]:
+        """First frame and end of a clip."""
+        first = int(self.table.first_frame[row])
+        return first, first + int(self.table.num_frames[row])
+
+    def usable_rows(self, split: str | None) -> np.ndarray:
+        """int64 [n]: the rows of a split without the quarantined clips."""
+        bad = self.quarantined()
+        rows = self.table.rows(split)
+        return np.array([r for r in rows if self.table[int(r)].id not in bad]) if bad else rows
+
+    def shards_of(self, split: str | None) -> list[int]:
+        """The shards that hold any clip of a split."""
+        return sorted({int(f) // self.shard_frames for f in self.table.first_frame[self.table.rows(split)]})
+
+    def clips_in(self, shard: int) -> list[tuple[int, Clip]]:
+        """(first frame, clip) of every clip of a shard."""
+        lo, hi = self.shard_range(shard)
+        rows = np.flatnonzero((self.table.first_frame >= lo) & (self.table.first_frame < hi))
+        return [(int(self.table.first_frame[r]), self.table[int(r)]) for r in rows]
+
+
+class Cache(Store):
+    """What one proposal generator or audio encoder made of a clip store."""
+
+    @property
+    def name(self) -> str:
+        """For example felzenszwalb-1a2b3c4d5e6f."""
+        return self.path.stem
+
+    @property
+    def maker(self) -> dict[str, Any]:
+        """name, version, parameters and weights_sha256 of the generator or encoder."""
+        return self.attributes["maker"]
+
+    def read_masks(self, frame: int) -> np.ndarray:
+        """bool [K, H, W]: the masks of one frame of a proposals cache."""
+        return unpack_masks(self.read_bytes("masks", frame, frame + 1)[0], *self.attributes["size"])
+
+    def read_stats(self, frame: int) -> np.ndarray:
+        """[K] records `masks.MASK_STATS` of one frame of a proposals cache."""
+        return unpack_stats(self.read_bytes("mask_stats", frame, frame + 1)[0])
+
+
+def create_clips(root: Path, source: ClipSource, shard_frames: int) -> ClipStore:
+    """Open the clip store for the clips of `source`, making it first when there is none: no data yet.
+
+    Raises `BadInput` when `root` holds other clips.
+    """
+    if shard_frames <= 0 or shard_frames % max(CLIP_LENGTHS):
+        raise BadInput(f"shard_frames must be a positive multiple of {max(CLIP_LENGTHS)}, not {shard_frames}")
+    table = ClipTable.of(plan_order(source.clips))
+    if not len(table):
+        raise BadInput(f"{source.name}: no clips to import")
+    attributes = {
+        "schema": SCHEMA_VERSION,
+        "kind": "clips",
+        "dataset": source.name,
+        "classes": list(source.classes),
+        "size": list(source.size),
+        "clips": len(table),
+        "frames": table.total_frames,
+        "shard_frames": shard_frames,
+        "plan_sha256": table.digest(),
+        "short_audio": source.short_audio,
+        "parameters": source.parameters,
+    }
+    path = root / "clips.zarr"
+    _create(path, attributes, table)
+    store = ClipStore(root)
+    if store.attributes != attributes:
+        differing = sorted(k for k in attributes if attributes[k] != store.attributes.get(k))
+        raise BadInput(f"{path} holds other clips (different: {', '.join(differing)}); name another root or remove it")
+    return store
+
+
+def create_cache(
+    clips: ClipStore,
+    kind: str,
+    maker: dict[str, Any],
+    dim: int | None = None,
+    probes: dict[str, list[list[float]]] | None = None,
+) -> Cache:
+    """Open the cache that `maker` makes of `clips`, making it first when there is none: no data yet.
+
+    kind: proposals or audio. For audio, dim is the width of the features, and probes holds the features of some
+    seconds of "silence" and "noise", [L][dim].
+    """
+    attributes = {
+        "schema": SCHEMA_VERSION,
+        "kind": kind,
+        "maker": maker,
+        "clips_fingerprint": clips.fingerprint(),
+        "frames": clips.frames,
+        "shard_frames": clips.shard_frames,
+        **({"size": list(clips.size)} if kind == "proposals" else {"dim": dim, "probes": probes}),
+    }
+    attributes["fingerprint"] = digest({k: attributes[k] for k in ("schema", "kind", "maker", "clips_fingerprint")})
+    path = clips.path.parent / kind / f"{maker['name']}-{attributes['fingerprint'][:12]}.zarr"
+    _create(path, attributes, None)
+    return Cache(path)
+
+
+def open_cache(clips: ClipStore, kind: str, name: str) -> Cache:
+    """The cache called `name`: a full name, or a maker's name when only one cache of it was made from these clips.
+
+    Raises `BadInput` when there is none, more than one, or it was made from other clips.
+    """
+    folder = clips.path.parent / kind
+    there = sorted(p.stem for p in folder.glob("*.zarr"))
+    matching = [n for n in there if n == name or n.rsplit("-", 1)[0] == name]
+    make = f"make it with 'combo precompute {clips.path.parent} --{kind} {name}'"
+    if not matching:
+        raise BadInput(f"no {kind} cache {name!r} in {folder}, which holds {there or 'none'}; {make}")
+    caches = [Cache(folder / f"{n}.zarr") for n in matching]
+    fresh = [c for c in caches if c.attributes["clips_fingerprint"] == clips.fingerprint()]
+    if not fresh:
+        raise BadInput(f"{kind} cache {', '.join(matching)} was made from other clips than {clips.path} holds; {make}")
+    if len(fresh) > 1:
+        raise BadInput(f"{kind} {name!r} is not one cache; name one of {[c.name for c in fresh]}")
+    return fresh[0]
+
+
+def list_caches(root: Path) -> list[Cache]:
+    """All caches of a root, in a stable order."""
+    return [Cache(p) for kind in CACHE_KINDS for p in sorted((root / kind).glob("*.zarr"))]
+
+
+@contextmanager
+def exclusive(store: Store) -> Iterator[None]:
+    """Hold a store for writing. Raises `BadInput` when another run on this machine writes to it."""
+    with (store.path / "_lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip()
+            raise BadInput(f"{store.path}: process {holder} is writing to it; wait for it or stop it") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _create(path: Path, attributes: dict[str, Any], table: ClipTable | None) -> None:
+    """Make the metadata of a store in one rename, so that a kill leaves all of it or nothing."""
+    if path.exists():
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    create_arrays(temporary, _specs(attributes), attributes["frames"], attributes["shard_frames"], attributes)
+    if table is not None:
+        table.write(temporary / "clips.parquet")
+    try:
+        temporary.rename(path)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if not path.is_dir():  # not merely another run that was faster
+            raise
+
+
+def _specs(attributes: dict[str, Any]) -> dict[str, ArraySpec]:
+    if attributes["kind"] == "clips":
+        return clip_arrays(*attributes["size"])
+    if attributes["kind"] == "proposals":
+        return proposal_arrays(*attributes["size"])
+    return audio_arrays(attributes["dim"])
+
+
+def _redo(kind: str) -> str:
+    command = "combo import" if kind == "clips" else "combo precompute"
+    return f"run the same '{command}' again, it does only what is missing"

@@ -1,0 +1,84 @@
+"""Writing video files."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+VIDEO_CODECS = ("libx264", "mpeg4")  # the first that is there is used; mpeg4 always is
+
+
+def write_video(
+    path: Path,
+    frames: Iterable[np.ndarray],
+    fps: Fraction | int,
+    audio: np.ndarray | None = None,
+    sample_rate: int = 16_000,
+) -> None:
+    """Write H.264 (MPEG-4 where that is missing) with AAC sound; the file's ending tells the container.
+
+    frames: uint8 [H, W, 3], RGB, all of one size, taken one at a time. An odd side is made even, as the pixel
+    format demands, by repeating its last row or column.
+    audio: float32 [samples], mono, -1..1 (clipped), or None.
+    The file appears at `path` only when it is complete. ValueError if there are no frames, or one is unfit.
+    """
+    path = Path(path)
+    following = iter(frames)
+    first = next(following, None)
+    if first is None:
+        raise ValueError(f"{path}: a video needs at least one frame")
+    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    try:
+        with av.open(str(partial.absolute()), "w") as container:
+            every = itertools.chain([first], following)
+            _write(container, every, first.shape, Fraction(fps), audio, sample_rate)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write(
+    container: av.container.OutputContainer,
+    frames: Iterator[np.ndarray],
+    shape: tuple[int, ...],
+    fps: Fraction,
+    audio: np.ndarray | None,
+    sample_rate: int,
+) -> None:
+    codec = next(name for name in VIDEO_CODECS if name in av.codecs_available)
+    options = {"crf": "18"} if codec == "libx264" else {}
+    pictures = container.add_stream(codec, rate=fps.limit_denominator(60_000), options=options)
+    pictures.height, pictures.width = (side + side % 2 for side in shape[:2])
+    pictures.pix_fmt = "yuv420p"
+    if codec == "mpeg4":
+        pictures.bit_rate = int(pictures.height * pictures.width * fps)  # 1 bit per pixel: good quality
+    sound, waveform = None, np.zeros(0, np.float32)
+    if audio is not None:
+        sound = container.add_stream("aac", rate=sample_rate, layout="mono")
+        waveform = np.clip(audio, -1.0, 1.0).astype(np.float32)
+    written = 0
+    for k, image in enumerate(frames):
+        if image.dtype != np.uint8 or image.shape != shape or image.shape[2:] != (3,):
+            raise ValueError(f"frame {k} is {image.dtype} {image.shape}; expected uint8 {(*shape[:2], 3)}")
+        even = np.pad(image, ((0, image.shape[0] % 2), (0, image.shape[1] % 2), (0, 0)), mode="edge")
+        container.mux(pictures.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
+        if sound is not None:  # side by side with the pictures, so that neither piles up in the muxer
+            upto = int((k + 1) / fps * sample_rate)
+            _encode_sound(container, sound, waveform[written:upto], written)
+            written = max(written, upto)
+    container.mux(pictures.encode())
+    if sound is not None:
+        _encode_sound(container, sound, waveform[written:], written)
+        container.mux(sound.encode())
+
+
+def _encode_sound(
+    container: av.container.OutputContainer, stream: av.AudioStream, samples: np.ndarray, place: int
+) -> None:
+    if len(samples):
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples[None]), format="fltp", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = stream.rate, place, Fraction(1, stream.rate)
+        container.mux(stream.encode(frame))
