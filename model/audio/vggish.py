@@ -1,0 +1,121 @@
+"""VGGish (Hershey et al., 2017), COMBO's frozen audio encoder (section 3.1), under its published key names.
+
+Shapes: L seconds, C channels, H steps of the log-mel (96), W mel bands (64), D = 128.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..config import Section
+from ..weights import file_sha256, load_weights, read_state_dict
+
+log = logging.getLogger(__name__)
+
+_AT_ONCE = 64  # seconds per pass; the first layers keep 3 MB for each
+
+
+class VggishConfig(Section):
+    """Where the weights are: `vggish-10086976.pth`, or the same keys as `.safetensors`."""
+
+    weights: Path
+
+
+def _convolutions() -> nn.Sequential:
+    layers: list[nn.Module] = []
+    previous = 1
+    for block in ((64,), (128,), (256, 256), (512, 512)):
+        for width in block:
+            layers += [nn.Conv2d(previous, width, 3, padding=1), nn.ReLU()]
+            previous = width
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers)
+
+
+class VGGish(nn.Module):
+    """log_mel: float32 [L, 96, 64] or [L, 1, 96, 64]. Gives float32 [L, 128], never negative.
+
+    The last ReLU stays on. Features of other VGGish releases, taken before that ReLU, are not the ones COMBO
+    was trained on.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = _convolutions()
+        self.embeddings = nn.Sequential(
+            *(nn.Linear(512 * 6 * 4, 4096), nn.ReLU()),
+            *(nn.Linear(4096, 4096), nn.ReLU()),
+            *(nn.Linear(4096, 128), nn.ReLU()),
+        )
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        x_LCHW = self.features(log_mel.reshape(-1, 1, 96, 64))
+        x_LHWC = x_LCHW.permute(0, 2, 3, 1)  # the linear layers expect channels last
+        return self.embeddings(x_LHWC.flatten(1))
+
+
+def postprocess(embeddings: Tensor, eigen_vectors: Tensor, means: Tensor) -> Tensor:
+    """The PCA and quantisation of the AudioSet release, which COMBO and AVSBench leave out.
+
+    embeddings: float32 [L, 128]. eigen_vectors: [128, 128]. means: [128] or [128, 1].
+    Gives float32 [L, 128], whole numbers 0..255: clamped to -2..2, then mapped linearly.
+    """
+    projected = (embeddings - means.reshape(-1)) @ eigen_vectors.T
+    return ((projected.clamp(-2.0, 2.0) + 2.0) * (255.0 / 4.0)).round()
+
+
+@contextlib.contextmanager
+def _plain_float32(device: torch.device) -> Iterator[None]:
+    """Neither autocast nor TF32, so that cached features do not depend on what the caller has switched on."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with (
+            torch.autocast(device.type, enabled=False),
+            torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+class VggishEncoder:
+    """`AudioEncoder` around `VGGish`; reads the log-mel, not the waveform."""
+
+    name = "vggish"
+    version = "1"
+    dim = 128
+
+    def __init__(self, network: VGGish, weights_sha256: str) -> None:
+        self.network = network
+        self.weights_sha256 = weights_sha256
+        self.parameters: dict = {}
+
+    @torch.no_grad()
+    def __call__(self, log_mel: Tensor, waveform: Tensor) -> Tensor:
+        with _plain_float32(log_mel.device):
+            return torch.cat([self.network(part.float()) for part in log_mel.split(_AT_ONCE)])
+
+    def to(self, device: torch.device) -> "VggishEncoder":
+        self.network.to(device)
+        return self
+
+
+def build(config: VggishConfig) -> VggishEncoder:
+    """Read and check the weights. Raises BadInput if the file is unreadable or holds other weights.
+
+    The post-processing matrices that some files carry (`pproc.*`) are not needed; they are named in the log.
+    """
+    weights = read_state_dict(config.weights)
+    unused = [key for key in weights if key.startswith("pproc.")]
+    if unused:
+        log.info("%s: not used: %s", config.weights, ", ".join(unused))
+    with torch.device("meta"):
+        network = VGGish()  # 72 million random numbers would take longer than reading the file
+    network.to_empty(device="cpu").requires_grad_(False).eval()
+    load_weights(network, {key: weights[key] for key in weights if key not in unused}, config.weights)
+    return VggishEncoder(network, file_sha256(config.weights))

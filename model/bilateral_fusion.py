@@ -1,0 +1,146 @@
+"""The Bilateral-Fusion Module: sound and picture of a frame attend to each other (variants: Table 5).
+
+Where paper and published code differ, this is the code: the softmax runs over pixels in both directions,
+residuals are the layer-normalised inputs, positions reach queries and keys only, and a learned layer scale
+starts at 1e-4.
+
+Letters: B frames, C channels, H W height and width of the stride-4 map, L = H * W, D width of the audio
+features, N heads, E = C / N.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from .position_encoding import sine_position_encoding
+
+SCORE_LIMIT = 50_000.0  # keeps scores finite in half precision
+LAYER_SCALE = 1e-4  # initial gamma
+DROPOUT = 0.1  # of attention probabilities, in training
+
+
+class NoFusion(nn.Module):
+    """fusion "none" (MHA-None): picture and sound pass by each other; the picture still gets its embedding.
+
+    `audio_pos` is read by the attending variants only, but every published checkpoint holds it.
+    """
+
+    def __init__(self, width: int, audio_dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.level_embed = nn.Embedding(1, width)
+        self.audio_pos = nn.Embedding(1, audio_dim)
+
+    def embed(self, visual_BCHW: Tensor) -> Tensor:
+        return visual_BCHW + self.level_embed.weight[0, :, None, None]
+
+    def forward(self, visual_BCHW: Tensor, audio_BD: Tensor) -> tuple[Tensor, Tensor]:
+        """Mask features [B, C, H, W] and audio features [B, D], both in and out."""
+        return self.embed(visual_BCHW), audio_BD
+
+
+class VisualFusion(NoFusion):
+    """fusion "visual" (MHA-S): sound enters the picture, as published.
+
+    With one audio vector per frame its softmax over keys is 1, so every pixel gets the same vector and
+    `query_proj` and `key_proj` have no effect; they stay because published checkpoints hold them.
+    """
+
+    def __init__(self, width: int, audio_dim: int, heads: int) -> None:
+        super().__init__(width, audio_dim, heads)
+        self.query_norm = nn.LayerNorm(width)
+        self.key_norm = nn.LayerNorm(audio_dim)
+        self.query_proj = _projection(width, width)
+        self.key_proj = _projection(audio_dim, width)
+        self.value_proj = _projection(audio_dim, width)
+        self.out_proj = _projection(width, width)
+        self.gamma = nn.Parameter(torch.full((width,), LAYER_SCALE))
+
+    def forward(self, visual_BCHW: Tensor, audio_BD: Tensor) -> tuple[Tensor, Tensor]:
+        x_BLC = self.query_norm(_tokens(self.embed(visual_BCHW)))
+        sound_BC = self.out_proj(self.value_proj(self.key_norm(audio_BD)))
+        x_BLC = x_BLC + self.gamma * sound_BC[:, None]
+        return _image(x_BLC, visual_BCHW), audio_BD
+
+
+class AudioFusion(NoFusion):
+    """fusion "audio": the picture enters the sound, and the picture stays as under "none".
+
+    The published variant of that purpose, MHA-S-Audio, hands on the fused picture too and so equals
+    "bilateral"; its checkpoints load there.
+    """
+
+    def __init__(self, width: int, audio_dim: int, heads: int) -> None:
+        super().__init__(width, audio_dim, heads)
+        self.norm_v = nn.LayerNorm(width)
+        self.norm_a = nn.LayerNorm(audio_dim)
+        self.v_proj = _projection(width, width)
+        self.a_proj = _projection(audio_dim, width)
+        self.values_v_proj = _projection(width, width)
+        self.out_a_proj = _projection(width, audio_dim)
+        self.gamma_a = nn.Parameter(torch.full((audio_dim,), LAYER_SCALE))
+        self.dropout = nn.Dropout(DROPOUT)
+
+    def attention(self, x_BLC: Tensor, a_BD: Tensor, size: tuple[int, int]) -> Tensor:
+        """[B, L, N]: per head, how the sound spreads over the pixels; sums to 1 over L. Inputs normalised."""
+        position_LC = sine_position_encoding(*size, x_BLC.shape[-1], x_BLC.device).flatten(1).T
+        q_BLNE = self.v_proj(x_BLC + position_LC).unflatten(-1, (self.heads, -1))
+        k_BNE = self.a_proj(a_BD + self.audio_pos.weight).unflatten(-1, (self.heads, -1))
+        scores_BLN = torch.einsum("blne,bne->bln", q_BLNE * q_BLNE.shape[-1] ** -0.5, k_BNE)
+        return scores_BLN.clamp(-SCORE_LIMIT, SCORE_LIMIT).softmax(dim=1)
+
+    def picture_into_sound(self, x_BLC: Tensor, a_BD: Tensor, attention_BLN: Tensor) -> Tensor:
+        """The audio features [B, D] after fusion."""
+        values_BLNE = self.values_v_proj(x_BLC).unflatten(-1, (self.heads, -1))
+        heard_BNE = torch.einsum("bln,blne->bne", self.dropout(attention_BLN), values_BLNE)
+        return a_BD + self.gamma_a * self.out_a_proj(heard_BNE.flatten(1))
+
+    def forward(self, visual_BCHW: Tensor, audio_BD: Tensor) -> tuple[Tensor, Tensor]:
+        visual_BCHW = self.embed(visual_BCHW)
+        x_BLC, a_BD = self.norm_v(_tokens(visual_BCHW)), self.norm_a(audio_BD)
+        attention_BLN = self.attention(x_BLC, a_BD, visual_BCHW.shape[-2:])
+        return visual_BCHW, self.picture_into_sound(x_BLC, a_BD, attention_BLN)
+
+
+class BilateralFusion(AudioFusion):
+    """fusion "bilateral" (MHA-B): both directions, with one and the same attention."""
+
+    def __init__(self, width: int, audio_dim: int, heads: int) -> None:
+        super().__init__(width, audio_dim, heads)
+        self.values_a_proj = _projection(audio_dim, width)
+        self.out_v_proj = _projection(width, width)
+        self.gamma_v = nn.Parameter(torch.full((width,), LAYER_SCALE))
+
+    def sound_into_picture(self, x_BLC: Tensor, a_BD: Tensor, attention_BLN: Tensor) -> Tensor:
+        """The pixels [B, L, C] after fusion: each head adds its part of the audio vector where it attends."""
+        values_BNE = self.values_a_proj(a_BD).unflatten(-1, (self.heads, -1))
+        spread_BLNE = self.dropout(attention_BLN)[..., None] * values_BNE[:, None]
+        return x_BLC + self.gamma_v * self.out_v_proj(spread_BLNE.flatten(2))
+
+    def forward(self, visual_BCHW: Tensor, audio_BD: Tensor) -> tuple[Tensor, Tensor]:
+        x_BLC, a_BD = self.norm_v(_tokens(self.embed(visual_BCHW))), self.norm_a(audio_BD)
+        attention_BLN = self.attention(x_BLC, a_BD, visual_BCHW.shape[-2:])
+        fused_BLC = self.sound_into_picture(x_BLC, a_BD, attention_BLN)
+        return _image(fused_BLC, visual_BCHW), self.picture_into_sound(x_BLC, a_BD, attention_BLN)
+
+
+FUSIONS: dict[str, type[NoFusion]] = {
+    "none": NoFusion,
+    "visual": VisualFusion,
+    "audio": AudioFusion,
+    "bilateral": BilateralFusion,
+}
+
+
+def _projection(inputs: int, outputs: int) -> nn.Linear:
+    linear = nn.Linear(inputs, outputs)
+    nn.init.xavier_uniform_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+def _tokens(x_BCHW: Tensor) -> Tensor:
+    return x_BCHW.flatten(2).transpose(1, 2)
+
+
+def _image(x_BLC: Tensor, like_BCHW: Tensor) -> Tensor:
+    return x_BLC.transpose(1, 2).unflatten(2, like_BCHW.shape[-2:])

@@ -1,0 +1,171 @@
+"""Weights under other names: published COMBO checkpoints and ImageNet backbones.
+
+Our parameter names differ from the published ones. RULES says how, in both directions; a key that no rule
+knows is an error, never dropped. Two parts of a published checkpoint are not the network's: VGGish and the
+class weights of the loss.
+"""
+
+import functools
+import re
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ..errors import BadInput
+from .combo import COMBO
+from .weights import State, load_weights
+
+# Published key, our key: # stands for a number, * for any rest; the first rule that fits wins.
+Rule = tuple[str, str]
+
+VGGISH, EMPTY_WEIGHT = "audio_backbone.", "criterion.empty_weight"
+
+
+def _under(published: str, ours: str, rules: list[Rule]) -> list[Rule]:
+    return [(published + p, ours + o) for p, o in rules]
+
+
+def _stage_rules(stage: int) -> list[Rule]:
+    """Backbone stage 1..4: ResNet as detectron2 and as timm name it, then PVT-v2 as released and in timm."""
+    downsample = "patch_embed" if stage == 1 else f"stages_{stage - 1}.downsample"
+    return [
+        (f"res{stage + 1}.#.conv#.norm.*", f"layer{stage}.#.bn#.*"),
+        (f"res{stage + 1}.#.conv#.*", f"layer{stage}.#.conv#.*"),
+        (f"res{stage + 1}.#.shortcut.norm.*", f"layer{stage}.#.downsample.1.*"),
+        (f"res{stage + 1}.#.shortcut.*", f"layer{stage}.#.downsample.0.*"),
+        (f"patch_embed{stage}.*", f"{downsample}.*"),
+        (f"block{stage}.#.mlp.dwconv.dwconv.*", f"stages_{stage - 1}.blocks.#.mlp.dwconv.*"),
+        (f"block{stage}.#.*", f"stages_{stage - 1}.blocks.#.*"),
+        (f"norm{stage}.*", f"stages_{stage - 1}.norm.*"),
+    ]
+
+
+BACKBONE_RULES: list[Rule] = [
+    ("stem.conv1.norm.*", "bn1.*"),
+    ("stem.conv1.*", "conv1.*"),
+    *(rule for stage in (1, 2, 3, 4) for rule in _stage_rules(stage)),
+]
+PIXEL_DECODER_RULES: list[Rule] = [
+    ("transformer.level_embed", "level_embed"),
+    ("transformer.encoder.layers.*", "layers.*"),
+    ("input_proj.*", "input_proj.*"),
+    ("adapter_1.norm.*", "lateral.1.*"),
+    ("adapter_1.*", "lateral.0.*"),
+    ("layer_1.norm.*", "smooth.1.*"),
+    ("layer_1.*", "smooth.0.*"),
+    ("mask_features.*", "mask_features.*"),
+]
+FUSION_RULES: list[Rule] = [
+    ("level_embed.*", "level_embed.*"),
+    ("audio_pos.*", "audio_pos.*"),
+    ("b_attn.attn_list.0.v_proj.*", "v_proj.*"),
+    ("b_attn.attn_list.0.a_proj.*", "a_proj.*"),
+    ("b_attn.attn_list.0.values_v_proj.*", "values_v_proj.*"),
+    ("b_attn.attn_list.0.values_a_proj.*", "values_a_proj.*"),
+    ("b_attn.attn_list.0.out_v_proj.*", "out_v_proj.*"),
+    ("b_attn.attn_list.0.out_a_proj.*", "out_a_proj.*"),
+    ("b_attn.layer_norm_v_list.0.*", "norm_v.*"),
+    ("b_attn.layer_norm_a_list.0.*", "norm_a.*"),
+    ("b_attn.gamma_v_list.0", "gamma_v"),
+    ("b_attn.gamma_a", "gamma_a"),
+    ("a2i_attn.attn_list.0.q_proj.*", "query_proj.*"),
+    ("a2i_attn.attn_list.0.k_proj.*", "key_proj.*"),
+    ("a2i_attn.attn_list.0.v_proj.*", "value_proj.*"),
+    ("a2i_attn.attn_list.0.out_proj.*", "out_proj.*"),
+    ("a2i_attn.layer_norm_q_1_list.0.*", "query_norm.*"),
+    ("a2i_attn.layer_norm_k_1_list.0.*", "key_norm.*"),
+    ("a2i_attn.gamma_list.0", "gamma"),
+]
+DECODER_RULES: list[Rule] = [
+    ("transformer_cross_attention_layers.#.multihead_attn.*", "layers.#.cross_attention.*"),
+    ("transformer_cross_attention_layers.#.norm.*", "layers.#.cross_norm.*"),
+    ("transformer_self_attention_layers.#.self_attn.*", "layers.#.self_attention.*"),
+    ("transformer_self_attention_layers.#.norm.*", "layers.#.self_norm.*"),
+    ("transformer_ffn_layers.#.norm.*", "layers.#.ffn_norm.*"),
+    ("transformer_ffn_layers.#.linear#.*", "layers.#.linear#.*"),
+    *((f"mask_embed.layers.{i}.*", f"mask_embed.{2 * i}.*") for i in range(3)),
+    *((name, name) for name in ("query_feat.*", "query_embed.*", "level_embed.*")),
+    *((name, name) for name in ("decoder_norm.*", "class_embed.*")),
+]
+RULES: list[Rule] = [
+    *_under("backbone.", "siam_encoder.image_backbone.", BACKBONE_RULES),
+    *_under("pre_sam_backbone.", "siam_encoder.maskige_backbone.", BACKBONE_RULES),
+    ("scale_factor_module.*", "siam_encoder.gates.*"),
+    *_under("sem_seg_head.pixel_decoder.", "pixel_decoder.", PIXEL_DECODER_RULES),
+    *_under("sem_seg_head.fusion_module.", "fusion.", FUSION_RULES),
+    ("sem_seg_head.audio_transformation.embeddings.*", "audio_mlp.*"),
+    *_under("sem_seg_head.predictor.", "decoder.", DECODER_RULES),
+]
+IMAGENET_RULES: list[Rule] = [*BACKBONE_RULES, ("stages.#.*", "stages_#.*"), ("*", "*")]
+
+
+class Published(NamedTuple):
+    """A published checkpoint, taken apart."""
+
+    network: dict[str, Tensor]  # named as in COMBO.state_dict()
+    vggish: dict[str, Tensor]  # features.*, embeddings.*; empty if the file holds none
+    empty_weight: Tensor | None  # [K + 1], class weights of the loss
+
+
+def from_published(state: State) -> Published:
+    """Rename the keys of a published checkpoint; tensors are passed on as they are.
+
+    Raises `BadInput` listing every key that is not known. A checkpoint that holds trained fusion weights
+    but was meant to run without them (the published test settings of R50 on AVSS) loads into
+    fusion="bilateral"; for fusion="none" take out the keys of `network` that start with "fusion." except
+    level_embed and audio_pos.
+    """
+    network, vggish, unknown = {}, {}, []
+    for key, tensor in state.items():
+        if key.startswith(VGGISH):
+            vggish[key.removeprefix(VGGISH)] = tensor
+        elif key != EMPTY_WEIGHT:
+            ours = _rename(key, RULES)
+            if ours is None:
+                unknown.append(key)
+            else:
+                network[ours] = tensor
+    if unknown:
+        raise BadInput.listing("these keys are not of a published COMBO checkpoint:", unknown)
+    return Published(network, vggish, state.get(EMPTY_WEIGHT))
+
+
+def to_published(network: State, vggish: State | None = None, empty_weight: Tensor | None = None) -> dict[str, Tensor]:
+    """The inverse of `from_published`. Raises `BadInput` listing every key that no COMBO network has."""
+    backwards = [(ours, published) for published, ours in RULES]
+    renamed = {key: _rename(key, backwards) for key in network}
+    unknown = [key for key, published in renamed.items() if published is None]
+    if unknown:
+        raise BadInput.listing("these keys are not of a COMBO network:", unknown)
+    state = {published: network[key] for key, published in renamed.items()}
+    state |= {VGGISH + key: tensor for key, tensor in (vggish or {}).items()}
+    return state if empty_weight is None else state | {EMPTY_WEIGHT: empty_weight}
+
+
+def load_backbone(model: COMBO, state: State, source: str = "the backbone's state dict") -> None:
+    """Fill both of the network's backbones from one ImageNet classifier.
+
+    Key names may be torchvision's, timm's or detectron2's for ResNet-50, the official release's or timm's for
+    PVT-v2. The classifier (fc, head) and batch counters have no place in the network and are left out. Raises
+    `BadInput` listing all other differences.
+    """
+    kept = {k: v for k, v in state.items() if not k.startswith(("fc.", "head."))}
+    kept = {k: v for k, v in kept.items() if not k.endswith(".num_batches_tracked")}
+    renamed = {_rename(key, IMAGENET_RULES): tensor for key, tensor in kept.items()}
+    load_weights(model.siam_encoder.image_backbone, renamed, source)
+    if model.siam_encoder.maskige_backbone is not None:
+        load_weights(model.siam_encoder.maskige_backbone, renamed, source)
+
+
+def _rename(key: str, rules: list[Rule]) -> str | None:
+    """The key under the first rule whose left side fits, or None."""
+    for pattern, template in rules:
+        if match := _regex(pattern).fullmatch(key):
+            parts = iter(match.groups())
+            return re.sub(r"[#*]", lambda _, parts=parts: next(parts), template)
+    return None
+
+
+@functools.cache
+def _regex(pattern: str) -> re.Pattern[str]:
+    return re.compile(re.escape(pattern).replace(r"\#", r"(\d+)").replace(r"\*", "(.*)"))

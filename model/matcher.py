@@ -1,0 +1,159 @@
+"""Which query answers for which target mask: point-sampled costs and the Hungarian algorithm.
+
+A target is one class in one supervised frame; background is an ordinary class. Costs of all frames and of all
+predictions are computed on the device and leave it in one copy.
+
+P predictions, B frames of the batch, S supervised ones among them, s some of those, Q queries, K classes
+(class logits hold one entry more, "no object"), N most targets in one frame, h w masks, H W labels, R points,
+M pairs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+IGNORE_LABEL = 255  # label of pixels that belong to no target
+FRAMES_AT_ONCE = 10  # bounds the memory for costs: 50 MB per intermediate at 100 queries and 12,544 points
+
+Uniform = Callable[[tuple[int, ...]], Tensor]  # shape -> numbers in [0, 1) on the right device
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the supervised frames of a batch show."""
+
+    frames_S: Tensor  # int64: their positions in the batch
+    labels_SHW: Tensor  # uint8
+    classes_SN: Tensor  # int64: the classes in each frame, ascending; the row's rest is filled with 0
+    counts: list[int]  # S numbers: how many of each row are meant
+
+
+def find_targets(labels_BHW: Tensor, supervised_B: Tensor, num_classes: int) -> Targets:
+    """Every class that occurs in a supervised frame is a target, background included; 255 is none.
+
+    labels_BHW: uint8, 0..num_classes-1 or 255. supervised_B: bool. Raises ValueError naming any other label.
+    """
+    frames_S = supervised_B.nonzero()[:, 0].to(labels_BHW.device)
+    labels_SHW = labels_BHW[frames_S]
+    present = torch.zeros(len(frames_S), 256, dtype=torch.bool, device=labels_BHW.device)
+    present = present.scatter_(1, labels_SHW.flatten(1).long(), True).cpu()
+    present[:, IGNORE_LABEL] = False
+    wrong = present[:, num_classes:].nonzero()
+    if len(wrong):
+        frame, label = int(frames_S[wrong[0, 0]]), int(wrong[0, 1]) + num_classes
+        raise ValueError(
+            f"frame {frame} of the batch holds label {label}, but there are {num_classes} classes "
+            f"(0..{num_classes - 1}; {IGNORE_LABEL} is ignored)"
+        )
+    classes = [row.nonzero()[:, 0] for row in present]
+    counts = [len(c) for c in classes]
+    classes_SN = torch.zeros(len(classes), max(counts, default=0), dtype=torch.int64)
+    for row, c in zip(classes_SN, classes, strict=True):
+        row[: len(c)] = c
+    return Targets(frames_S, labels_SHW, classes_SN.to(labels_BHW.device), counts)
+
+
+def sample_points(masks_sQhw: Tensor, points_sR2: Tensor) -> Tensor:
+    """Bilinear values [s, Q, R] of masks at points (x, y), 0..1 from edge to edge; zero beyond edges."""
+    grid = 2 * points_sR2[:, None] - 1
+    return F.grid_sample(masks_sQhw, grid, mode="bilinear", padding_mode="zeros", align_corners=False)[:, :, 0]
+
+
+def matching_costs(
+    logits_sQK: Tensor, masks_sQhw: Tensor, labels_sHW: Tensor, classes_sN: Tensor, points_sR2: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Costs of class, mask and dice, each [s, Q, N], from masks and targets at the same points.
+
+    Class: minus the class's probability. Mask: binary cross-entropy, mean over points. Dice: 1 - dice,
+    smoothed by one point.
+    """
+    probabilities_sQK = logits_sQK.float().softmax(dim=-1)
+    class_cost = -probabilities_sQK.gather(2, classes_sN[:, None].expand(-1, logits_sQK.shape[1], -1))
+
+    x_sQR = sample_points(masks_sQhw.float(), points_sR2)
+    shown_sNHW = labels_sHW[:, None] == classes_sN[:, :, None, None]
+    t_sRN = sample_points(shown_sNHW.float(), points_sR2).transpose(1, 2)
+    # Cross-entropy of a logit x with a target t is softplus(x) - x t, so a matrix product gives all pairs.
+    mask_cost = (F.softplus(x_sQR).sum(-1, keepdim=True) - x_sQR @ t_sRN) / x_sQR.shape[-1]
+
+    p_sQR = x_sQR.sigmoid()
+    areas_sQN = p_sQR.sum(-1, keepdim=True) + t_sRN.sum(1, keepdim=True)
+    dice_cost = 1 - (2 * (p_sQR @ t_sRN) + 1) / (areas_sQN + 1)
+    return class_cost, mask_cost, dice_cost
+
+
+@torch.no_grad()
+def match(
+    logits_PBQK: Tensor,
+    masks_PBQhw: Tensor,
+    targets: Targets,
+    weights: tuple[float, float, float],
+    num_points: int,
+    uniform: Uniform,
+) -> Tensor:
+    """Give every target a query of its own, cheapest in sum, in each frame of each prediction.
+
+    weights: of class, mask and dice cost. Each frame of each prediction gets `num_points` points of its own;
+    `uniform` is called once per prediction with (S, num_points, 2), for the last prediction first.
+    Gives int64 [P, 3, M]: supervised frame (position in S), query, class; by frame, then by query. Where a
+    frame has more targets than queries, the most expensive ones are left out.
+    Raises FloatingPointError if a cost is not finite.
+    """
+    num_predictions, num_frames = len(logits_PBQK), len(targets.counts)
+    if not sum(targets.counts):
+        return torch.zeros(num_predictions, 3, 0, dtype=torch.int64, device=logits_PBQK.device)
+    costs: dict[int, Tensor] = {}
+    for p in last_first(num_predictions):
+        points_SR2 = uniform((num_frames, num_points, 2))
+        parts = []
+        for start in range(0, num_frames, FRAMES_AT_ONCE):
+            s = slice(start, start + FRAMES_AT_ONCE)
+            frames_s = targets.frames_S[s]
+            terms = matching_costs(
+                logits_PBQK[p, frames_s],
+                masks_PBQhw[p, frames_s],
+                targets.labels_SHW[s],
+                targets.classes_SN[s],
+                points_SR2[s],
+            )
+            parts.append(sum(w * term for w, term in zip(weights, terms, strict=True)))
+        costs[p] = torch.cat(parts)
+    costs_PSQN = torch.stack([costs[p] for p in range(num_predictions)]).cpu().numpy()
+    if not np.isfinite(costs_PSQN).all():
+        raise FloatingPointError(_what_broke(costs_PSQN, logits_PBQK, masks_PBQhw, targets))
+
+    classes_SN = targets.classes_SN.cpu().numpy()
+    pairs_P3M = np.stack([_assign(costs_SQN, classes_SN, targets.counts) for costs_SQN in costs_PSQN])
+    return torch.from_numpy(pairs_P3M).to(logits_PBQK.device)
+
+
+def last_first(num_predictions: int) -> tuple[int, ...]:
+    """The order in which published code goes through predictions: the last one, then from the first on."""
+    return (num_predictions - 1, *range(num_predictions - 1))
+
+
+def _assign(costs_SQN: np.ndarray, classes_SN: np.ndarray, counts: list[int]) -> np.ndarray:
+    """int64 [3, M]: the optimal pairs of one prediction."""
+    pairs = []
+    for s, (costs_QN, count) in enumerate(zip(costs_SQN, counts, strict=True)):
+        query, target = linear_sum_assignment(costs_QN[:, :count])
+        pairs.append(np.stack([np.full_like(query, s), query, classes_SN[s, target]]))
+    return np.concatenate(pairs, axis=1)
+
+
+def _what_broke(costs_PSQN: np.ndarray, logits_PBQK: Tensor, masks_PBQhw: Tensor, targets: Targets) -> str:
+    p, s = (int(i) for i in np.argwhere(~np.isfinite(costs_PSQN))[0, :2])
+    frame = int(targets.frames_S[s])
+    sources = {"class logits": logits_PBQK[p, frame], "mask logits": masks_PBQhw[p, frame]}
+    broken = [name for name, x in sources.items() if not torch.isfinite(x).all()]
+    which = "the final prediction" if p == len(costs_PSQN) - 1 else f"prediction {p} (0: the raw queries)"
+    return (
+        f"matching costs of frame {frame} of the batch are not finite in {which}: "
+        f"{' and '.join(broken) or 'no input'} hold NaN or infinity; "
+        "the training has diverged, or half precision has overflowed"
+    )
