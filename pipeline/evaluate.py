@@ -1,0 +1,149 @@
+"""Score a model on a split: M_J and M_F as papers print them, with the right sound or with a wrong one."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.clip import Clip
+from ..data.dataset import ClipDataset, Sample
+from ..data.receipts import write_atomic
+from ..data.store import ClipStore, open_cache
+from ..errors import BadInput
+from ..model.combo import COMBO
+from ..model.inference import foreground_score, label_map, semantic_scores
+from .devices import pick_device
+from .metrics import BinaryMetrics, SemanticMetrics
+from .progress import bar
+from .run_folder import load_run_weights, read_run, save_weights
+from .tensors import image_tensor
+
+Sound = Literal["right", "swapped", "silent", "noise"]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """M_J and M_F of one evaluation, what they mean, and the clips behind them."""
+
+    M_J: float
+    M_F: float
+    protocol: str
+    details: dict[str, Any]  # counts of clips, empty frames, absent classes; values by class
+    per_clip: dict[str, tuple[float, float]]  # clip id -> J, F; empty for semantic sets
+
+    def summary(self) -> dict[str, Any]:
+        return {"M_J": self.M_J, "M_F": self.M_F, "protocol": self.protocol, **self.details}
+
+
+def evaluate_run(run: Path, split: str = "test", sound: Sound = "right", device: str = "auto") -> Scores:
+    """Score the best weights of a run on the store and caches it was trained with.
+
+    Raises `BadInput` when they are gone, or have changed since.
+    """
+    config, info = read_run(run)
+    clips = ClipStore(Path(info.root))
+    if clips.fingerprint() != info.clips_fingerprint:
+        raise BadInput(f"{clips.path} has changed since {run} was trained; evaluate on the clips it was trained with")
+    caches = open_cache(clips, "proposals", info.proposals), open_cache(clips, "audio", info.audio)
+    dataset = ClipDataset(clips, *caches, split)
+    where = pick_device(device)
+    model = COMBO(config.model, len(clips.classes))
+    load_run_weights(run, model)
+    return evaluate_dataset(model.to(where), dataset, where, sound)
+
+
+def evaluate_dataset(model: COMBO, dataset: ClipDataset, device: torch.device, sound: Sound = "right") -> Scores:
+    """Score a model on a split, one clip per forward pass as published. Leaves the model's mode as it was.
+
+    Raises `BadInput` when no frame of the split has ground truth.
+    """
+    classes = dataset.clips.classes
+    features_of = sound_source(dataset, sound)
+    was_training = model.training
+    model.eval()
+    metrics = BinaryMetrics() if len(classes) == 2 else SemanticMetrics(len(classes))
+    per_clip: dict[str, tuple[float, float]] = {}
+    scored = 0
+    with bar(len(dataset), f"evaluate {dataset.split}, {sound} sound", "clips") as progress:
+        for index in range(len(dataset)):
+            sample = dataset[index]
+            progress.update()
+            if not sample.supervised.any():
+                continue
+            scored += 1
+            scores = segment(model, sample, features_of(index, sample), device)[sample.supervised]
+            truth = torch.from_numpy(sample.labels[sample.supervised])
+            if isinstance(metrics, BinaryMetrics):
+                per_clip[sample.clip.id] = metrics.update(foreground_score(scores), truth)
+            else:
+                metrics.update(label_map(scores), truth)
+    model.train(was_training)
+    if not scored:
+        raise BadInput(f"split {dataset.split!r} has no annotated frame to score")
+    return _scores(metrics, classes, per_clip)
+
+
+@torch.inference_mode()
+def segment(model: COMBO, sample: Sample, features: np.ndarray, device: torch.device) -> Tensor:
+    """Class scores of one clip, float32 [T, K, H, W] on `device`; features: float32 [T, D]. For models in eval mode."""
+    predictions = model(
+        image_tensor(sample.frames, device),
+        image_tensor(sample.maskiges, device),
+        torch.from_numpy(features).to(device),
+    )
+    return semantic_scores(predictions.logits[-1], predictions.masks[-1], sample.frames.shape[1:3])
+
+
+def sound_source(dataset: ClipDataset, sound: Sound) -> Callable[[int, Sample], np.ndarray]:
+    """A function from a sample's index and the sample to the audio features [T, D] that it is scored with.
+
+    swapped: those of another clip of the same length. silent, noise: those of silence and of white noise, which
+    the audio cache carries. Raises `BadInput` when there is no clip to swap with.
+    """
+    if sound == "right":
+        return lambda index, sample: sample.features
+    if sound == "swapped":
+        partners = swap_partners([dataset.clip(i) for i in range(len(dataset))])
+        return lambda index, sample: dataset[partners[index]].features
+    probe = np.array(dataset.audio.attributes["probes"]["silence" if sound == "silent" else "noise"], np.float32)
+    return lambda index, sample: np.resize(probe, sample.features.shape)
+
+
+def swap_partners(clips: list[Clip]) -> list[int]:
+    """For every clip another one of the same length, with other objects if there is any: the next in the list."""
+    partners = []
+    for index, clip in enumerate(clips):
+        others = [(index + k) % len(clips) for k in range(1, len(clips))]
+        others = [i for i in others if clips[i].num_frames == clip.num_frames]
+        if not others:
+            raise BadInput(f"clip {clip.id} has no other clip of {clip.num_frames} frames to swap its sound with")
+        differing = (i for i in others if not set(clips[i].objects) & set(clip.objects))
+        partners.append(next(differing, others[0]))
+    return partners
+
+
+def save_best(run: Path, step: int, model: COMBO, scores: Scores) -> None:
+    """Keep the weights and scores in RUN/best if M_J is higher than that of the best so far."""
+    best = run / "best"
+    if (best / "metrics.json").exists() and json.loads((best / "metrics.json").read_text())["M_J"] >= scores.M_J:
+        return
+    best.mkdir(exist_ok=True)
+    save_weights(best / "model.safetensors", model)
+    write_atomic(best / "metrics.json", json.dumps({"step": step, **scores.summary()}, indent=1) + "\n")
+
+
+def _scores(
+    metrics: BinaryMetrics | SemanticMetrics, classes: tuple[str, ...], per_clip: dict[str, tuple[float, float]]
+) -> Scores:
+    values = asdict(metrics.result())
+    j, f = values.pop("M_J"), values.pop("M_F")
+    if isinstance(metrics, BinaryMetrics):
+        return Scores(j, f, "AVSBench binary, one clip per call", values, per_clip)
+    values["classes"] = {name: row for name, row in zip(classes, values["classes"], strict=True) if row["frames"]}
+    values["absent"] = [classes[k] for k in values["absent"]]
+    return Scores(j, f, "AVSBench semantic, by frame, absent classes count 0", values, per_clip)

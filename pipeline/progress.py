@@ -1,0 +1,53 @@
+"""Progress bars, and stopping long work cleanly."""
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from tqdm import tqdm
+
+
+def bar(total: int, what: str, unit: str, done: int = 0) -> tqdm:
+    """A progress bar on stderr; a line every 30 s when that is not a terminal."""
+    interval = 0.2 if sys.stderr.isatty() else 30.0
+    return tqdm(total=total, initial=done, desc=what, unit=f" {unit}", mininterval=interval, dynamic_ncols=True)
+
+
+@contextmanager
+def stop_signals() -> Iterator[None]:
+    """Treat SIGTERM like Ctrl-C inside the block, so that preempted jobs stop in order."""
+
+    def interrupt(number: int, frame: FrameType | None) -> Any:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def stop_request() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set inside the block, for work that stops only between its steps."""
+    asked = threading.Event()
+
+    def ask(number: int, frame: FrameType | None) -> Any:
+        asked.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

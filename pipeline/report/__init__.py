@@ -1,0 +1,1 @@
+"""Static HTML reports: self-contained pages that need no network."""

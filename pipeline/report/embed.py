@@ -1,0 +1,68 @@
+"""Pictures, curves and sounds as data addresses, for pages that consist of one file."""
+
+import base64
+import io
+import wave
+
+import matplotlib
+import numpy as np
+from PIL import Image
+
+from ...data.clip import SAMPLE_RATE
+
+matplotlib.use("svg")  # never a window, whatever the machine has
+from matplotlib import pyplot as plt
+
+
+def png(image: np.ndarray, scale: int = 1) -> str:
+    """uint8 [H, W, 3] or [H, W], enlarged `scale` times without smoothing."""
+    picture = Image.fromarray(image)
+    if scale > 1:
+        picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return _address("image/png", buffer.getvalue())
+
+
+def wav(waveform: np.ndarray) -> str:
+    """int16 [samples], mono, 16 kHz."""
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes(waveform.astype("<i2").tobytes())
+    return _address("audio/wav", buffer.getvalue())
+
+
+def log_mel_picture(log_mel: np.ndarray) -> str:
+    """float32 [T, 96, 64] as one picture of T x 96 steps, low bands at the bottom; -4.6 (silence) is dark."""
+    picture = np.concatenate(list(log_mel)).T[::-1]
+    shade = np.clip((picture + 4.605) / 6.0, 0, 1)
+    return png((matplotlib.colormaps["magma"](shade)[..., :3] * 255).astype(np.uint8))
+
+
+def curves(series: dict[str, tuple[list[float], list[float]]], ylabel: str, log: bool = False) -> str:
+    """Lines over training steps, name -> (steps, values), as SVG."""
+    figure, axes = plt.subplots(figsize=(5.2, 3.0), layout="constrained")
+    for name, (x, y) in series.items():
+        axes.plot(x, y, label=name, marker="o" if len(x) < 20 else None, markersize=4)
+    axes.set(xlabel="training step", ylabel=ylabel, yscale="log" if log else "linear")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(series) > 1:
+        axes.legend(frameon=False, fontsize=8)
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    plt.close(figure)
+    return _address("image/svg+xml", buffer.getvalue().encode())
+
+
+def smooth(values: list[float], window: int) -> list[float]:
+    """Mean over the last `window` values, at every place."""
+    sums = np.cumsum([0.0, *values])
+    return [(sums[i + 1] - sums[max(0, i + 1 - window)]) / min(i + 1, window) for i in range(len(values))]
+
+
+def _address(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,0 +1,25 @@
+"""How a model is trained. Defaults are the published recipe for S4."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from ..model.config import Section
+
+
+class TrainConfig(Section):
+    """Optimisation (paper, appendix; released settings where the paper is silent)."""
+
+    steps: int = Field(90_000, ge=1)
+    clips_per_batch: int = Field(8, ge=1)
+    lr: float = Field(1e-4, gt=0)
+    backbone_lr_factor: float = Field(0.1, ge=0)
+    weight_decay: float = Field(0.05, ge=0)
+    poly_power: float = Field(0.9, ge=0)  # lr * (1 - step / steps) ** power, no warm-up
+    clip_norm: float = Field(0.01, gt=0)  # L2 norm of the gradient of the whole model
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    backbone_weights: str | None = None  # ImageNet weights for both encoders; None: as initialised
+    evaluate_every: int = Field(5_000, ge=1)  # steps between evaluations on val
+    checkpoint_every: int = Field(1_000, ge=1)
+    seed: int = Field(0, ge=0)
+    device: str = "auto"  # auto: cuda when there is one
