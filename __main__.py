@@ -1,0 +1,5 @@
+"""python -m combo_avs"""
+
+from .cli import main
+
+main()

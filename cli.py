@@ -1,0 +1,294 @@
+"""The `combo` command: parses, calls one function of the pipeline, prints.
+
+Exit codes: 0 done; 1 bad input or usage, nothing started; 3 finished with quarantined clips; 4 interrupted,
+resumable; 5 failed, resumable.
+"""
+
+import json
+import sys
+import traceback
+import warnings
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .errors import BAD_INPUT, DONE, FAILED, INTERRUPTED, QUARANTINED, ComboError
+
+app = typer.Typer(
+    name="combo",
+    help="Audio-visual segmentation with COMBO: find, per pixel and frame, the objects that make the sound.\n\n"
+    "The route: combo import -> combo precompute -> combo train -> combo evaluate, combo predict. "
+    "'combo demo' goes all of it on synthetic clips in minutes.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+imports = typer.Typer(help="Bring clips into a cache root.", no_args_is_help=True)
+cache = typer.Typer(help="Look at the stores of a cache root.", no_args_is_help=True)
+app.add_typer(imports, name="import")
+app.add_typer(cache, name="cache")
+
+Root = Annotated[Path, typer.Argument(help="Cache root: the folder that holds clips.zarr and the caches.")]
+Run = Annotated[Path, typer.Argument(help="Run folder, made by 'combo train --out'.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one setting, e.g. train.lr=0.0003. Repeatable."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+Size = Annotated[int, typer.Option(help="Height and width of the stored frames, in pixels.")]
+ShardFrames = Annotated[int, typer.Option(help="Frames per shard, a multiple of 10: the unit of work and of resuming.")]
+
+
+class Flavour(StrEnum):
+    s4 = "s4"
+    ms3 = "ms3"
+    avss = "avss"
+
+
+class Sound(StrEnum):
+    right = "right"
+    swapped = "swapped"
+    silent = "silent"
+    noise = "noise"
+
+
+class Resume(StrEnum):
+    never = "never"
+    auto = "auto"
+
+
+@imports.command("synthetic")
+def import_synthetic(
+    root: Root,
+    flavour: Annotated[Flavour, typer.Option(help="Which AVSBench subset to imitate.")],
+    clips: Annotated[int, typer.Option(min=1, help="Number of clips.")],
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same clips.")] = 0,
+    size: Size = 224,
+    shard_frames: ShardFrames = 160,
+    avsbench: Annotated[
+        Path | None, typer.Option(help="Write the clips to this folder in AVSBench layout, too.")
+    ] = None,
+) -> None:
+    """Make a labelled set of moving, sounding objects, and import it."""
+    from .data.avsbench_writer import write_avsbench
+    from .data.synthetic import SyntheticSource
+    from .pipeline.import_clips import import_clips
+
+    source = SyntheticSource(flavour.value, clips, seed, size)
+    if avsbench is not None:
+        write_avsbench(source, avsbench, flavour.value)
+    _imported(import_clips(source, root, shard_frames))
+
+
+@imports.command("avsbench")
+def import_avsbench(
+    root: Root,
+    source: Annotated[Path, typer.Option(help="The data set as downloaded, or one of its folders.")],
+    subset: Annotated[Flavour, typer.Option(help="s4: single source, ms3: multi-sources, avss: semantic.")],
+    size: Size = 224,
+    shard_frames: ShardFrames = 160,
+) -> None:
+    """Import AVSBench-object (S4, MS3) or AVSBench-semantic (AVSS). All files are checked before the first is read."""
+    from .data.avsbench import open_avsbench
+    from .pipeline.import_clips import import_clips
+
+    _imported(import_clips(open_avsbench(source, subset.value, size), root, shard_frames))
+
+
+@imports.command("videos")
+def import_videos(
+    root: Root,
+    files: Annotated[list[Path], typer.Argument(help="Video files: mp4, mkv, avi, webm, of any length.")],
+    clip_seconds: Annotated[int, typer.Option(help="Cut into clips of this many seconds: 5 or 10.")] = 5,
+    size: Size = 224,
+    shard_frames: ShardFrames = 160,
+) -> None:
+    """Import your own videos, without labels."""
+    from .data.video import open_videos
+    from .pipeline.import_clips import import_clips
+
+    _imported(import_clips(open_videos(files, clip_seconds, size), root, shard_frames))
+
+
+@app.command()
+def precompute(
+    root: Root,
+    proposals: Annotated[str | None, typer.Option(help="Proposal generator: felzenszwalb or none.")] = None,
+    audio: Annotated[str | None, typer.Option(help="Audio encoder: vggish or logmel.")] = None,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Local Dask workers, one per device; 0: this process, without Dask.")
+    ] = 1,
+    scheduler: Annotated[str | None, typer.Option(help="Use a running Dask scheduler, e.g. tcp://node:8786.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only the shards that hold clips of this split.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and stop.")] = False,
+    settings: Set = None,
+) -> None:
+    """Stage one: run frozen models over every frame once, into caches. Does only what is missing.
+
+    Parameters: --set precompute.generator.KEY=VALUE and --set precompute.encoder.KEY=VALUE, for example
+    --audio vggish --set precompute.encoder.weights=vggish-10086976.pth
+    """
+    from .pipeline.config import load_config
+    from .pipeline.precompute.driver import plan_caches, run_plans
+
+    config = load_config(None, settings or []).precompute
+    plans = plan_caches(root, config, proposals, audio, split)
+    for plan in plans:
+        typer.echo(plan)
+    if not dry_run:
+        _finish(run_plans(plans, workers, scheduler))
+
+
+@cache.command("info")
+def cache_info(root: Root, as_json: AsJson = False) -> None:
+    """What a cache root holds, and how much of it is finished."""
+    from .pipeline.inspect import root_info, show_info
+
+    info = root_info(root)
+    typer.echo(json.dumps(info, indent=1) if as_json else show_info(info))
+
+
+@cache.command("verify")
+def cache_verify(root: Root, as_json: AsJson = False) -> None:
+    """Read every file and compare it with its checksum. Exit code 5 when anything is damaged or missing."""
+    from .pipeline.inspect import verify_root
+
+    problems = verify_root(root)
+    if as_json:
+        typer.echo(json.dumps({"ok": not problems, "problems": problems}, indent=1))
+    else:
+        for p in problems:
+            typer.echo(f"{p['store']} shard {p['shard']}: {p['problem']}")
+        again = "; run the commands that made these stores again, they redo only what is damaged or missing"
+        typer.echo(f"{len(problems)} shards damaged or missing{again}" if problems else "all shards are whole")
+    if problems:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def train(
+    root: Root,
+    preset: Annotated[str, typer.Option(help="tiny, or s4, ms3, avss with -r50 or -pvt.")],
+    proposals: Annotated[str, typer.Option(help="Proposals cache, e.g. felzenszwalb.")],
+    audio: Annotated[str, typer.Option(help="Audio cache, e.g. vggish.")],
+    out: Annotated[Path, typer.Option(help="Run folder.")],
+    steps: Annotated[int | None, typer.Option(min=1, help="Short for --set train.steps=.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Short for --set train.seed=.")] = None,
+    resume: Annotated[Resume, typer.Option(help="auto: go on from the newest checkpoint.")] = Resume.never,
+    settings: Set = None,
+) -> None:
+    """Stage two: train COMBO on the cached tensors. No foundation or audio model runs here."""
+    from .pipeline.config import load_config
+    from .pipeline.train import train as run
+
+    overrides = list(settings or [])
+    overrides += [f"train.steps={steps}"] if steps is not None else []
+    overrides += [f"train.seed={seed}"] if seed is not None else []
+    scores = run(root, load_config(preset, overrides), proposals, audio, out, resume is Resume.auto)
+    typer.echo(f"done: {out}" + (f"; val M_J {scores.M_J:.4f} M_F {scores.M_F:.4f}" if scores else ""))
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    sound: Annotated[
+        Sound, typer.Option(help="Score with the right sound, or with a wrong one as a control.")
+    ] = Sound.right,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Score a run: M_J (mIoU) and M_F (F-score), as papers print them."""
+    from .pipeline.evaluate import evaluate_run
+
+    scores = evaluate_run(run, split, sound.value, device)
+    summary = {"split": split, "sound": sound.value, **scores.summary()}
+    typer.echo(json.dumps(summary, indent=1) if as_json else _show_scores(summary))
+
+
+@app.command()
+def predict(
+    run: Run,
+    videos: Annotated[list[Path], typer.Argument(help="Video files of any length.")],
+    out: Annotated[Path, typer.Option(help="Folder for overlays and masks.")],
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    settings: Set = None,
+) -> None:
+    """Segment your own videos: an overlay mp4 with the sound, and one mask PNG per second.
+
+    If the audio encoder or generator has weights: --set precompute.encoder.weights=FILE as for precompute.
+    """
+    from .pipeline.predict import predict as run_predict
+
+    for line in run_predict(run, videos, out, settings or [], device):
+        typer.echo(line)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo"),
+    clips: Annotated[int, typer.Option(min=10, help="Synthetic clips.")] = 240,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 600,
+) -> None:
+    """The whole route on synthetic clips, in a few minutes on a CPU, with a report to look at."""
+    from .pipeline.demo import demo as run
+
+    typer.echo(run(out, clips, steps))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with the code of its outcome."""
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: list[str] | None) -> int:
+    warnings.showwarning = _warn
+    try:
+        code = app(arguments, prog_name="combo", standalone_mode=False) or DONE
+        if code == 130:  # how some versions of typer report Ctrl-C
+            raise KeyboardInterrupt
+        return code
+    except ComboError as error:
+        return _say(str(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        return _say("interrupted; run the same command again to go on", INTERRUPTED)
+    except OSError as error:
+        return _say(f"{error}; what was finished is kept, run the same command again to go on", FAILED)
+    except Exception as error:
+        if hasattr(error, "show"):  # a usage error; some versions of typer bring their own click, so no class to name
+            error.show()
+            return BAD_INPUT
+        traceback.print_exc()
+        return _say("this is a defect of combo; what was finished is kept", FAILED)
+
+
+def _say(message: str, code: int) -> int:
+    typer.echo(f"combo: {message}", err=True)
+    return code
+
+
+def _warn(message: Warning | str, category: Any, filename: str, line: int, file: Any = None, text: Any = None) -> None:
+    typer.echo(f"combo: warning: {message}", err=True)
+
+
+def _imported(report: Any) -> None:
+    typer.echo(report)
+    _finish(report.quarantined)
+
+
+def _finish(quarantined: dict[str, str]) -> None:
+    if quarantined:
+        typer.echo(f"{len(quarantined)} clips are quarantined, all others are done", err=True)
+        raise typer.Exit(QUARANTINED)
+
+
+def _show_scores(summary: dict[str, Any]) -> str:
+    head = f"{summary['split']}, {summary['sound']} sound ({summary['protocol']})"
+    counts = ", ".join(
+        f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}"
+        for k, v in summary.items()
+        if k not in ("split", "sound", "protocol", "M_J", "M_F", "classes")
+    )
+    return f"{head}\nM_J {summary['M_J']:.4f}\nM_F {summary['M_F']:.4f}\n{counts}"
