@@ -118,8 +118,9 @@ def precompute(
     proposals: Annotated[str | None, typer.Option(help="Proposal generator: felzenszwalb or none.")] = None,
     audio: Annotated[str | None, typer.Option(help="Audio encoder: vggish or logmel.")] = None,
     workers: Annotated[
-        int, typer.Option(min=0, help="Local Dask workers, one per device; 0: this process, without Dask.")
-    ] = 1,
+        int | None,
+        typer.Option(min=0, help="Local Dask workers; default: one per GPU, else per core. 0: this process, no Dask."),
+    ] = None,
     scheduler: Annotated[str | None, typer.Option(help="Use a running Dask scheduler, e.g. tcp://node:8786.")] = None,
     split: Annotated[str | None, typer.Option(help="Only the shards that hold clips of this split.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and stop.")] = False,
@@ -230,7 +231,7 @@ def predict(
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo"),
     clips: Annotated[int, typer.Option(min=10, help="Synthetic clips.")] = 240,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 600,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 500,
 ) -> None:
     """The whole route on synthetic clips, in a few minutes on a CPU, with a report to look at."""
     from .pipeline.demo import demo as run

@@ -5,7 +5,6 @@ a multiple of 10 frames, so no clip crosses a shard and nothing is padded; and a
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -103,8 +102,22 @@ class ClipTable:
         return dict(sorted(((c["values"], c["counts"]) for c in counts), key=lambda s: SPLITS.index(s[0])))
 
     def digest(self) -> str:
-        """sha256 of all rows in order, independent of the file format."""
+        """sha256 of all rows in order, independent of the file format and of the version that wrote it."""
         sha = hashlib.sha256()
-        for batch in self._table.to_batches(max_chunksize=10_000):
-            sha.update(json.dumps(batch.to_pylist(), sort_keys=True).encode())
+        for column in self._table.columns:
+            for part in _parts(column.combine_chunks()):
+                sha.update(len(part).to_bytes(8, "little"))
+                sha.update(part)
         return sha.hexdigest()
+
+
+def _parts(column: pa.Array) -> Iterator[bytes]:
+    """The values of a column as bytes; what has a length of its own is preceded by the lengths."""
+    if pa.types.is_list(column.type):
+        yield pc.list_value_length(column).to_numpy().tobytes()
+        yield from _parts(pc.list_flatten(column))
+    elif pa.types.is_string(column.type):
+        yield pc.binary_length(column).to_numpy().tobytes()
+        yield pc.binary_join(pa.ListArray.from_arrays([0, len(column)], column), "")[0].as_buffer().to_pybytes()
+    else:
+        yield column.to_numpy(zero_copy_only=False).tobytes()

@@ -173,8 +173,8 @@ class ClipStore(Store):
     def clips_in(self, shard: int) -> list[tuple[int, Clip]]:
         """(first frame, clip) of every clip of a shard."""
         lo, hi = self.shard_range(shard)
-        rows = np.flatnonzero((self.table.first_frame >= lo) & (self.table.first_frame < hi))
-        return [(int(self.table.first_frame[r]), self.table[int(r)]) for r in rows]
+        rows = range(*np.searchsorted(self.table.first_frame, (lo, hi)))
+        return [(int(self.table.first_frame[r]), self.table[r]) for r in rows]
 
 
 class Cache(Store):

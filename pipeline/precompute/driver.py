@@ -1,10 +1,12 @@
 """Stage one from the outside: plan the shards that are missing, and have Dask workers do them."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,10 +67,11 @@ def plan_caches(
     return plans
 
 
-def run_plans(plans: list[Plan], workers: int, scheduler: str | None) -> dict[str, str]:
+def run_plans(plans: list[Plan], workers: int | None, scheduler: str | None) -> dict[str, str]:
     """Do all shards of all plans. Gives the quarantined clips with their reasons.
 
-    workers: local worker processes, one per device, one thread each; 0 runs in this process without Dask.
+    workers: local worker processes, one thread each; None: one per GPU, or one per core without any;
+    0 runs in this process without Dask.
     scheduler: address of a running Dask scheduler, instead of local workers.
     Raises `ComboError` when shards failed (the others are finished), `BadInput` when a cache is in use.
     """
@@ -90,7 +93,7 @@ def run_plans(plans: list[Plan], workers: int, scheduler: str | None) -> dict[st
 
 
 def _outcomes(
-    tasks: list[tuple[Job, int]], workers: int, scheduler: str | None
+    tasks: list[tuple[Job, int]], workers: int | None, scheduler: str | None
 ) -> Iterator[tuple[Job, int, BaseException | None]]:
     """Each task as it ends, with the exception that ended it."""
     if not tasks:
@@ -106,7 +109,8 @@ def _outcomes(
         return
     from distributed import as_completed
 
-    with _client(workers, scheduler) as client:
+    count = min(len(tasks), workers or _devices(tasks[0][0].device))
+    with _client(count, scheduler) as client:
         futures = {
             client.submit(_run_on_worker, job, shard, key=f"{Path(job.cache).stem}-{shard}", retries=1): (job, shard)
             for job, shard in tasks
@@ -125,6 +129,10 @@ def _run_on_worker(job: Job, shard: int) -> dict[str, Any]:
     return run_shard(job, shard)
 
 
+def _devices(device: str) -> int:
+    return torch.cuda.device_count() if device == "cuda" else (os.cpu_count() or 1)
+
+
 @contextmanager
 def _client(workers: int, scheduler: str | None) -> Iterator["Client"]:
     import dask
@@ -140,9 +148,15 @@ def _client(workers: int, scheduler: str | None) -> Iterator["Client"]:
         return
     # A shard that kills its worker is given up after three tries; a stuck dashboard port must not stop a job.
     with (
+        TemporaryDirectory(prefix="combo-dask-") as scratch,
         dask.config.set({"distributed.scheduler.allowed-failures": 3}),
         LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            memory_limit=0,
+            local_directory=scratch,
         ) as cluster,
         Client(cluster) as client,
     ):

@@ -18,7 +18,6 @@ from ..run_folder import read_log
 from .embed import curves, log_mel_picture, png, smooth, wav
 
 GALLERY = 6  # clips
-ENLARGE = 2
 
 
 @dataclass(frozen=True)
@@ -31,20 +30,20 @@ class DemoResult:
     device: torch.device
     scores: dict[str, Scores]
     video: str  # address of the predicted video, relative to the page
-    train_seconds: float
 
 
 def write_demo_page(path: Path, result: DemoResult) -> None:
     """Write one HTML file; only the video stays beside it."""
     main = next(iter(result.scores.values()))
+    steps = [e for e in read_log(result.run) if "total" in e]
     environment = Environment(loader=PackageLoader(__package__, "."), autoescape=True, undefined=StrictUndefined)
     page = environment.get_template("demo.html").render(
         clips=len(result.dataset.clips.table),
         proposals=result.dataset.proposals.name,
         audio=result.dataset.audio.name,
         preset="tiny",
-        steps=len([e for e in read_log(result.run) if "total" in e]),
-        train_minutes=f"{result.train_seconds / 60:.1f}",
+        steps=len(steps),
+        train_minutes=f"{sum(e['seconds'] for e in steps) / 60:.1f}",
         device=str(result.device),
         scores=[{"name": name, "M_J": s.M_J, "M_F": s.M_F} for name, s in result.scores.items()],
         protocol=main.protocol,
@@ -59,11 +58,7 @@ def _training_curves(run: Path) -> list[str]:
     log = read_log(run)
     steps = [e for e in log if "total" in e]
     x = [float(e["step"]) for e in steps]
-    terms = {
-        "class": "loss_ce",
-        "mask": "loss_mask",
-        "dice": "loss_dice",
-    }
+    terms = {"class": "loss_ce", "mask": "loss_mask", "dice": "loss_dice"}
     losses = {name: (x, smooth([e[key] for e in steps], 20)) for name, key in terms.items()}
     scored = [e for e in log if "M_J" in e]
     xs = [float(e["step"]) for e in scored]
@@ -92,13 +87,13 @@ def _clip(result: DemoResult, index: int, scores: Scores) -> dict[str, Any]:
         masks = dataset.proposals.read_masks(first + t)
         frames.append(
             {
-                "frame": png(frame, ENLARGE),
-                "masks": png(_outlined(frame, masks), ENLARGE),
+                "frame": png(frame),
+                "masks": png(_outlined(frame, masks)),
                 "mask_count": len(masks),
-                "maskige": png(sample.maskiges[t], ENLARGE),
-                "truth": png(overlay(frame, sample.labels[t] == 1), ENLARGE),
-                "prediction": png(overlay(frame, predicted[t]), ENLARGE),
-                "swapped": png(overlay(frame, swapped[t], colour=(255, 120, 60)), ENLARGE),
+                "maskige": png(sample.maskiges[t]),
+                "truth": png(overlay(frame, sample.labels[t] == 1)),
+                "prediction": png(overlay(frame, predicted[t])),
+                "swapped": png(overlay(frame, swapped[t], colour=(255, 120, 60))),
             }
         )
     return {

@@ -14,13 +14,10 @@ matplotlib.use("svg")  # never a window, whatever the machine has
 from matplotlib import pyplot as plt
 
 
-def png(image: np.ndarray, scale: int = 1) -> str:
-    """uint8 [H, W, 3] or [H, W], enlarged `scale` times without smoothing."""
-    picture = Image.fromarray(image)
-    if scale > 1:
-        picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+def png(image: np.ndarray) -> str:
+    """uint8 [H, W, 3] or [H, W]."""
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
+    Image.fromarray(image).save(buffer, "PNG", optimize=True)
     return _address("image/png", buffer.getvalue())
 
 
