@@ -5,10 +5,12 @@ resumable; 5 failed, resumable.
 """
 
 import json
+import signal
 import sys
 import traceback
 import warnings
 from enum import StrEnum
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,10 +20,6 @@ from .errors import BAD_INPUT, DONE, FAILED, INTERRUPTED, QUARANTINED, ComboErro
 
 app = typer.Typer(
     name="combo",
-    help="Audio-visual segmentation with COMBO: find, per pixel and frame, the objects that make the sound.\n\n"
-    "The route: combo import -> combo precompute -> combo train -> combo evaluate, combo predict. "
-    "'combo demo' goes all of it on synthetic clips in minutes.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
@@ -39,6 +37,25 @@ Set = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Size = Annotated[int, typer.Option(help="Height and width of the stored frames, in pixels.")]
 ShardFrames = Annotated[int, typer.Option(help="Frames per shard, a multiple of 10: the unit of work and of resuming.")]
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"combo-avs {version('combo-avs')}")
+        raise typer.Exit
+
+
+@app.callback(no_args_is_help=True)
+def options(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    """Audio-visual segmentation with COMBO: find, per pixel and frame, the objects that make the sound.
+
+    The route: combo import -> combo precompute -> combo train -> combo evaluate, combo predict.
+    'combo demo' goes all of it on synthetic clips in minutes.
+    """
 
 
 class Flavour(StrEnum):
@@ -72,14 +89,9 @@ def import_synthetic(
     ] = None,
 ) -> None:
     """Make a labelled set of moving, sounding objects, and import it."""
-    from .data.avsbench_writer import write_avsbench
-    from .data.synthetic import SyntheticSource
-    from .pipeline.import_clips import import_clips
+    from .pipeline.import_clips import import_synthetic as run
 
-    source = SyntheticSource(flavour.value, clips, seed, size)
-    if avsbench is not None:
-        write_avsbench(source, avsbench, flavour.value)
-    _imported(import_clips(source, root, shard_frames))
+    _imported(run(root, flavour.value, clips, seed, size, shard_frames, avsbench))
 
 
 @imports.command("avsbench")
@@ -91,10 +103,9 @@ def import_avsbench(
     shard_frames: ShardFrames = 160,
 ) -> None:
     """Import AVSBench-object (S4, MS3) or AVSBench-semantic (AVSS). All files are checked before the first is read."""
-    from .data.avsbench import open_avsbench
-    from .pipeline.import_clips import import_clips
+    from .pipeline.import_clips import import_avsbench as run
 
-    _imported(import_clips(open_avsbench(source, subset.value, size), root, shard_frames))
+    _imported(run(root, source, subset.value, size, shard_frames))
 
 
 @imports.command("videos")
@@ -106,10 +117,9 @@ def import_videos(
     shard_frames: ShardFrames = 160,
 ) -> None:
     """Import your own videos, without labels."""
-    from .data.video import open_videos
-    from .pipeline.import_clips import import_clips
+    from .pipeline.import_clips import import_videos as run
 
-    _imported(import_clips(open_videos(files, clip_seconds, size), root, shard_frames))
+    _imported(run(root, files, clip_seconds, size, shard_frames))
 
 
 @app.command()
@@ -138,8 +148,11 @@ def precompute(
     plans = plan_caches(root, config, proposals, audio, split)
     for plan in plans:
         typer.echo(plan)
-    if not dry_run:
-        _finish(run_plans(plans, workers, scheduler))
+    if dry_run:
+        return
+    quarantined = run_plans(plans, workers, scheduler)
+    typer.echo("all of them are done")
+    _finish(quarantined)
 
 
 @cache.command("info")
@@ -221,9 +234,9 @@ def predict(
 
     If the audio encoder or generator has weights: --set precompute.encoder.weights=FILE as for precompute.
     """
-    from .pipeline.predict import predict as run_predict
+    from .pipeline.predict import predict as segment_videos
 
-    for line in run_predict(run, videos, out, settings or [], device):
+    for line in segment_videos(run, videos, out, settings or [], device):
         typer.echo(line)
 
 
@@ -246,6 +259,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(arguments: list[str] | None) -> int:
     warnings.showwarning = _warn
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a preempted job stops as with Ctrl-C
     try:
         code = app(arguments, prog_name="combo", standalone_mode=False) or DONE
         if code == 130:  # how some versions of typer report Ctrl-C

@@ -1,19 +1,11 @@
-"""A cache root: the clip store and the caches of proposals and audio features made from it.
-
-    ROOT/clips.zarr                         frames, labels, sound, clip table
-    ROOT/proposals/<generator>-<fp>.zarr    masks and Maskiges of one generator
-    ROOT/audio/<encoder>-<fp>.zarr          features of one audio encoder
+"""Reading stores: the clip store, and the caches of proposals and audio features made from it.
 
 Every store is complete or resumable, and says so: only shards with a valid receipt can be read.
 """
 
-import fcntl
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +13,11 @@ import numpy as np
 import tensorstore as ts
 
 from ..errors import BadInput, ComboError
-from .clip import CLIP_LENGTHS, Clip, ClipSource
-from .clip_table import ClipTable, plan_order
+from .clip import Clip
+from .clip_table import ClipTable
 from .masks import unpack_masks, unpack_stats
 from .receipts import Receipt, damage, finished
-from .schema import SCHEMA_VERSION, ArraySpec, audio_arrays, clip_arrays, create_arrays, proposal_arrays
-
-CACHE_KINDS = ("proposals", "audio")
+from .schema import SCHEMA_VERSION, ArraySpec, audio_arrays, clip_arrays, proposal_arrays
 
 
 def digest(value: Any) -> str:
@@ -53,7 +43,7 @@ class Store:
             )
         self.frames: int = self.attributes["frames"]
         self.shard_frames: int = self.attributes["shard_frames"]
-        self.specs = _specs(self.attributes)
+        self.specs = array_specs(self.attributes)
         self._arrays: dict[str, ts.TensorStore] = {}
         self._readable: set[int] = set()
 
@@ -199,125 +189,8 @@ class Cache(Store):
         return unpack_stats(self.read_bytes("mask_stats", frame, frame + 1)[0])
 
 
-def create_clips(root: Path, source: ClipSource, shard_frames: int) -> ClipStore:
-    """Open the clip store for the clips of `source`, making it first when there is none: no data yet.
-
-    Raises `BadInput` when `root` holds other clips.
-    """
-    if shard_frames <= 0 or shard_frames % max(CLIP_LENGTHS):
-        raise BadInput(f"shard_frames must be a positive multiple of {max(CLIP_LENGTHS)}, not {shard_frames}")
-    table = ClipTable.of(plan_order(source.clips))
-    if not len(table):
-        raise BadInput(f"{source.name}: no clips to import")
-    attributes = {
-        "schema": SCHEMA_VERSION,
-        "kind": "clips",
-        "dataset": source.name,
-        "classes": list(source.classes),
-        "size": list(source.size),
-        "clips": len(table),
-        "frames": table.total_frames,
-        "shard_frames": shard_frames,
-        "plan_sha256": table.digest(),
-        "short_audio": source.short_audio,
-        "parameters": source.parameters,
-    }
-    path = root / "clips.zarr"
-    _create(path, attributes, table)
-    store = ClipStore(root)
-    if store.attributes != attributes:
-        differing = sorted(k for k in attributes if attributes[k] != store.attributes.get(k))
-        raise BadInput(f"{path} holds other clips (different: {', '.join(differing)}); name another root or remove it")
-    return store
-
-
-def create_cache(
-    clips: ClipStore,
-    kind: str,
-    maker: dict[str, Any],
-    dim: int | None = None,
-    probes: dict[str, list[list[float]]] | None = None,
-) -> Cache:
-    """Open the cache that `maker` makes of `clips`, making it first when there is none: no data yet.
-
-    kind: proposals or audio. For audio, dim is the width of the features, and probes holds the features of some
-    seconds of "silence" and "noise", [L][dim].
-    """
-    attributes = {
-        "schema": SCHEMA_VERSION,
-        "kind": kind,
-        "maker": maker,
-        "clips_fingerprint": clips.fingerprint(),
-        "frames": clips.frames,
-        "shard_frames": clips.shard_frames,
-        **({"size": list(clips.size)} if kind == "proposals" else {"dim": dim, "probes": probes}),
-    }
-    attributes["fingerprint"] = digest({k: attributes[k] for k in ("schema", "kind", "maker", "clips_fingerprint")})
-    path = clips.path.parent / kind / f"{maker['name']}-{attributes['fingerprint'][:12]}.zarr"
-    _create(path, attributes, None)
-    return Cache(path)
-
-
-def open_cache(clips: ClipStore, kind: str, name: str) -> Cache:
-    """The cache called `name`: a full name, or a maker's name when only one cache of it was made from these clips.
-
-    Raises `BadInput` when there is none, more than one, or it was made from other clips.
-    """
-    folder = clips.path.parent / kind
-    there = sorted(p.stem for p in folder.glob("*.zarr"))
-    matching = [n for n in there if n == name or n.rsplit("-", 1)[0] == name]
-    make = f"make it with 'combo precompute {clips.path.parent} --{kind} {name}'"
-    if not matching:
-        raise BadInput(f"no {kind} cache {name!r} in {folder}, which holds {there or 'none'}; {make}")
-    caches = [Cache(folder / f"{n}.zarr") for n in matching]
-    fresh = [c for c in caches if c.attributes["clips_fingerprint"] == clips.fingerprint()]
-    if not fresh:
-        raise BadInput(f"{kind} cache {', '.join(matching)} was made from other clips than {clips.path} holds; {make}")
-    if len(fresh) > 1:
-        raise BadInput(f"{kind} {name!r} is not one cache; name one of {[c.name for c in fresh]}")
-    return fresh[0]
-
-
-def list_caches(root: Path) -> list[Cache]:
-    """All caches of a root, in a stable order."""
-    return [Cache(p) for kind in CACHE_KINDS for p in sorted((root / kind).glob("*.zarr"))]
-
-
-@contextmanager
-def exclusive(store: Store) -> Iterator[None]:
-    """Hold a store for writing. Raises `BadInput` when another run on this machine writes to it."""
-    with (store.path / "_lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip()
-            raise BadInput(f"{store.path}: process {holder} is writing to it; wait for it or stop it") from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
-
-
-def _create(path: Path, attributes: dict[str, Any], table: ClipTable | None) -> None:
-    """Make the metadata of a store in one rename, so that a kill leaves all of it or nothing."""
-    if path.exists():
-        return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.parent.mkdir(parents=True, exist_ok=True)
-    create_arrays(temporary, _specs(attributes), attributes["frames"], attributes["shard_frames"], attributes)
-    if table is not None:
-        table.write(temporary / "clips.parquet")
-    try:
-        temporary.rename(path)
-    except OSError:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if not path.is_dir():  # not merely another run that was faster
-            raise
-
-
-def _specs(attributes: dict[str, Any]) -> dict[str, ArraySpec]:
+def array_specs(attributes: dict[str, Any]) -> dict[str, ArraySpec]:
+    """The arrays of a store with these attributes."""
     if attributes["kind"] == "clips":
         return clip_arrays(*attributes["size"])
     if attributes["kind"] == "proposals":

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import torch
 
+from ..data.cache_root import open_cache
 from ..data.dataset import ClipDataset
-from ..data.store import ClipStore, open_cache
+from ..data.store import ClipStore
 from ..data.synthetic import SyntheticSource, render_video
 from ..data.video_writer import write_video
 from ..errors import ComboError

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.cache_root import open_cache
 from ..data.clip import Clip
 from ..data.dataset import ClipDataset, Sample
 from ..data.receipts import write_atomic
-from ..data.store import ClipStore, open_cache
+from ..data.store import ClipStore
 from ..errors import BadInput
 from ..model.combo import COMBO
 from ..model.inference import foreground_score, label_map, semantic_scores

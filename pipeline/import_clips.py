@@ -8,10 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from ..data.audio import fit_seconds, log_mel_examples, waveform_seconds
+from ..data.avsbench import open_avsbench
+from ..data.avsbench_writer import write_avsbench
+from ..data.cache_root import create_clips, exclusive
 from ..data.clip import IGNORE_LABEL, Clip, ClipArrays, ClipSource
 from ..data.receipts import write_shard
 from ..data.schema import SHARD_FRAMES
-from ..data.store import ClipStore, create_clips, exclusive
+from ..data.store import ClipStore
+from ..data.synthetic import Flavour, SyntheticSource
+from ..data.video import open_videos
 from ..errors import ClipError
 from .progress import bar
 
@@ -35,6 +40,26 @@ class ImportReport:
         if len(self.notes) > 20:
             lines.append(f"... and notes on {len(self.notes) - 20} more clips; 'combo cache info' lists them")
         return "\n".join(lines)
+
+
+def import_synthetic(
+    root: Path, flavour: Flavour, clips: int, seed: int, size: int, shard_frames: int, avsbench: Path | None = None
+) -> ImportReport:
+    """Make a synthetic set and import it; with `avsbench`, write it to that folder in AVSBench layout, too."""
+    source = SyntheticSource(flavour, clips, seed, size)
+    if avsbench is not None:
+        write_avsbench(source, avsbench, flavour)
+    return import_clips(source, root, shard_frames)
+
+
+def import_avsbench(root: Path, source: Path, subset: str, size: int, shard_frames: int) -> ImportReport:
+    """Import S4, MS3 or AVSS from the data set's folder, see `open_avsbench`."""
+    return import_clips(open_avsbench(source, subset, size), root, shard_frames)
+
+
+def import_videos(root: Path, files: list[Path], clip_seconds: int, size: int, shard_frames: int) -> ImportReport:
+    """Import video files, see `open_videos`."""
+    return import_clips(open_videos(files, clip_seconds, size), root, shard_frames)
 
 
 def import_clips(source: ClipSource, root: Path, shard_frames: int = SHARD_FRAMES) -> ImportReport:

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from ..data.store import Cache, ClipStore, Store, list_caches
+from ..data.cache_root import list_caches
+from ..data.store import Cache, ClipStore, Store
 from .progress import bar
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ..data.dataset import ClipDataset
 from ..data.schema import SHARD_FRAMES
-from ..data.store import ClipStore, digest, open_cache
+from ..data.store import Cache, ClipStore, digest
 from ..data.video import VideoClips, open_videos
 from ..data.video_decoding import inspect, read_sound
 from ..data.video_playback import playback
@@ -70,15 +70,15 @@ def _stage_one(source: VideoClips, info: RunInfo, out: Path, overrides: list[str
     import_clips(source, root, SHARD_FRAMES)
     plans = plan_caches(root, config, info.proposals_maker["name"], info.audio_maker["name"], split=None)
     for plan, maker in zip(plans, (info.proposals_maker, info.audio_maker), strict=True):
-        if plan.cache.maker != maker:
-            differing = [k for k in maker if maker[k] != plan.cache.maker[k]]
+        if plan.maker != maker:
+            differing = [k for k in maker if maker[k] != plan.maker[k]]
             raise BadInput(
                 f"{maker['name']} is not what the run was trained with (different: {', '.join(differing)}); "
-                f"trained with {maker}, here {plan.cache.maker}"
+                f"trained with {maker}, here {plan.maker}"
             )
     run_plans(plans, workers=0, scheduler=None)
     clips = ClipStore(root)
-    return ClipDataset(clips, *(open_cache(clips, p.cache.kind, p.cache.name) for p in plans), split="test")
+    return ClipDataset(clips, *(Cache(p.path) for p in plans), split="test")
 
 
 def _label_maps(

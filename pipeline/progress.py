@@ -18,23 +18,6 @@ def bar(total: int, what: str, unit: str, done: int = 0) -> tqdm:
 
 
 @contextmanager
-def stop_signals() -> Iterator[None]:
-    """Treat SIGTERM like Ctrl-C inside the block, so that preempted jobs stop in order."""
-
-    def interrupt(number: int, frame: FrameType | None) -> Any:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
 def stop_request() -> Iterator[threading.Event]:
     """An event that Ctrl-C and SIGTERM set inside the block, for work that stops only between its steps."""
     asked = threading.Event()

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data.cache_root import open_cache
 from ..data.dataset import Batch, ClipDataset, prefetch, train_batch
-from ..data.store import ClipStore, open_cache
+from ..data.store import ClipStore
 from ..errors import BadInput, ComboError, Interrupted
 from ..model.checkpoint import load_backbone
 from ..model.combo import COMBO

@@ -166,10 +166,21 @@ class TestExitCodes:
         assert "No space left" in capsys.readouterr().err
 
 
-def test_dry_run_writes_no_shard(copy: Path, capsys: pytest.CaptureFixture) -> None:
+def test_dry_run_writes_nothing(copy: Path, capsys: pytest.CaptureFixture) -> None:
     assert combo("precompute", copy, "--proposals", "none", "--dry-run") == DONE
     assert "3 of 3 shards to do" in capsys.readouterr().out
-    assert not list((copy / "proposals").glob("none-*/_done/*"))
+    assert not list((copy / "proposals").glob("none-*"))
+
+
+def test_version(capsys: pytest.CaptureFixture) -> None:
+    assert combo("--version") == DONE
+    assert capsys.readouterr().out.startswith("combo-avs ")
+
+
+def test_a_remote_root_is_refused_not_made_into_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert combo("import", "synthetic", "s3://bucket/root", "--flavour", "s4", "--clips", 3, *SMALL) == BAD_INPUT
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("flavour", ["s4", "ms3", "avss"])

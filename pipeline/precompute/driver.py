@@ -13,13 +13,15 @@ import numpy as np
 import torch
 
 from ...data.audio import log_mel_examples, waveform_seconds
-from ...data.store import Cache, ClipStore, create_cache, exclusive
+from ...data.cache_root import cache_path, create_cache, exclusive
+from ...data.store import Cache, ClipStore
 from ...errors import BadInput, ComboError
 from ...model.audio import encoder
 from ...model.audio.border import AudioEncoder
 from ...model.foundation import generator
+from ...model.foundation.border import ProposalGenerator
 from ..devices import pick_device
-from ..progress import bar, stop_signals
+from ..progress import bar
 from .config import PrecomputeConfig
 from .worker import Job, run_shard
 
@@ -29,42 +31,65 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """The work of one cache: its job, and the shards that have no valid receipt."""
+    """The work of one cache: its job, and the shards that have no valid receipt. Making a plan writes nothing."""
 
-    cache: Cache
     job: Job
+    maker: dict[str, Any]
+    extra: dict[str, Any]  # what else `create_cache` needs
     todo: tuple[int, ...]
     wanted: int  # shards asked for, done ones included
 
+    @property
+    def path(self) -> Path:
+        return Path(self.job.cache)
+
     def __str__(self) -> str:
-        return f"{self.cache.path}: {len(self.todo)} of {self.wanted} shards to do"
+        return f"{self.path}: {len(self.todo)} of {self.wanted} shards to do"
 
 
 def plan_caches(
     root: Path, config: PrecomputeConfig, proposals: str | None, audio: str | None, split: str | None
 ) -> list[Plan]:
-    """Build the named generator and encoder once to check them, open their caches, and list what is missing.
+    """Build the named generator and encoder once to check them, and list what is missing in their caches.
 
-    Raises `BadInput` for an unfinished or foreign clip store, unknown names, and bad parameters or weights.
+    Raises `BadInput` for an unfinished clip store, unknown names, and bad parameters or weights.
     """
     if proposals is None and audio is None:
         raise BadInput("nothing to do: name --proposals, --audio or both")
     clips = ClipStore(root)
-    clips.fingerprint()
-    shards = clips.shards_of(split)
-    device = str(pick_device(config.device))
     plans = []
-    for kind, name, parameters in (
-        ("proposals", proposals, config.generator),
-        ("audio", audio, config.encoder),
-    ):
-        if name is None:
-            continue
-        cache = _open(clips, kind, name, parameters)
-        job = Job(str(root), kind, str(cache.path), name, json.dumps(parameters), device, config.batch_frames)
-        done = cache.receipts()
-        plans.append(Plan(cache, job, tuple(s for s in shards if s not in done), len(shards)))
+    if proposals is not None:
+        model = generator(proposals, config.generator)
+        plans.append(_plan(clips, "proposals", model, config.generator, config, split))
+    if audio is not None:
+        model = encoder(audio, config.encoder)
+        extra = {"dim": model.dim, "probes": _probes(model)}
+        plans.append(_plan(clips, "audio", model, config.encoder, config, split, **extra))
     return plans
+
+
+def _plan(
+    clips: ClipStore,
+    kind: str,
+    model: ProposalGenerator | AudioEncoder,
+    parameters: dict[str, Any],
+    config: PrecomputeConfig,
+    split: str | None,
+    **extra: Any,
+) -> Plan:
+    maker = {
+        "name": model.name,
+        "version": model.version,
+        "parameters": model.parameters,
+        "weights_sha256": model.weights_sha256,
+    }
+    path = cache_path(clips, kind, maker)
+    device = str(pick_device(config.device))
+    root = str(clips.path.parent)
+    job = Job(root, kind, str(path), model.name, json.dumps(parameters), device, config.batch_frames)
+    done = Cache(path).receipts() if path.exists() else {}
+    shards = clips.shards_of(split)
+    return Plan(job, maker, extra, tuple(s for s in shards if s not in done), len(shards))
 
 
 def run_plans(plans: list[Plan], workers: int | None, scheduler: str | None) -> dict[str, str]:
@@ -75,9 +100,10 @@ def run_plans(plans: list[Plan], workers: int | None, scheduler: str | None) -> 
     scheduler: address of a running Dask scheduler, instead of local workers.
     Raises `ComboError` when shards failed (the others are finished), `BadInput` when a cache is in use.
     """
-    with ExitStack() as held, stop_signals():
-        for plan in plans:
-            held.enter_context(exclusive(plan.cache))
+    caches = [create_cache(ClipStore(Path(p.job.root)), p.job.kind, p.maker, **p.extra) for p in plans]
+    with ExitStack() as held:
+        for cache in caches:
+            held.enter_context(exclusive(cache))
         tasks = [(plan.job, shard) for plan in plans for shard in plan.todo]
         failures: list[str] = []
         done = sum(p.wanted - len(p.todo) for p in plans)
@@ -89,7 +115,7 @@ def run_plans(plans: list[Plan], workers: int | None, scheduler: str | None) -> 
     if failures:
         headline = f"{len(failures)} of {len(tasks)} shards failed, the others are done:"
         raise ComboError("\n".join([headline, *failures[:10], "run the same command again to do only these"]))
-    return {clip: why for plan in plans for clip, why in plan.cache.quarantined().items()}
+    return {clip: why for cache in caches for clip, why in cache.quarantined().items()}
 
 
 def _outcomes(
@@ -161,19 +187,6 @@ def _client(workers: int, scheduler: str | None) -> Iterator["Client"]:
         Client(cluster) as client,
     ):
         yield client
-
-
-def _open(clips: ClipStore, kind: str, name: str, parameters: dict[str, Any]) -> Cache:
-    model = generator(name, parameters) if kind == "proposals" else encoder(name, parameters)
-    maker = {
-        "name": model.name,
-        "version": model.version,
-        "parameters": model.parameters,
-        "weights_sha256": model.weights_sha256,
-    }
-    if kind == "proposals":
-        return create_cache(clips, kind, maker)
-    return create_cache(clips, kind, maker, dim=model.dim, probes=_probes(model))
 
 
 def _probes(model: AudioEncoder, seconds: int = 10) -> dict[str, Any]:

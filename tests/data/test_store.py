@@ -10,10 +10,11 @@ import pytest
 import zarr
 from fakes import NoiseSource
 
+from combo_avs.data.cache_root import create_cache, exclusive, open_cache
 from combo_avs.data.clip import IGNORE_LABEL, Clip
 from combo_avs.data.clip_table import ClipTable, plan_order
 from combo_avs.data.receipts import read_receipt, receipt_path
-from combo_avs.data.store import ClipStore, create_cache, exclusive, open_cache
+from combo_avs.data.store import ClipStore
 from combo_avs.errors import BadInput, ComboError
 from combo_avs.pipeline.import_clips import import_clips
 

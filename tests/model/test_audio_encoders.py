@@ -120,7 +120,7 @@ def test_wrong_weights_are_listed_key_by_key(tmp_path):
     assert "missing: embeddings.0.weight" in message
     assert "missing: embeddings.4.bias" in message
     assert "unexpected: classifier.weight" in message
-    assert "features.0.weight is [64, 3, 3, 3], not [64, 1, 3, 3]" in message
+    assert "features.0.weight has shape [64, 3, 3, 3], the network needs [64, 1, 3, 3]" in message
     assert "features.3.bias has values that are not finite" in message
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from combo_avs.data.cache_root import cache_path, create_cache, exclusive, open_cache
 from combo_avs.data.masks import maskige
-from combo_avs.data.store import ClipStore, exclusive, open_cache
+from combo_avs.data.store import Cache, ClipStore
 from combo_avs.errors import BadInput, ComboError
 from combo_avs.model.audio import encoder
 from combo_avs.model.foundation import generator
@@ -48,7 +49,7 @@ class TestContents:
         cache = open_cache(clips, "proposals", "felzenszwalb")
         assert cache.attributes["clips_fingerprint"] == clips.fingerprint()
         assert cache.maker["parameters"]["scales"] == [200.0, 800.0]
-        assert cache.name.endswith(cache.attributes["fingerprint"][:12])
+        assert cache.path == cache_path(clips, "proposals", cache.maker)
 
     def test_the_generator_none_gives_plain_maskiges(self, root: Path) -> None:
         run_plans(plan_caches(root, PrecomputeConfig(), "none", None, None), 0, None)
@@ -102,7 +103,7 @@ class TestDask:
         with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
             plans = plan_caches(root, PrecomputeConfig(), "none", None, None)
             run_plans(plans, workers=1, scheduler=cluster.scheduler_address)
-        assert plans[0].cache.unfinished() == []
+        assert Cache(plans[0].path).unfinished() == []
 
     def test_a_result_is_small(self, prepared: Path) -> None:
         job = plan_caches(prepared, PrecomputeConfig(), "felzenszwalb", None, None)[0].job
@@ -142,5 +143,6 @@ class TestBadInput:
 
     def test_a_second_run_on_the_same_cache_is_refused(self, root: Path) -> None:
         plans = plan_caches(root, PrecomputeConfig(), "none", None, None)
-        with exclusive(plans[0].cache), pytest.raises(BadInput, match="writing to it"):
+        create_cache(ClipStore(root), "proposals", plans[0].maker)
+        with exclusive(Cache(plans[0].path)), pytest.raises(BadInput, match="writing to it"):
             run_plans(plans, 0, None)

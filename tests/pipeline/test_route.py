@@ -49,7 +49,7 @@ def test_real_clips_from_folder_to_prediction(
     video = next(source.rglob("raw_videos/test/*/*.mp4"))
     combo("predict", run, video, "--out", tmp_path / "predict")
     overlays = list((tmp_path / "predict").rglob("overlay.mp4"))
-    assert [o.parent.name for o in overlays] == [video.stem.strip("_")]
+    assert [o.parent.name for o in overlays] == [video.stem]
 
 
 def test_real_semantic_clips_of_5_and_10_frames(samples: Path, tmp_path: Path) -> None:

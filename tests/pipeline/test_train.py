@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from combo_avs.data.cache_root import create_cache, open_cache
 from combo_avs.data.dataset import ClipDataset, batch_indices, prefetch, train_batch
-from combo_avs.data.store import ClipStore, create_cache, open_cache
+from combo_avs.data.store import ClipStore
 from combo_avs.errors import BadInput, ComboError
 from combo_avs.pipeline import train as train_module
 from combo_avs.pipeline.config import Config, load_config
