@@ -145,7 +145,8 @@ def test_embeddings(name, mix32_network):
     embeddings = mix32_network(mel_examples(name))
     hook.remove()
     np.testing.assert_allclose(embeddings, expected[f"{name}/emb"], rtol=0, atol=5e-6)
-    np.testing.assert_allclose(before_relu[0], expected[f"{name}/pre_relu"], rtol=0, atol=5e-6)
+    # Larger than embeddings, so the last digits of float32 weigh more.
+    np.testing.assert_allclose(before_relu[0], expected[f"{name}/pre_relu"], rtol=2e-6, atol=5e-6)
 
 
 @pytest.mark.parametrize("archive", fixtures("audio", "embeddings_mix32.npz"))
