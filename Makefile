@@ -23,7 +23,12 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 $(STAMP): setup.cfg constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with: make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	    "Python 3.11 or newer is needed; name one with: make PYTHON=python3.12")'
+	@# Debian and Ubuntu keep ensurepip, which venv needs, in a package of its own.
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	    && apt-get update -qq && apt-get install -y -qq python3-venv; } \
+	    || { echo 'python3 cannot make virtual environments; as root: apt-get install python3-venv' >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@

@@ -16,13 +16,8 @@ class BadInput(ComboError):
 
     @classmethod
     def listing(cls, headline: str, problems: list[str], advice: str = "") -> "BadInput":
-        """One message that lists every problem found, the first 50 of them in full."""
-        lines = [headline, *(f"  - {p}" for p in problems[:50])]
-        if len(problems) > 50:
-            lines.append(f"  ... and {len(problems) - 50} more")
-        if advice:
-            lines.append(advice)
-        return cls("\n".join(lines))
+        """One message that lists every problem found."""
+        return cls("\n".join([headline, *(f"  - {p}" for p in problems), *([advice] if advice else [])]))
 
 
 class Interrupted(ComboError):
