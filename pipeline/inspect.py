@@ -34,7 +34,7 @@ def _store_info(store: Store) -> dict[str, Any]:
         "frames": store.frames,
         "shards": store.num_shards,
         "shards_done": len(done),
-        "bytes": sum(size for receipt in done.values() for size, _ in receipt.files.values()),
+        "bytes": sum(file[0] for receipt in done.values() for file in receipt.files.values() if file),
         "quarantined": store.quarantined(),
     }
 

@@ -172,6 +172,22 @@ def test_dry_run_writes_nothing(copy: Path, capsys: pytest.CaptureFixture) -> No
     assert not list((copy / "proposals").glob("none-*"))
 
 
+def test_videos_become_clips_with_proposals_and_features(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    from combo_avs.data.synthetic import render_video
+    from combo_avs.data.video_writer import write_video
+
+    made = render_video(0, 12, fps=10, size=80)
+    write_video(tmp_path / "-a b.mp4", made.frames(), 10, made.waveform.astype("float32"))
+    root = tmp_path / "root"
+    assert combo("import", "videos", root, "--size", 64, "--", tmp_path / "-a b.mp4") == DONE
+    assert combo("precompute", root, "--proposals", "felzenszwalb", "--audio", "logmel", "--workers", 0) == DONE
+    table = ClipStore(root).table
+    assert [sum(clip.frame_valid) for clip in table] == [5, 5, 2]
+    capsys.readouterr()
+    assert combo("cache", "info", root, "--json") == DONE
+    assert [c["coverage"] for c in json.loads(capsys.readouterr().out)["caches"]] == [{"test": 1.0}] * 2
+
+
 def test_version(capsys: pytest.CaptureFixture) -> None:
     assert combo("--version") == DONE
     assert capsys.readouterr().out.startswith("combo-avs ")

@@ -58,6 +58,24 @@ class TestContents:
         assert not cache.read("mask_count", 0, 20).any()
 
 
+@pytest.mark.slow
+def test_vggish_from_a_weights_file(root: Path, tmp_path: Path) -> None:
+    from combo_avs.model.audio.vggish import VGGish
+
+    torch.manual_seed(0)
+    torch.save(VGGish().state_dict(), tmp_path / "vggish.pth")
+    config = PrecomputeConfig(encoder={"weights": str(tmp_path / "vggish.pth")})
+    plans = plan_caches(root, config, None, "vggish", None)
+    run_plans(plans, workers=1, scheduler=None)
+    clips, cache = ClipStore(root), Cache(plans[0].path)
+    assert len(cache.maker["weights_sha256"]) == 64
+    assert str(tmp_path) not in str(cache.attributes)
+    log_mel = torch.from_numpy(clips.read("log_mel", 0, 10))
+    expected = encoder("vggish", config.encoder)(log_mel, torch.zeros(10, 16_000)).numpy()
+    np.testing.assert_allclose(cache.read("features", 0, 10), expected, atol=1e-5)
+    assert len(cache.attributes["probes"]["silence"]) == 10
+
+
 class TestResume:
     def test_nothing_is_left_to_do(self, prepared: Path) -> None:
         assert [p.todo for p in plan_caches(prepared, PrecomputeConfig(), "felzenszwalb", "logmel", None)] == [(), ()]
