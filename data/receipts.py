@@ -48,12 +48,20 @@ def read_receipt(store: Path, shard: int) -> Receipt | None:
     """The receipt of a shard, or None when there is none that can be read: then the shard is to be done again."""
     try:
         values = json.loads(receipt_path(store, shard).read_bytes())
-        files = {str(k): v and (int(v[0]), str(v[1])) for k, v in values.pop("files").items()}
-        return Receipt(files=files, **{**values, "frames": tuple(values["frames"])})
+        files = {_inside(k): v and (int(v[0]), str(v[1])) for k, v in values.pop("files").items()}
+        receipt = Receipt(files=files, **{**values, "frames": tuple(values["frames"])})
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, TypeError, KeyError, AttributeError):
         return None  # half a receipt can only come from a damaged disk; redoing the shard mends it
+    return receipt if receipt.shard == shard else None
+
+
+def _inside(name: str) -> str:
+    """A path relative to its store. ValueError for one that leads out of it: receipts come with downloaded stores."""
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"{name!r} leads out of the store")
+    return name
 
 
 def finished(store: Path, shard: int) -> Receipt | None:

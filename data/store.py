@@ -57,8 +57,15 @@ class Store:
 
     def receipts(self) -> dict[int, Receipt]:
         """The receipts of all finished shards."""
-        found = ((shard, finished(self.path, shard)) for shard in range(self.num_shards))
+        found = ((shard, self.finished(shard)) for shard in range(self.num_shards))
         return {shard: receipt for shard, receipt in found if receipt is not None}
+
+    def finished(self, shard: int) -> Receipt | None:
+        """The receipt of a shard if it is valid and speaks for every array of the store."""
+        receipt = finished(self.path, shard)
+        if receipt is None or {name.split("/")[0] for name in receipt.files} != set(self.specs):
+            return None
+        return receipt
 
     def unfinished(self) -> list[int]:
         """Shards without a valid receipt."""
@@ -111,7 +118,7 @@ class Store:
             raise IndexError(f"{self.path}: frames {lo}..{hi} of {self.frames}")
         for shard in range(lo // self.shard_frames, (hi - 1) // self.shard_frames + 1):
             if shard not in self._readable:
-                if finished(self.path, shard) is None:
+                if self.finished(shard) is None:
                     raise ComboError(
                         f"{self.path}: shard {shard} (frames {lo}..{hi}) is not finished; {_redo(self.kind)}"
                     )

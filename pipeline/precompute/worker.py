@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ...data.masks import maskige, pack_masks, pack_stats
-from ...data.receipts import finished, write_shard
+from ...data.receipts import write_shard
 from ...data.store import Cache, ClipStore
 from ...errors import ComboError
 from ...model.audio import encoder
@@ -49,7 +49,7 @@ def run_shard(job: Job, shard: int, device: str | None = None) -> dict[str, Any]
     """
     cache = Cache(Path(job.cache))
     clips = ClipStore(Path(job.root))
-    done = finished(cache.path, shard)
+    done = cache.finished(shard)
     if done is None:
         started = time.perf_counter()
         model = load_model(job.kind, job.name, job.parameters, device or job.device)
@@ -107,7 +107,7 @@ def _encode(
 
 
 def _quarantined(clips: ClipStore, shard: int) -> dict[str, str]:
-    receipt = finished(clips.path, shard)
+    receipt = clips.finished(shard)
     return {} if receipt is None else dict.fromkeys(receipt.quarantined, "quarantined at import")
 
 

@@ -139,7 +139,15 @@ class TestDamage:
         assert len(source.reads) < len(source.clips)
         assert tree_digest(root / "clips.zarr") == before
 
-    @pytest.mark.parametrize("receipt", ["", "{", "[]", '{"shard": 1}', '{"files": {"frames": 3}}'])
+    @pytest.mark.parametrize(
+        "receipt",
+        [
+            *("", "{", "[]", '{"shard": 1}', '{"files": {"frames": 3}}'),
+            '{"shard": 1, "frames": [20, 40], "files": {}}',
+            '{"shard": 1, "frames": [20, 40], "files": {"../../secret": [3, "ab"]}}',
+            '{"shard": 0, "frames": [0, 20], "files": {}}',
+        ],
+    )
     def test_a_damaged_receipt_means_not_done(self, root: Path, receipt: str) -> None:
         receipt_path(root / "clips.zarr", 1).write_text(receipt)
         assert ClipStore(root).unfinished() == [1]
