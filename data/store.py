@@ -82,7 +82,10 @@ class Store:
 
     def damaged(self) -> Iterator[tuple[int, str | None]]:
         """Every shard, and what is wrong with it (None: nothing), from a full read of all files."""
-        return ((shard, damage(self.path, shard)) for shard in range(self.num_shards))
+        for shard in range(self.num_shards):
+            what = damage(self.path, shard)
+            incomplete = what is None and self.finished(shard) is None
+            yield shard, "its receipt leaves arrays out" if incomplete else what
 
     def read(self, name: str, lo: int, hi: int) -> np.ndarray:
         """Frames lo..hi of one array, [hi - lo, ...], checksums verified.

@@ -151,6 +151,7 @@ class TestDamage:
     def test_a_damaged_receipt_means_not_done(self, root: Path, receipt: str) -> None:
         receipt_path(root / "clips.zarr", 1).write_text(receipt)
         assert ClipStore(root).unfinished() == [1]
+        assert [shard for shard, what in ClipStore(root).damaged() if what] == [1]
         with pytest.raises(BadInput, match="1 of 3 shards are missing"):
             ClipStore(root).fingerprint()
 
