@@ -5,10 +5,7 @@ resumable; 5 failed, resumable.
 """
 
 import json
-import signal
 import sys
-import traceback
-import warnings
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .errors import BAD_INPUT, DONE, FAILED, INTERRUPTED, QUARANTINED, ComboError
+from .console import run
+from .errors import FAILED, QUARANTINED
 
 app = typer.Typer(
     name="combo",
@@ -89,9 +87,9 @@ def import_synthetic(
     ] = None,
 ) -> None:
     """Make a labelled set of moving, sounding objects, and import it."""
-    from .pipeline.import_clips import import_synthetic as run
+    from .pipeline.import_clips import import_synthetic as import_it
 
-    _imported(run(root, flavour.value, clips, seed, size, shard_frames, avsbench))
+    _imported(import_it(root, flavour.value, clips, seed, size, shard_frames, avsbench))
 
 
 @imports.command("avsbench")
@@ -103,9 +101,9 @@ def import_avsbench(
     shard_frames: ShardFrames = 160,
 ) -> None:
     """Import AVSBench-object (S4, MS3) or AVSBench-semantic (AVSS). All files are checked before the first is read."""
-    from .pipeline.import_clips import import_avsbench as run
+    from .pipeline.import_clips import import_avsbench as import_it
 
-    _imported(run(root, source, subset.value, size, shard_frames))
+    _imported(import_it(root, source, subset.value, size, shard_frames))
 
 
 @imports.command("videos")
@@ -117,9 +115,9 @@ def import_videos(
     shard_frames: ShardFrames = 160,
 ) -> None:
     """Import your own videos, without labels."""
-    from .pipeline.import_clips import import_videos as run
+    from .pipeline.import_clips import import_videos as import_it
 
-    _imported(run(root, files, clip_seconds, size, shard_frames))
+    _imported(import_it(root, files, clip_seconds, size, shard_frames))
 
 
 @app.command()
@@ -195,12 +193,12 @@ def train(
 ) -> None:
     """Stage two: train COMBO on the cached tensors. No foundation or audio model runs here."""
     from .pipeline.config import load_config
-    from .pipeline.train import train as run
+    from .pipeline.train import train as train_it
 
     overrides = list(settings or [])
     overrides += [f"train.steps={steps}"] if steps is not None else []
     overrides += [f"train.seed={seed}"] if seed is not None else []
-    scores = run(root, load_config(preset, overrides), proposals, audio, out, resume is Resume.auto)
+    scores = train_it(root, load_config(preset, overrides), proposals, audio, out, resume is Resume.auto)
     typer.echo(f"done: {out}" + (f"; val M_J {scores.M_J:.4f} M_F {scores.M_F:.4f}" if scores else ""))
 
 
@@ -247,45 +245,14 @@ def demo(
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 500,
 ) -> None:
     """The whole route on synthetic clips, in a few minutes on a CPU, with a report to look at."""
-    from .pipeline.demo import demo as run
+    from .pipeline.demo import demo as show
 
-    typer.echo(run(out, clips, steps))
+    typer.echo(show(out, clips, steps))
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main() -> None:
     """Run the command line and exit with the code of its outcome."""
-    sys.exit(_run(arguments))
-
-
-def _run(arguments: list[str] | None) -> int:
-    warnings.showwarning = _warn
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a preempted job stops as with Ctrl-C
-    try:
-        code = app(arguments, prog_name="combo", standalone_mode=False) or DONE
-        if code == 130:  # how some versions of typer report Ctrl-C
-            raise KeyboardInterrupt
-        return code
-    except ComboError as error:
-        return _say(str(error), error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        return _say("interrupted; run the same command again to go on", INTERRUPTED)
-    except OSError as error:
-        return _say(f"{error}; what was finished is kept, run the same command again to go on", FAILED)
-    except Exception as error:
-        if hasattr(error, "show"):  # a usage error; some versions of typer bring their own click, so no class to name
-            error.show()
-            return BAD_INPUT
-        traceback.print_exc()
-        return _say("this is a defect of combo; what was finished is kept", FAILED)
-
-
-def _say(message: str, code: int) -> int:
-    typer.echo(f"combo: {message}", err=True)
-    return code
-
-
-def _warn(message: Warning | str, category: Any, filename: str, line: int, file: Any = None, text: Any = None) -> None:
-    typer.echo(f"combo: warning: {message}", err=True)
+    sys.exit(run(app, None))
 
 
 def _imported(report: Any) -> None:

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 from typer.main import get_command
 
-from combo_avs.cli import _run, app
+from combo_avs.cli import app
+from combo_avs.console import run
 from combo_avs.data.store import ClipStore
 from combo_avs.errors import BAD_INPUT, DONE, FAILED, INTERRUPTED, QUARANTINED
 
@@ -19,7 +20,7 @@ TINY = ["model.width=32", "model.heads=2", "model.num_queries=4", "model.encoder
 
 
 def combo(*arguments: str | Path) -> int:
-    return _run([str(a) for a in arguments])
+    return run(app, [str(a) for a in arguments])
 
 
 def commands() -> list[list[str]]:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from combo_avs.cli import _run
+from combo_avs.cli import app
+from combo_avs.console import run
 
 ARGUMENTS = {
     "import": ["synthetic", "ROOT", "--flavour", "ms3", "--clips", "80", "--size", "64", "--shard-frames", "10"],
@@ -54,6 +55,6 @@ def test_kill_at_random_instants(tmp_path: Path, kills: int) -> None:
         rng = random.Random(kills)
         for _ in range(kills):
             kill_after(job, cut, rng.uniform(0.3, 0.9) * full)
-        assert _run(command(job, cut)) == 0
+        assert run(app, command(job, cut)) == 0
     assert contents(cut) == contents(whole)
-    assert _run(["cache", "verify", str(cut)]) == 0
+    assert run(app, ["cache", "verify", str(cut)]) == 0

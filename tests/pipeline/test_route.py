@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import combo_avs
-from combo_avs.cli import _run
+from combo_avs.cli import app
+from combo_avs.console import run
 from combo_avs.data.store import ClipStore
 from combo_avs.errors import ComboError
 from combo_avs.pipeline.config import presets
@@ -19,7 +20,7 @@ TINY = ["model.width=32", "model.heads=2", "model.num_queries=4", "model.encoder
 
 
 def combo(*arguments: object) -> None:
-    assert _run([str(a) for a in arguments]) == 0
+    assert run(app, [str(a) for a in arguments]) == 0
 
 
 @pytest.fixture
