@@ -33,6 +33,7 @@ Set = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Change one setting, e.g. train.lr=0.0003. Repeatable."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+PRESETS = "tiny, or s4, ms3, avss with -r50 or -pvt."
 Size = Annotated[int, typer.Option(help="Height and width of the stored frames, in pixels.")]
 ShardFrames = Annotated[int, typer.Option(help="Frames per shard, a multiple of 10: the unit of work and of resuming.")]
 
@@ -182,7 +183,7 @@ def cache_verify(root: Root, as_json: AsJson = False) -> None:
 @app.command()
 def train(
     root: Root,
-    preset: Annotated[str, typer.Option(help="tiny, or s4, ms3, avss with -r50 or -pvt.")],
+    preset: Annotated[str, typer.Option(help=PRESETS)],
     proposals: Annotated[str, typer.Option(help="Proposals cache, e.g. felzenszwalb.")],
     audio: Annotated[str, typer.Option(help="Audio cache, e.g. vggish.")],
     out: Annotated[Path, typer.Option(help="Run folder.")],
@@ -209,15 +210,26 @@ def evaluate(
     sound: Annotated[
         Sound, typer.Option(help="Score with the right sound, or with a wrong one as a control.")
     ] = Sound.right,
+    protocol: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Which M_J and M_F, default published; repeat it for several, one pass computes all. Also avsbench-bsN, "
+            "dataset-f, strict-empty, hard; for AVSS avsbench-padded, dataset-confusion, ... See docs/metrics.md."
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Score a run: M_J (mIoU) and M_F (F-score), as papers print them."""
-    from .pipeline.evaluate import evaluate_run
+    """Score a run: M_J (mIoU) and M_F (F-score), by default as COMBO prints them."""
+    from .pipeline.evaluate import evaluate_run_by
 
-    scores = evaluate_run(run, split, sound.value, device)
-    summary = {"split": split, "sound": sound.value, **scores.summary()}
-    typer.echo(json.dumps(summary, indent=1) if as_json else _show_scores(summary))
+    scores = evaluate_run_by(run, protocol or ["published"], split, sound.value, device)
+    summaries = [{"split": split, "sound": sound.value, **s.summary()} for s in scores.values()]
+    if as_json:
+        others = {"protocols": dict(zip(scores, summaries, strict=True))} if len(scores) > 1 else {}
+        typer.echo(json.dumps({**summaries[0], **others}, indent=1))
+    else:
+        typer.echo("\n\n".join(_show_scores(s) for s in summaries))
 
 
 @app.command()
@@ -236,6 +248,21 @@ def predict(
 
     for line in segment_videos(run, videos, out, settings or [], device):
         typer.echo(line)
+
+
+@app.command()
+def model(
+    preset: Annotated[str, typer.Option(help=PRESETS)] = "s4-r50",
+    classes: Annotated[int, typer.Option(min=2, help="Background counted: 2 for S4 and MS3, 71 for AVSS.")] = 2,
+    settings: Set = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show how large a configured network is, part by part."""
+    from .pipeline.config import load_config
+    from .pipeline.model_info import describe_model, parameter_counts
+
+    config = load_config(preset, settings or [])
+    typer.echo(json.dumps(parameter_counts(config, classes)) if as_json else describe_model(config, classes))
 
 
 @app.command()

@@ -1,8 +1,8 @@
 """The Bilateral-Fusion Module: sound and picture of a frame attend to each other (variants: Table 5).
 
 Where paper and published code differ, this is the code: the softmax runs over pixels in both directions,
-residuals are the layer-normalised inputs, positions reach queries and keys only, and a learned layer scale
-starts at 1e-4.
+residuals are the layer-normalised inputs (residual "raw": the inputs themselves), positions reach queries and
+keys only, and a learned layer scale starts at 1e-4.
 
 Letters: B frames, C channels, H W height and width of the stride-4 map, L = H * W, D width of the audio
 features, N heads, E = C / N.
@@ -24,9 +24,10 @@ class NoFusion(nn.Module):
     `audio_pos` is read by the attending variants only, but every published checkpoint holds it.
     """
 
-    def __init__(self, width: int, audio_dim: int, heads: int) -> None:
+    def __init__(self, width: int, audio_dim: int, heads: int, residual: str = "normalised") -> None:
+        """`residual` as `fusion_residual` in `ModelConfig`; here nothing is added, so it has no meaning."""
         super().__init__()
-        self.heads = heads
+        self.heads, self.raw = heads, residual == "raw"
         self.level_embed = nn.Embedding(1, width)
         self.audio_pos = nn.Embedding(1, audio_dim)
 
@@ -45,8 +46,8 @@ class VisualFusion(NoFusion):
     `query_proj` and `key_proj` have no effect; they stay because published checkpoints hold them.
     """
 
-    def __init__(self, width: int, audio_dim: int, heads: int) -> None:
-        super().__init__(width, audio_dim, heads)
+    def __init__(self, width: int, audio_dim: int, heads: int, residual: str = "normalised") -> None:
+        super().__init__(width, audio_dim, heads, residual)
         self.query_norm = nn.LayerNorm(width)
         self.key_norm = nn.LayerNorm(audio_dim)
         self.query_proj = _projection(width, width)
@@ -56,10 +57,10 @@ class VisualFusion(NoFusion):
         self.gamma = nn.Parameter(torch.full((width,), LAYER_SCALE))
 
     def forward(self, visual_BCHW: Tensor, audio_BD: Tensor) -> tuple[Tensor, Tensor]:
-        x_BLC = self.query_norm(_tokens(self.embed(visual_BCHW)))
+        pixels_BLC = _tokens(self.embed(visual_BCHW))
         sound_BC = self.out_proj(self.value_proj(self.key_norm(audio_BD)))
-        x_BLC = x_BLC + self.gamma * sound_BC[:, None]
-        return _image(x_BLC, visual_BCHW), audio_BD
+        kept_BLC = pixels_BLC if self.raw else self.query_norm(pixels_BLC)
+        return _image(kept_BLC + self.gamma * sound_BC[:, None], visual_BCHW), audio_BD
 
 
 class AudioFusion(NoFusion):
@@ -69,8 +70,8 @@ class AudioFusion(NoFusion):
     "bilateral"; its checkpoints load there.
     """
 
-    def __init__(self, width: int, audio_dim: int, heads: int) -> None:
-        super().__init__(width, audio_dim, heads)
+    def __init__(self, width: int, audio_dim: int, heads: int, residual: str = "normalised") -> None:
+        super().__init__(width, audio_dim, heads, residual)
         self.norm_v = nn.LayerNorm(width)
         self.norm_a = nn.LayerNorm(audio_dim)
         self.v_proj = _projection(width, width)
@@ -88,39 +89,41 @@ class AudioFusion(NoFusion):
         scores_BLN = torch.einsum("blne,bne->bln", q_BLNE * q_BLNE.shape[-1] ** -0.5, k_BNE)
         return scores_BLN.clamp(-SCORE_LIMIT, SCORE_LIMIT).softmax(dim=1)
 
-    def picture_into_sound(self, x_BLC: Tensor, a_BD: Tensor, attention_BLN: Tensor) -> Tensor:
-        """The audio features [B, D] after fusion."""
+    def picture_into_sound(self, kept_BD: Tensor, x_BLC: Tensor, attention_BLN: Tensor) -> Tensor:
+        """The audio features [B, D] after fusion: `kept_BD` and what each head sees where it attends."""
         values_BLNE = self.values_v_proj(x_BLC).unflatten(-1, (self.heads, -1))
         heard_BNE = torch.einsum("bln,blne->bne", self.dropout(attention_BLN), values_BLNE)
-        return a_BD + self.gamma_a * self.out_a_proj(heard_BNE.flatten(1))
+        return kept_BD + self.gamma_a * self.out_a_proj(heard_BNE.flatten(1))
 
     def forward(self, visual_BCHW: Tensor, audio_BD: Tensor) -> tuple[Tensor, Tensor]:
         visual_BCHW = self.embed(visual_BCHW)
         x_BLC, a_BD = self.norm_v(_tokens(visual_BCHW)), self.norm_a(audio_BD)
         attention_BLN = self.attention(x_BLC, a_BD, visual_BCHW.shape[-2:])
-        return visual_BCHW, self.picture_into_sound(x_BLC, a_BD, attention_BLN)
+        return visual_BCHW, self.picture_into_sound(audio_BD if self.raw else a_BD, x_BLC, attention_BLN)
 
 
 class BilateralFusion(AudioFusion):
     """fusion "bilateral" (MHA-B): both directions, with one and the same attention."""
 
-    def __init__(self, width: int, audio_dim: int, heads: int) -> None:
-        super().__init__(width, audio_dim, heads)
+    def __init__(self, width: int, audio_dim: int, heads: int, residual: str = "normalised") -> None:
+        super().__init__(width, audio_dim, heads, residual)
         self.values_a_proj = _projection(audio_dim, width)
         self.out_v_proj = _projection(width, width)
         self.gamma_v = nn.Parameter(torch.full((width,), LAYER_SCALE))
 
-    def sound_into_picture(self, x_BLC: Tensor, a_BD: Tensor, attention_BLN: Tensor) -> Tensor:
+    def sound_into_picture(self, kept_BLC: Tensor, a_BD: Tensor, attention_BLN: Tensor) -> Tensor:
         """The pixels [B, L, C] after fusion: each head adds its part of the audio vector where it attends."""
         values_BNE = self.values_a_proj(a_BD).unflatten(-1, (self.heads, -1))
         spread_BLNE = self.dropout(attention_BLN)[..., None] * values_BNE[:, None]
-        return x_BLC + self.gamma_v * self.out_v_proj(spread_BLNE.flatten(2))
+        return kept_BLC + self.gamma_v * self.out_v_proj(spread_BLNE.flatten(2))
 
     def forward(self, visual_BCHW: Tensor, audio_BD: Tensor) -> tuple[Tensor, Tensor]:
-        x_BLC, a_BD = self.norm_v(_tokens(self.embed(visual_BCHW))), self.norm_a(audio_BD)
+        pixels_BLC = _tokens(self.embed(visual_BCHW))
+        x_BLC, a_BD = self.norm_v(pixels_BLC), self.norm_a(audio_BD)
         attention_BLN = self.attention(x_BLC, a_BD, visual_BCHW.shape[-2:])
-        fused_BLC = self.sound_into_picture(x_BLC, a_BD, attention_BLN)
-        return _image(fused_BLC, visual_BCHW), self.picture_into_sound(x_BLC, a_BD, attention_BLN)
+        kept_BLC, kept_BD = (pixels_BLC, audio_BD) if self.raw else (x_BLC, a_BD)
+        fused_BLC = self.sound_into_picture(kept_BLC, a_BD, attention_BLN)
+        return _image(fused_BLC, visual_BCHW), self.picture_into_sound(kept_BD, x_BLC, attention_BLN)
 
 
 FUSIONS: dict[str, type[NoFusion]] = {

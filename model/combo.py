@@ -35,7 +35,7 @@ class COMBO(nn.Module):
         self.config, self.num_classes = config, num_classes
         self.siam_encoder = SiamEncoder(c.backbone, c.siam)
         self.pixel_decoder = PixelDecoder(self.siam_encoder.channels, c.width, c.heads, c.encoder_layers, c.encoder_ffn)
-        self.fusion = FUSIONS[c.fusion](c.width, c.audio_dim, c.heads)
+        self.fusion = FUSIONS[c.fusion](c.width, c.audio_dim, c.heads, c.fusion_residual)
         self.audio_mlp = mlp(c.audio_dim, c.audio_hidden, c.audio_hidden, query_width(c.width, c.queries))
         self.decoder = MaskedDecoder(
             c.width,
@@ -102,6 +102,7 @@ def without_effect(config: ModelConfig) -> tuple[str, ...]:
         names += ["fusion.audio_pos."]
     if config.fusion == "visual":
         names += ["fusion.query_proj.", "fusion.key_proj."]
+        names += ["fusion.query_norm."] if config.fusion_residual == "raw" else []
     if config.queries == "all":
         names += ["decoder.query_feat."]
     if config.queries == "none":

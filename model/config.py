@@ -20,6 +20,8 @@ class ModelConfig(Section):
     backbone: Literal["r50", "pvt-v2-b5", "tiny"] = "r50"
     siam: Literal["none", "shared", "separate"] = "separate"  # Siam-Encoder for Maskiges (Tables 3 and 4)
     fusion: Literal["none", "visual", "audio", "bilateral"] = "bilateral"  # Bilateral-Fusion (Table 5)
+    # What fusion adds to: the layer-normalised inputs (published code) or the inputs themselves (paper, Eqs. 4 and 5).
+    fusion_residual: Literal["normalised", "raw"] = "normalised"
     queries: Literal["add", "all", "dim", "none"] = "add"  # how sound enters the queries (Table 6)
     audio_queries: Literal["per_frame", "published"] = "per_frame"  # published: the released code's layout defect
     num_queries: int = Field(100, ge=1)

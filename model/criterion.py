@@ -4,7 +4,9 @@ P predictions, B frames of the batch, S supervised ones among them, Q queries, K
 one entry more, "no object"), h w masks at stride 4, H W labels, M matched pairs, R points.
 """
 
+from collections.abc import Sequence
 from functools import partial
+from itertools import accumulate
 from typing import Literal
 
 import torch
@@ -16,7 +18,7 @@ from torch import Tensor
 from .config import Section
 from .matcher import IGNORE_LABEL, Targets, Uniform, find_targets, last_first, match, sample_points
 
-CLIP = 5  # frames that the consistency loss compares; a 10-frame video is two such clips
+CLIP = 5  # frames that the published consistency loss takes together; longer clips are multiples of it
 
 
 class CriterionConfig(Section):
@@ -29,8 +31,11 @@ class CriterionConfig(Section):
     mask_weight: float = Field(5.0, ge=0)
     dice_weight: float = Field(5.0, ge=0)
     consistency_weight: float = Field(10.0, ge=0)
-    # Predictions that the consistency loss reads. aux: raw queries and all layers but the last; all: all.
-    consistency_on: Literal["aux", "all"] = "aux"
+    # Predictions that the consistency loss reads. aux: raw queries and all layers but the last (published code);
+    # middle: that of the middle layer alone, one reading of the paper; all: all.
+    consistency_on: Literal["aux", "middle", "all"] = "aux"
+    consistency_clip: Literal["five", "whole"] = "five"  # five: ten frames are two clips, as published
+    consistency_detach: bool = False  # True: the loss's adaptive factor weighs, but passes no gradient
     no_object: float = Field(0.1, gt=0)  # weight of unmatched queries in the class loss
     num_points: int = Field(12544, ge=1)  # R, per mask
     oversample: float = Field(3.0, ge=1)  # candidates per point
@@ -80,9 +85,11 @@ def criterion(
             losses["loss_ce" + name] = config.class_weight * ce
             losses["loss_mask" + name] = config.mask_weight * bce
             losses["loss_dice" + name] = config.dice_weight * dice
-        for p in range(num_predictions if config.consistency_on == "all" else num_predictions - 1):
+        lengths = frames_per_clip if config.consistency_clip == "whole" else None
+        for p in consistent_predictions(num_predictions, config.consistency_on):
             name = "" if p == num_predictions - 1 else f"_{p}"
-            losses["loss_cosine" + name] = config.consistency_weight * consistency_loss(masks[p])
+            cosine = consistency_loss(masks[p], lengths, config.consistency_detach)
+            losses["loss_cosine" + name] = config.consistency_weight * cosine
     losses["total"] = torch.stack(list(losses.values())).sum()
     return losses
 
@@ -139,18 +146,36 @@ def unsure_points(masks_M1hw: Tensor, config: CriterionConfig, uniform: Uniform)
     return torch.cat([unsure, uniform((num_pairs, config.num_points - num_unsure, 2))], dim=1)
 
 
-def consistency_loss(masks_BQhw: Tensor) -> Tensor:
+def consistent_predictions(num_predictions: int, consistency_on: str) -> range:
+    """The predictions that the consistency loss reads; `consistency_on` as in `CriterionConfig`."""
+    middle = num_predictions // 2  # 0 is the raw queries', so of nine layers this is the fifth's
+    spans = {
+        "aux": range(num_predictions - 1),
+        "middle": range(middle, middle + 1),
+        "all": range(num_predictions),
+    }
+    return spans[consistency_on]
+
+
+def consistency_loss(masks_BQhw: Tensor, frames_per_clip: Sequence[int] | None = None, detach: bool = False) -> Tensor:
     """Adaptive inter-frame consistency (paper, equation 7): (1 - c) exp(c - 1), mean over neighbours.
 
-    c is the cosine between the mask logits of all queries in successive frames of a 5-frame clip. The
-    exponential, which spares neighbours that do differ, is not detached. Ten frames are two clips, as
-    published.
+    c is the cosine between the mask logits of all queries in successive frames of a clip. The exponential
+    spares neighbours that do differ. As published it is not detached: the slope over c is then -c exp(c - 1),
+    which drives neighbours of negative c apart. With `detach` it is -exp(c - 1), which never does.
+
+    frames_per_clip: which frames are successive, B in sum; None: each five, as published.
     """
-    frames = masks_BQhw.float().flatten(1).unflatten(0, (-1, CLIP))
-    squares = frames.square().sum(-1) + 1e-12
-    products = (frames[:, :-1] * frames[:, 1:]).sum(-1)
-    cosine = products * (squares[:, :-1] * squares[:, 1:]).rsqrt()
-    return ((1 - cosine) * (cosine - 1).exp()).mean()
+    frames_BV = masks_BQhw.float().flatten(1)
+    squares_B = frames_BV.square().sum(-1) + 1e-12
+    products = (frames_BV[:-1] * frames_BV[1:]).sum(-1)
+    cosine = products * (squares_B[:-1] * squares_B[1:]).rsqrt()
+    lengths = frames_per_clip or [CLIP] * (len(frames_BV) // CLIP)
+    assert sum(lengths) == len(frames_BV)
+    within = [cosine[end - n : end - 1] for n, end in zip(lengths, accumulate(lengths), strict=True)]
+    cosine = torch.cat(within)
+    factor = (cosine - 1).exp()
+    return ((1 - cosine) * (factor.detach() if detach else factor)).mean()
 
 
 def _mean_over_ranks(count: int, device: torch.device) -> Tensor:

@@ -1,7 +1,7 @@
-"""Score a model on a split: M_J and M_F as papers print them, with the right sound or with a wrong one."""
+"""Score a model on a split: M_J and M_F in any protocol, with the right sound or with a wrong one."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,8 +19,9 @@ from ..errors import BadInput
 from ..model.combo import COMBO
 from ..model.inference import foreground_score, label_map, semantic_scores
 from .devices import pick_device
-from .metrics import BinaryMetrics, SemanticMetrics
+from .metrics import BinaryMetrics, SemanticMetrics, binary_counts, class_areas, make_metrics
 from .progress import bar
+from .protocols import find_protocol, full_name
 from .run_folder import load_run_weights, read_run, save_weights
 from .tensors import image_tensor
 
@@ -33,7 +34,7 @@ class Scores:
 
     M_J: float
     M_F: float
-    protocol: str
+    protocol: str  # its name, and what it means
     details: dict[str, Any]  # counts of clips, empty frames, absent classes; values by class
     per_clip: dict[str, tuple[float, float]]  # clip id -> J, F; empty for semantic sets
 
@@ -41,52 +42,76 @@ class Scores:
         return {"M_J": self.M_J, "M_F": self.M_F, "protocol": self.protocol, **self.details}
 
 
-def evaluate_run(run: Path, split: str = "test", sound: Sound = "right", device: str = "auto") -> Scores:
+def evaluate_run(
+    run: Path, split: str = "test", sound: Sound = "right", device: str = "auto", protocol: str = "published"
+) -> Scores:
     """Score the best weights of a run on the store and caches it was trained with.
 
-    Raises `BadInput` when they are gone, or have changed since.
+    Raises `BadInput` when they are gone, or have changed since, and as `evaluate_dataset`.
     """
+    return evaluate_run_by(run, [protocol], split, sound, device)[protocol]
+
+
+def evaluate_run_by(
+    run: Path, protocols: Sequence[str], split: str = "test", sound: Sound = "right", device: str = "auto"
+) -> dict[str, Scores]:
+    """As `evaluate_run`, in several protocols by one pass over the clips: name -> scores, in that order."""
     config, info = read_run(run)
     clips = ClipStore(Path(info.root))
     if clips.fingerprint() != info.clips_fingerprint:
         raise BadInput(f"{clips.path} has changed since {run} was trained; evaluate on the clips it was trained with")
+    for name in protocols:  # before the work of loading
+        find_protocol(name, len(clips.classes))
     caches = open_cache(clips, "proposals", info.proposals), open_cache(clips, "audio", info.audio)
     dataset = ClipDataset(clips, *caches, split)
     where = pick_device(device)
     model = COMBO(config.model, len(clips.classes))
     load_run_weights(run, model)
-    return evaluate_dataset(model.to(where), dataset, where, sound)
+    return evaluate_dataset_by(model.to(where), dataset, where, protocols, sound)
 
 
-def evaluate_dataset(model: COMBO, dataset: ClipDataset, device: torch.device, sound: Sound = "right") -> Scores:
+def evaluate_dataset(
+    model: COMBO, dataset: ClipDataset, device: torch.device, sound: Sound = "right", protocol: str = "published"
+) -> Scores:
     """Score a model on a split, one clip per forward pass as published. Leaves the model's mode as it was.
 
-    Raises `BadInput` when no frame of the split has ground truth.
+    protocol: a name of `protocols.PROTOCOLS`, or avsbench-bsN.
+    Raises `BadInput` when no frame of the split has ground truth, or when the protocol does not fit the set.
     """
+    return evaluate_dataset_by(model, dataset, device, [protocol], sound)[protocol]
+
+
+def evaluate_dataset_by(
+    model: COMBO, dataset: ClipDataset, device: torch.device, protocols: Sequence[str], sound: Sound = "right"
+) -> dict[str, Scores]:
+    """As `evaluate_dataset`, in several protocols by one pass over the clips: name -> scores, in that order."""
     classes = dataset.clips.classes
+    chosen = {name: find_protocol(name, len(classes)) for name in protocols}
+    if not any(any(dataset.clip(i).frame_annotated) for i in range(len(dataset))):
+        raise BadInput(f"split {dataset.split!r} has no annotated frame to score")
+    metrics = {name: make_metrics(protocol, len(classes)) for name, protocol in chosen.items()}
+    per_clip: dict[str, dict[str, tuple[float, float]]] = {name: {} for name in chosen}
     features_of = sound_source(dataset, sound)
     was_training = model.training
     model.eval()
-    metrics = BinaryMetrics() if len(classes) == 2 else SemanticMetrics(len(classes))
-    per_clip: dict[str, tuple[float, float]] = {}
-    scored = 0
     with bar(len(dataset), f"evaluate {dataset.split}, {sound} sound", "clips") as progress:
         for index in range(len(dataset)):
             sample = dataset[index]
             progress.update()
             if not sample.supervised.any():
                 continue
-            scored += 1
             scores = segment(model, sample, features_of(index, sample), device)[sample.supervised]
             truth = torch.from_numpy(sample.labels[sample.supervised])
-            if isinstance(metrics, BinaryMetrics):
-                per_clip[sample.clip.id] = metrics.update(foreground_score(scores), truth)
+            if len(classes) == 2:
+                counts = binary_counts(foreground_score(scores), truth)
+                for name, binary in metrics.items():
+                    per_clip[name][sample.clip.id] = binary.update(counts)
             else:
-                metrics.update(label_map(scores), truth)
+                areas = class_areas(label_map(scores), truth, len(classes))
+                for semantic in metrics.values():
+                    semantic.update(areas, sample.clip.num_frames)
     model.train(was_training)
-    if not scored:
-        raise BadInput(f"split {dataset.split!r} has no annotated frame to score")
-    return _scores(metrics, classes, per_clip)
+    return {name: _scores(full_name(name, chosen[name]), metrics[name], classes, per_clip[name]) for name in chosen}
 
 
 @torch.inference_mode()
@@ -139,12 +164,14 @@ def save_best(run: Path, step: int, model: COMBO, scores: Scores) -> None:
 
 
 def _scores(
-    metrics: BinaryMetrics | SemanticMetrics, classes: tuple[str, ...], per_clip: dict[str, tuple[float, float]]
+    protocol: str,
+    metrics: BinaryMetrics | SemanticMetrics,
+    classes: tuple[str, ...],
+    per_clip: dict[str, tuple[float, float]],
 ) -> Scores:
     values = asdict(metrics.result())
     j, f = values.pop("M_J"), values.pop("M_F")
-    if isinstance(metrics, BinaryMetrics):
-        return Scores(j, f, "AVSBench binary, one clip per call", values, per_clip)
-    values["classes"] = {name: row for name, row in zip(classes, values["classes"], strict=True) if row["frames"]}
-    values["absent"] = [classes[k] for k in values["absent"]]
-    return Scores(j, f, "AVSBench semantic, by frame, absent classes count 0", values, per_clip)
+    if isinstance(metrics, SemanticMetrics):
+        values["classes"] = {name: row for name, row in zip(classes, values["classes"], strict=True) if row["frames"]}
+        values["absent"] = [classes[k] for k in values["absent"]]
+    return Scores(j, f, protocol, values, per_clip)

@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from ..errors import BadInput, ComboError, Interrupted
 from ..model.checkpoint import load_backbone
 from ..model.combo import COMBO
 from ..model.criterion import CriterionConfig, criterion
-from ..model.weights import read_state_dict
+from ..model.weights import load_weights, read_state_dict
 from .config import Config
 from .devices import pick_device
 from .evaluate import Scores, evaluate_dataset, save_best
@@ -103,9 +104,18 @@ def make_trainer(config: Config, num_classes: int, audio_dim: int) -> Trainer:
     device = pick_device(config.train.device)
     torch.manual_seed(config.train.seed)
     model = COMBO(config.model, num_classes)
-    if config.train.backbone_weights is not None:
+    if config.train.start_from is not None:
+        path = Path(config.train.start_from)
+        load_weights(model, read_state_dict(path), path)
+    elif config.train.backbone_weights is not None:
         path = Path(config.train.backbone_weights)
         load_backbone(model, read_state_dict(path), str(path))
+    elif config.model.backbone != "tiny":
+        warnings.warn(
+            f"{config.model.backbone} starts from random weights; the published recipe starts from ImageNet's: "
+            "--set train.backbone_weights=FILE",
+            stacklevel=2,
+        )
     model = model.to(device).train()
     scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16")
     return Trainer(model, make_optimizer(model, config.train), scaler, device, config)

@@ -18,7 +18,8 @@ class TrainConfig(Section):
     poly_power: float = Field(0.9, ge=0)  # lr * (1 - step / steps) ** power, no warm-up
     clip_norm: float = Field(0.01, gt=0)  # L2 norm of the gradient of the whole model
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
-    backbone_weights: str | None = None  # ImageNet weights for both encoders; None: as initialised
+    backbone_weights: str | None = None  # ImageNet weights for both encoders
+    start_from: str | None = None  # weights of a whole network to go on from, for example S4's for MS3
     evaluate_every: int = Field(5_000, ge=1)  # steps between evaluations on val
     checkpoint_every: int = Field(1_000, ge=1)
     seed: int = Field(0, ge=0)

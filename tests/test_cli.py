@@ -114,6 +114,15 @@ class TestEvaluate:
         assert scores["sound"] == sound
         assert "empty_frames" in scores
 
+    def test_several_protocols_in_one_pass(self, made: Path, capsys: pytest.CaptureFixture) -> None:
+        names = ["published", "avsbench-bs2", "dataset-f"]
+        assert combo("evaluate", made / "run", *(p for n in names for p in ("--protocol", n)), "--json") == DONE
+        scores = json.loads(capsys.readouterr().out)
+        assert list(scores["protocols"]) == names
+        assert scores["M_F"] == scores["protocols"]["published"]["M_F"]
+        assert combo("evaluate", made / "run", "--protocol", "dataset-confusion") == BAD_INPUT
+        assert "avsbench-bsN" in capsys.readouterr().err
+
     def test_text(self, made: Path, capsys: pytest.CaptureFixture) -> None:
         assert combo("evaluate", made / "run") == DONE
         assert "M_J 0." in capsys.readouterr().out
@@ -187,6 +196,13 @@ def test_videos_become_clips_with_proposals_and_features(tmp_path: Path, capsys:
     capsys.readouterr()
     assert combo("cache", "info", root, "--json") == DONE
     assert [c["coverage"] for c in json.loads(capsys.readouterr().out)["caches"]] == [{"test": 1.0}] * 2
+
+
+def test_model_prints_the_sizes_of_table_4(capsys: pytest.CaptureFixture) -> None:
+    assert combo("model", "--set", "model.siam=shared", "--json") == DONE
+    assert round(json.loads(capsys.readouterr().out)["total"] / 1e6, 1) == 135.4
+    assert combo("model") == DONE
+    assert "158.903 M" in capsys.readouterr().out
 
 
 def test_version(capsys: pytest.CaptureFixture) -> None:

@@ -1,6 +1,7 @@
 """Weights in and out: renaming, refusing, reading files; tests/parity has the published key lists."""
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,96 @@ def test_backbone_names_of_timm_and_of_the_releases(backbone, timm_name):
     load_backbone(model, released | {"head.weight": torch.ones(1), "fc.bias": torch.ones(1)})
 
 
+def torchvision_name(key: str) -> str:
+    return key  # the names of our own ResNet-50
+
+
+def detectron2_name(key: str) -> str:
+    stage, _, rest = key.partition(".")
+    if not stage.startswith("layer"):
+        return "stem." + key.replace("bn1", "conv1.norm")
+    rest = rest.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
+    for i in (1, 2, 3):
+        rest = rest.replace(f"bn{i}", f"conv{i}.norm")
+    return f"res{int(stage[5:]) + 1}.{rest}"
+
+
+def timm_pvt_name(key: str) -> str:
+    return key.replace("stages_", "stages.")
+
+
+def released_pvt_name(key: str) -> str:
+    if key.startswith("patch_embed."):
+        return key.replace("patch_embed.", "patch_embed1.")
+    stage, part, rest = key.removeprefix("stages_").split(".", 2)
+    number = int(stage) + 1
+    if part == "blocks":
+        return f"block{number}.{rest}".replace("mlp.dwconv", "mlp.dwconv.dwconv")
+    return f"{'patch_embed' if part == 'downsample' else part}{number}.{rest}"
+
+
+FAMILIES = {  # file name, backbone, names, and what the classifier adds to them
+    "torchvision": ("resnet50-11ad3fa6.pth", "r50", torchvision_name, ("fc.weight", "bn1.num_batches_tracked")),
+    "timm": ("model.safetensors", "r50", torchvision_name, ("fc.bias", "layer1.0.bn1.num_batches_tracked")),
+    "detectron2": ("R-50.pkl", "r50", detectron2_name, ("stem.fc.weight", "res2.0.conv1.norm.num_batches_tracked")),
+    "pvt release": ("pvt_v2_b5.pth", "pvt-v2-b5", released_pvt_name, ("head.weight", "head.bias")),
+    "pvt timm": ("model.safetensors", "pvt-v2-b5", timm_pvt_name, ("head.weight",)),
+}
+
+
+def write_family(folder: Path, family: str) -> tuple[Path, COMBO, dict[str, float]]:
+    """A file whose i-th tensor holds i; a network that needs such a file; and what each of its tensors must become."""
+    file_name, backbone, name, more = FAMILIES[family]
+    with torch.device("meta"):
+        model = small(backbone=backbone)
+    shapes = {key: tensor.shape for key, tensor in model.siam_encoder.image_backbone.state_dict().items()}
+    expected = {key: float(i) for i, key in enumerate(shapes)}
+    state = {name(key): torch.full(shape, expected[key], dtype=torch.half) for key, shape in shapes.items()}
+    assert len(state) == len(shapes)
+    state |= {key: torch.ones(()) for key in more}
+    path = folder / file_name
+    if path.suffix == ".safetensors":
+        save_file(state, path)
+    elif path.suffix == ".pkl":
+        arrays = {key: tensor.numpy() for key, tensor in state.items()}
+        content = {"model": arrays, "__author__": "torchvision", "matching_heuristics": True}
+        path.write_bytes(pickle.dumps(content, protocol=2))
+    else:
+        torch.save(state, path)
+    return path, model, expected
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_backbone_files_of_every_family(tmp_path: Path, family):
+    path, model, expected = write_family(tmp_path, family)
+    siam_encoder = model.siam_encoder.to_empty(device="cpu")
+    load_backbone(model, read_state_dict(path), path)
+    for backbone in (siam_encoder.image_backbone, siam_encoder.maskige_backbone):
+        for key, tensor in backbone.state_dict().items():
+            assert (tensor == expected[key]).all(), key
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_that_is_wrong_with_a_backbone_file_is_listed(tmp_path: Path, family):
+    path, model, _ = write_family(tmp_path, family)
+    name: Callable[[str], str] = FAMILIES[family][2]
+    state = read_state_dict(path)
+    kept = list(model.siam_encoder.image_backbone.state_dict())
+    del state[name(kept[0])], state[name(kept[-1])]
+    state |= {name(kept[7]): torch.ones(9), "surprise.weight": torch.ones(1)}
+    with pytest.raises(BadInput) as error:
+        load_backbone(model, state, path)
+    for words in (
+        path.name,
+        f"missing: {kept[0]}",
+        f"missing: {kept[-1]}",
+        f"{kept[7]} has shape [9]",
+        "unexpected: surprise.weight",
+    ):
+        assert words in str(error.value)
+    assert str(error.value).count("  - ") == 4
+
+
 def test_a_backbone_that_does_not_fit_is_refused():
     model = small()
     state = dict(model.siam_encoder.image_backbone.state_dict())
@@ -136,7 +227,7 @@ def test_no_code_in_a_weight_file_is_run(tmp_path: Path, monkeypatch):
     torch.save({"model": WEIGHTS, "trap": Trap()}, tmp_path / "trap.pth")
     (tmp_path / "plain.pkl").write_bytes(pickle.dumps(Trap(), protocol=2))
     for name in ("trap.pth", "plain.pkl"):
-        with pytest.raises(BadInput, match=name):
+        with pytest.raises(BadInput, match=rf"{name}.*asks for \S*getattr"):
             read_state_dict(tmp_path / name)
     assert not (tmp_path / "sprung").exists()
 

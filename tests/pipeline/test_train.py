@@ -178,6 +178,26 @@ class TestResume:
             train(prepared, with_settings(config, lr=0.5), *CACHES, tmp_path / "run", resume=True)
 
 
+class TestStartingWeights:
+    def test_from_another_run(self, prepared: Path, config: Config, tmp_path: Path) -> None:
+        train(prepared, config, *CACHES, tmp_path / "first")
+        saved = checkpoints(tmp_path / "first")[-1] / "model.safetensors"
+        trainer = make_trainer(with_settings(config, start_from=str(saved)), 2, 128)
+        expected = weights(tmp_path / "first")
+        assert all(torch.equal(value, expected[key]) for key, value in trainer.model.state_dict().items())
+
+    def test_of_another_network_are_refused(self, prepared: Path, config: Config, tmp_path: Path) -> None:
+        train(prepared, config, *CACHES, tmp_path / "first")
+        saved = checkpoints(tmp_path / "first")[-1] / "model.safetensors"
+        with pytest.raises(BadInput, match="class_embed"):
+            make_trainer(with_settings(config, start_from=str(saved)), 71, 128)
+
+    def test_random_backbones_of_the_paper_are_pointed_out(self, config: Config) -> None:
+        big = config.model_copy(update={"model": config.model.model_copy(update={"backbone": "r50"})})
+        with pytest.warns(UserWarning, match=r"train\.backbone_weights"):
+            make_trainer(big, 2, 128)
+
+
 class TestRecipe:
     def test_poly_schedule(self, config: Config) -> None:
         settings = config.train.model_copy(update={"steps": 100, "lr": 0.01})
