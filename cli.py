@@ -6,36 +6,23 @@ resumable; 5 failed, resumable.
 
 import json
 import sys
-from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from .console import run
 from .errors import FAILED, QUARANTINED
+from .options import PRESETS, AsJson, Device, Root, Run, Set, ShardFrames, Size, Subset
 
-app = typer.Typer(
-    name="combo",
-    pretty_exceptions_enable=False,
-    add_completion=False,
-)
+app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 imports = typer.Typer(help="Bring clips into a cache root.", no_args_is_help=True)
 cache = typer.Typer(help="Look at the stores of a cache root.", no_args_is_help=True)
+weights = typer.Typer(help="Published checkpoints, in and out.", no_args_is_help=True)
 app.add_typer(imports, name="import")
 app.add_typer(cache, name="cache")
-
-Root = Annotated[Path, typer.Argument(help="Cache root: the folder that holds clips.zarr and the caches.")]
-Run = Annotated[Path, typer.Argument(help="Run folder, made by 'combo train --out'.")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change one setting, e.g. train.lr=0.0003. Repeatable."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-PRESETS = "tiny, or s4, ms3, avss with -r50 or -pvt."
-Size = Annotated[int, typer.Option(help="Height and width of the stored frames, in pixels.")]
-ShardFrames = Annotated[int, typer.Option(help="Frames per shard, a multiple of 10: the unit of work and of resuming.")]
+app.add_typer(weights, name="weights")
 
 
 def _show_version(asked: bool) -> None:
@@ -57,28 +44,10 @@ def options(
     """
 
 
-class Flavour(StrEnum):
-    s4 = "s4"
-    ms3 = "ms3"
-    avss = "avss"
-
-
-class Sound(StrEnum):
-    right = "right"
-    swapped = "swapped"
-    silent = "silent"
-    noise = "noise"
-
-
-class Resume(StrEnum):
-    never = "never"
-    auto = "auto"
-
-
 @imports.command("synthetic")
 def import_synthetic(
     root: Root,
-    flavour: Annotated[Flavour, typer.Option(help="Which AVSBench subset to imitate.")],
+    flavour: Annotated[Subset, typer.Option(help="Which AVSBench subset to imitate.")],
     clips: Annotated[int, typer.Option(min=1, help="Number of clips.")],
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same clips.")] = 0,
     size: Size = 224,
@@ -90,21 +59,35 @@ def import_synthetic(
     """Make a labelled set of moving, sounding objects, and import it."""
     from .pipeline.import_clips import import_synthetic as import_it
 
-    _imported(import_it(root, flavour.value, clips, seed, size, shard_frames, avsbench))
+    _imported(import_it(root, flavour, clips, seed, size, shard_frames, avsbench))
 
 
 @imports.command("avsbench")
 def import_avsbench(
     root: Root,
     source: Annotated[Path, typer.Option(help="The data set as downloaded, or one of its folders.")],
-    subset: Annotated[Flavour, typer.Option(help="s4: single source, ms3: multi-sources, avss: semantic.")],
+    subset: Annotated[Subset, typer.Option(help="s4: single source, ms3: multi-sources, avss: semantic.")],
     size: Size = 224,
     shard_frames: ShardFrames = 160,
+    log_mel_pickles: Annotated[
+        bool, typer.Option("--log-mel-pickles", help="Take log-mels from the data set's pickles, read in a sandbox.")
+    ] = False,
 ) -> None:
     """Import AVSBench-object (S4, MS3) or AVSBench-semantic (AVSS). All files are checked before the first is read."""
     from .pipeline.import_clips import import_avsbench as import_it
 
-    _imported(import_it(root, source, subset.value, size, shard_frames))
+    _imported(import_it(root, source, subset, size, shard_frames, log_mel_pickles))
+
+
+@imports.command("maskiges")
+def import_maskiges(
+    root: Root,
+    source: Annotated[Path, typer.Option(help="The data set with its pre_SAM_mask folders, or one of its folders.")],
+) -> None:
+    """Import the published Maskiges (pre_SAM_mask) as the proposals cache official-maskiges."""
+    from .pipeline.import_maskiges import import_maskiges as import_it
+
+    _imported(import_it(root, source))
 
 
 @imports.command("videos")
@@ -189,7 +172,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Run folder.")],
     steps: Annotated[int | None, typer.Option(min=1, help="Short for --set train.steps=.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Short for --set train.seed=.")] = None,
-    resume: Annotated[Resume, typer.Option(help="auto: go on from the newest checkpoint.")] = Resume.never,
+    resume: Annotated[Literal["never", "auto"], typer.Option(help="auto: go on from the newest checkpoint.")] = "never",
     settings: Set = None,
 ) -> None:
     """Stage two: train COMBO on the cached tensors. No foundation or audio model runs here."""
@@ -199,7 +182,7 @@ def train(
     overrides = list(settings or [])
     overrides += [f"train.steps={steps}"] if steps is not None else []
     overrides += [f"train.seed={seed}"] if seed is not None else []
-    scores = train_it(root, load_config(preset, overrides), proposals, audio, out, resume is Resume.auto)
+    scores = train_it(root, load_config(preset, overrides), proposals, audio, out, resume == "auto")
     typer.echo(f"done: {out}" + (f"; val M_J {scores.M_J:.4f} M_F {scores.M_F:.4f}" if scores else ""))
 
 
@@ -208,23 +191,25 @@ def evaluate(
     run: Run,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     sound: Annotated[
-        Sound, typer.Option(help="Score with the right sound, or with a wrong one as a control.")
-    ] = Sound.right,
+        Literal["right", "swapped", "silent", "noise"],
+        typer.Option(help="Score with the right sound, or with a wrong one as a control."),
+    ] = "right",
     protocol: Annotated[
         list[str] | None,
         typer.Option(
-            help="Which M_J and M_F, default published; repeat it for several, one pass computes all. Also avsbench-bsN, "
-            "dataset-f, strict-empty, hard; for AVSS avsbench-padded, dataset-confusion, ... See docs/metrics.md."
+            help="Which M_J and M_F, default published; repeat it for several, one pass computes all. Also "
+            "avsbench-bsN, dataset-f, strict-empty, hard; for AVSS avsbench-padded, dataset-confusion, ... "
+            "See docs/metrics.md."
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Score a run: M_J (mIoU) and M_F (F-score), by default as COMBO prints them."""
     from .pipeline.evaluate import evaluate_run_by
 
-    scores = evaluate_run_by(run, protocol or ["published"], split, sound.value, device)
-    summaries = [{"split": split, "sound": sound.value, **s.summary()} for s in scores.values()]
+    scores = evaluate_run_by(run, protocol or ["published"], split, sound, device)
+    summaries = [{"split": split, "sound": sound, **s.summary()} for s in scores.values()]
     if as_json:
         others = {"protocols": dict(zip(scores, summaries, strict=True))} if len(scores) > 1 else {}
         typer.echo(json.dumps({**summaries[0], **others}, indent=1))
@@ -237,7 +222,10 @@ def predict(
     run: Run,
     videos: Annotated[list[Path], typer.Argument(help="Video files of any length.")],
     out: Annotated[Path, typer.Option(help="Folder for overlays and masks.")],
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    proposals: Annotated[
+        str | None, typer.Option(help="Another proposal generator than the run's, for runs on imported Maskiges.")
+    ] = None,
+    device: Device = "auto",
     settings: Set = None,
 ) -> None:
     """Segment your own videos: an overlay mp4 with the sound, and one mask PNG per second.
@@ -246,8 +234,58 @@ def predict(
     """
     from .pipeline.predict import predict as segment_videos
 
-    for line in segment_videos(run, videos, out, settings or [], device):
+    for line in segment_videos(run, videos, out, settings or [], device, proposals):
         typer.echo(line)
+
+
+@weights.command("convert")
+def weights_convert(
+    source: Annotated[Path, typer.Argument(help="Checkpoint of the published code, or weights of this package.")],
+    out: Annotated[Path, typer.Argument(help="File to write: .safetensors, or .pth for the published code.")],
+    to: Annotated[Literal["ours", "published"], typer.Option(help="Whose names the weights get.")] = "ours",
+    vggish: Annotated[Path | None, typer.Option(help="With --to published: VGGish weights to put in.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Refuse weights of another backbone or number of classes than this preset's.")
+    ] = None,
+) -> None:
+    """Convert a checkpoint of the published code into this package's safetensors, or back. Every key must fit."""
+    from .pipeline.weights import convert_weights
+
+    typer.echo(convert_weights(source, out, to, vggish, preset))
+
+
+@app.command()
+def reproduce(
+    subset: Annotated[Subset, typer.Argument(help="s4, ms3 or avss.")],
+    backbone: Annotated[Literal["r50", "pvt"], typer.Option(help="Of the checkpoint: r50 or pvt (PVT-v2-B5).")],
+    source: Annotated[Path, typer.Option(help="AVSBench as downloaded, or the subset's own folder.")],
+    checkpoint: Annotated[Path, typer.Option(help="The published weights.")],
+    root: Annotated[Path, typer.Option(help="Cache root to work in; what is finished there is used again.")],
+    maskiges: Annotated[
+        Path | None, typer.Option(help="The released Maskiges (pre_SAM_mask), if they do not lie in --source.")
+    ] = None,
+    vggish: Annotated[Path | None, typer.Option(help="VGGish weights; default: those in the checkpoint.")] = None,
+    proposals: Annotated[
+        str, typer.Option(help="A proposals cache of ROOT instead of the released Maskiges.")
+    ] = "official-maskiges",
+    fusion: Annotated[
+        Literal["none", "bilateral"] | None,
+        typer.Option(help="Evaluate with this fusion; default: what the checkpoint has weights for."),
+    ] = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Evaluate published weights as published, and compare with the paper.
+
+    Everything is checked first; run it again to go on. Exit code 5 when the published numbers are not met.
+    """
+    from .pipeline.reproduce import reproduce as reproduce_it
+
+    report = reproduce_it(subset, backbone, source, checkpoint, maskiges, vggish, root, device, proposals, fusion)
+    typer.echo(json.dumps(report.summary(), indent=1) if as_json else report)
+    if not report.met:
+        typer.echo("the published numbers were not met; everything is kept", err=True)
+        raise typer.Exit(FAILED)
 
 
 @app.command()

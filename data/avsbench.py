@@ -13,6 +13,7 @@ from tqdm import tqdm
 from ..errors import BadInput, ClipError
 from .avsbench_labels import BINARY_CLASSES, LABEL_MODES, read_class_names, read_labels
 from .avsbench_layout import SUBSETS, ClipFiles, locate, read_clips
+from .avsbench_log_mel import pickle_path, read_log_mel
 from .clip import IGNORE_LABEL, Clip, ClipArrays
 from .images import FRAME_MODES, image_header, read_rgb
 from .resize import fit_crop, fit_squash
@@ -22,21 +23,22 @@ READER_VERSION = 1  # raised when a change of the readers changes an array
 CHECK_THREADS = 8  # the check waits for the disk, not for the processor
 
 
-def open_avsbench(source_dir: Path, subset: str, size: int = 224) -> "AvsBench":
+def open_avsbench(source_dir: Path, subset: str, size: int = 224, log_mel_pickles: bool = False) -> "AvsBench":
     """A `ClipSource` of AVSBench: `subset` is s4, ms3 or avss.
 
     source_dir: the folder that holds AVSBench_object and AVSBench_semantic, or the subset's own folder.
     size: side of the square frames, in pixels. S4 and MS3 frames must have it; AVSS frames, of any size, are
     cropped (train) or squashed (val, test) to it, as published.
+    log_mel_pickles: take log-mels from the pickles that come with the data set instead of computing them.
     BadInput lists every missing or unfit file of every clip.
     """
-    return AvsBench(source_dir, subset, size)
+    return AvsBench(source_dir, subset, size, log_mel_pickles)
 
 
 class AvsBench:
     """A `ClipSource`; see `open_avsbench`. Labels of S4 and MS3 are binary, those of AVSS are classes."""
 
-    def __init__(self, source_dir: Path, subset: str, size: int = 224) -> None:
+    def __init__(self, source_dir: Path, subset: str, size: int = 224, log_mel_pickles: bool = False) -> None:
         if subset not in SUBSETS:
             raise BadInput(f"unknown AVSBench subset {subset!r}; there are {', '.join(SUBSETS)}")
         if size < 1:
@@ -44,6 +46,7 @@ class AvsBench:
         layout = SUBSETS[subset]
         self._layout = layout
         self._is_object = subset != "avss"
+        self._log_mel_pickles = log_mel_pickles
         self._folder = locate(Path(source_dir), layout)
         self.name = f"avsbench-{subset}"
         self.size = (size, size)
@@ -56,6 +59,7 @@ class AvsBench:
             "subset": subset,
             "size": size,
             "resize": "none" if self._is_object else "crop for train, squash for val and test",
+            **({"log_mel": "pickles of the data set"} if log_mel_pickles else {}),
         }
         clip_list = self._folder / layout.list_name
         self.clips = read_clips(clip_list, layout)
@@ -73,7 +77,8 @@ class AvsBench:
             for k, path in enumerate(files.labels):
                 if path is not None:
                     labels[k] = self._fit(read_labels(path, files.coding, len(self.classes)), clip, path)
-            return ClipArrays(frames, labels, read_wav(files.sound))
+            log_mel = read_log_mel(pickle_path(self._folder, clip), clip) if self._log_mel_pickles else None
+            return ClipArrays(frames, labels, read_wav(files.sound), log_mel)
         except ValueError as error:
             raise ClipError(f"clip {clip.id!r}: {error}") from error
 
@@ -90,8 +95,10 @@ class AvsBench:
         exact = self.size if self._is_object else None
 
         def check(clip: Clip) -> list[str]:
-            files = self._layout.files(self._folder, clip)
-            return [f"clip {clip.id!r}: {problem}" for problem in _file_problems(files, exact)]
+            problems = list(_file_problems(self._layout.files(self._folder, clip), exact))
+            if self._log_mel_pickles and not (path := pickle_path(self._folder, clip)).is_file():
+                problems.append(f"{path} is missing")
+            return [f"clip {clip.id!r}: {problem}" for problem in problems]
 
         with ThreadPoolExecutor(CHECK_THREADS) as pool:
             checked = pool.map(check, self.clips)

@@ -97,10 +97,13 @@ def open_cache(clips: ClipStore, kind: str, name: str) -> Cache:
 
     Raises `BadInput` when there is none, more than one, or it was made from other clips.
     """
-    folder = clips.path.parent / kind
+    root = clips.path.parent
+    folder = root / kind
     there = sorted(p.stem for p in folder.glob("*.zarr"))
     matching = [n for n in there if n == name or n.rsplit("-", 1)[0] == name]
-    make = f"make it with 'combo precompute {clips.path.parent} --{kind} {name}'"
+    imported = name.startswith("official-maskiges")
+    command = f"import maskiges {root}" if imported else f"precompute {root} --{kind} {name}"
+    make = f"make it with 'combo {command}'"
     if not matching:
         raise BadInput(f"no {kind} cache {name!r} in {folder}, which holds {there or 'none'}; {make}")
     caches = [Cache(folder / f"{n}.zarr") for n in matching]

@@ -49,11 +49,13 @@ class ClipArrays:
     frames: uint8 [T, H, W, 3], RGB.
     labels: uint8 [T, H, W]: class index, 0 is background; `IGNORE_LABEL` on frames that are not annotated.
     waveform: float64 [samples], mono, 16 kHz, in -1..1; any length, also empty.
+    log_mel: float32 [T, 96, 64] where the source brings its own; None: it is computed from the waveform.
     """
 
     frames: np.ndarray
     labels: np.ndarray
     waveform: np.ndarray
+    log_mel: np.ndarray | None = None
 
 
 class ClipSource(Protocol):

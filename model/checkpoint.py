@@ -9,11 +9,14 @@ import functools
 import re
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..errors import BadInput
 from .combo import COMBO
-from .weights import State, load_weights
+from .config import ModelConfig
+from .network_shape import network_config
+from .weights import State, differences, load_weights
 
 # Published key, our key: # stands for a number, * for any rest; the first rule that fits wins.
 Rule = tuple[str, str]
@@ -115,6 +118,36 @@ def from_published(state: State) -> Published:
     fusion="bilateral"; for fusion="none" take out the keys of `network` that start with "fusion." except
     level_embed and audio_pos.
     """
+    published, unknown = _taken_apart(state)
+    if unknown:
+        raise BadInput.listing("these keys are not of a published COMBO checkpoint:", unknown)
+    return published
+
+
+def published_config(state: State, source: str = "the checkpoint") -> tuple[ModelConfig, int]:
+    """The network that a published checkpoint is of, and its number of classes K, from key names and shapes.
+
+    audio_queries is "published", the layout that such weights were trained in; `queries` is "dim" or else "add",
+    whose tensors are shaped as those of "all" and "none". Raises `BadInput` naming `source` and listing every key
+    that is unknown, missing, too many, of another shape, or not finite.
+    """
+    published, unknown = _taken_apart(state)
+    config, num_classes = network_config(published.network, source)
+    config = config.model_copy(update={"audio_queries": "published"})
+    with torch.device("meta"):
+        wanted = COMBO(config, num_classes).state_dict()
+    problems = [f"unexpected: {key}" for key in unknown]
+    problems += differences(to_published(wanted), to_published(published.network))
+    if published.empty_weight is not None:
+        problems += differences({EMPTY_WEIGHT: torch.empty(num_classes + 1)}, {EMPTY_WEIGHT: published.empty_weight})
+    if problems:
+        headline = f"{source} is not a published COMBO checkpoint; what differs from the nearest one:"
+        raise BadInput.listing(headline, problems)
+    return config, num_classes
+
+
+def _taken_apart(state: State) -> tuple[Published, list[str]]:
+    """The known parts, and the keys that are not known."""
     network, vggish, unknown = {}, {}, []
     for key, tensor in state.items():
         if key.startswith(VGGISH):
@@ -125,9 +158,7 @@ def from_published(state: State) -> Published:
                 unknown.append(key)
             else:
                 network[ours] = tensor
-    if unknown:
-        raise BadInput.listing("these keys are not of a published COMBO checkpoint:", unknown)
-    return Published(network, vggish, state.get(EMPTY_WEIGHT))
+    return Published(network, vggish, state.get(EMPTY_WEIGHT)), unknown
 
 
 def to_published(network: State, vggish: State | None = None, empty_weight: Tensor | None = None) -> dict[str, Tensor]:
@@ -148,8 +179,11 @@ def load_backbone(model: COMBO, state: State, source: str = "the backbone's stat
     Key names may be torchvision's, timm's or detectron2's for ResNet-50, the official release's or timm's for
     PVT-v2. The classifier (fc, head) and batch counters have no place in the network and are left out. Raises
     `BadInput` listing all other differences.
+
+    The network reads RGB, normalised as torchvision does, and strides in its 3x3 convolutions: ResNets converted
+    from MSRA's, which expect BGR and other strides, may load but start from features that mean less.
     """
-    kept = {k: v for k, v in state.items() if not k.startswith(("fc.", "head."))}
+    kept = {k: v for k, v in state.items() if not k.startswith(("fc.", "stem.fc.", "head."))}
     kept = {k: v for k, v in kept.items() if not k.endswith(".num_batches_tracked")}
     renamed = {_rename(key, IMAGENET_RULES): tensor for key, tensor in kept.items()}
     load_weights(model.siam_encoder.image_backbone, renamed, source)

@@ -1,18 +1,20 @@
 """Weight files: read without running their code, compare with the network, hash."""
 
 import hashlib
-import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import BadInput
+from ..safe_pickle import read_array_pickle
 
 State = Mapping[str, Tensor]
+WRAPPERS = ("model", "state_dict")  # entries of a torch file that may hold the weights
 
 
 def file_sha256(path: Path) -> str:
@@ -25,37 +27,68 @@ def file_sha256(path: Path) -> str:
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Tensors by name from a .safetensors file or a torch file, on the CPU. No code in the file is run.
+    """Tensors by name from a .safetensors file, a torch file or a detectron2 .pkl, on the CPU. No code in it is run.
 
-    A torch file may wrap the weights in a "model" or "state_dict" entry. Raises `BadInput` if the file is missing,
-    damaged, or holds something other than tensors.
+    A torch file may wrap the weights in a "model" or "state_dict" entry, a .pkl in "model". Raises `BadInput` if the
+    file is missing, damaged, or holds something other than tensors.
     """
+    return read_checkpoint(path)[0]
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """As `read_state_dict`, with the names of what stood beside the weights and was left out, such as "trainer"."""
+    if path.suffix == ".pkl":
+        try:
+            return {key: torch.from_numpy(array) for key, array in read_array_pickle(path).items()}, []
+        except ValueError as error:
+            raise BadInput(str(error)) from error
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+            return load_file(path), []
+        with torch.serialization.safe_globals(_UNREAD):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise BadInput(f"cannot read the weights {path}: {error.strerror or error}") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadInput(f"{path} is not a file of plain tensors, or is damaged: {reason}") from error
-    for wrapper in ("model", "state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping):
-        raise BadInput(f"{path} holds a {type(content).__name__}, not tensors by name")
-    others = [f"{k}: {type(v).__name__}" for k, v in content.items() if not isinstance(v, Tensor)]
+    except Exception as error:  # a damaged or hostile file can fail in any way
+        raise BadInput(f"{path} is not a file of plain tensors, or is damaged: {_reason(error)}") from error
+    wrapper = next((w for w in WRAPPERS if isinstance(content, Mapping) and isinstance(content.get(w), Mapping)), None)
+    beside = [] if wrapper is None else [str(key) for key in content if key != wrapper]
+    state = content if wrapper is None else content[wrapper]
+    if not isinstance(state, Mapping):
+        raise BadInput(f"{path} holds a {type(state).__name__}, not tensors by name")
+    others = [f"{k}: {type(v).__name__}" for k, v in state.items() if not isinstance(v, Tensor)]
     if others:
         raise BadInput.listing(f"{path} holds entries that are not tensors:", others)
-    return dict(content)
+    return dict(state), beside
 
 
-def load_weights(module: nn.Module, state: State, source: str | Path) -> None:
-    """Copy `state` into `module`; every key must be there, no other, all in the right shape, all values finite.
+def _reason(error: Exception) -> str:
+    """One line. What torch says of forbidden names ends in advice to run the file anyway: only the name is taken."""
+    if name := re.search(r"GLOBAL (\S+)", str(error)):
+        return f"it asks for {name[1]}, which no tensor needs; nothing in it was run"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
-    Otherwise raises `BadInput` that names `source` and lists every difference; the module is then untouched.
-    """
-    wanted = module.state_dict()
+
+class _Unread:
+    """Stands for NumPy numbers in a torch file: the training state beside the weights may hold some, such as scores."""
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None: ...
+
+
+_UNREAD = [
+    (_Unread, name)
+    for name in (
+        "numpy.dtype",
+        "numpy.ndarray",
+        *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+    )
+]
+
+
+def differences(wanted: State, state: State) -> list[str]:
+    """What keeps `state` from being loaded where `wanted` is: missing and unexpected keys, other shapes, NaN or Inf."""
     problems = [f"missing: {key}" for key in wanted if key not in state]
     problems += [f"unexpected: {key}" for key in state if key not in wanted]
     for key in wanted.keys() & state.keys():
@@ -63,7 +96,15 @@ def load_weights(module: nn.Module, state: State, source: str | Path) -> None:
             problems.append(f"{key} has shape {list(state[key].shape)}, the network needs {list(wanted[key].shape)}")
         elif not state[key].is_meta and not state[key].isfinite().all():
             problems.append(f"{key} has values that are not finite")
-    if problems:
+    return sorted(problems)
+
+
+def load_weights(module: nn.Module, state: State, source: str | Path) -> None:
+    """Copy `state` into `module`; every key must be there, no other, all in the right shape, all values finite.
+
+    Otherwise raises `BadInput` that names `source` and lists every difference; the module is then untouched.
+    """
+    if problems := differences(module.state_dict(), state):
         advice = "Is it of another model, backbone or config?"
-        raise BadInput.listing(f"{source} does not fit {type(module).__name__}:", sorted(problems), advice)
+        raise BadInput.listing(f"{source} does not fit {type(module).__name__}:", problems, advice)
     module.load_state_dict(state)

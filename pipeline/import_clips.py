@@ -20,6 +20,7 @@ from ..data.video import open_videos
 from ..errors import ClipError
 from .progress import bar
 
+LOG_MEL_TOLERANCE = 0.01  # of a log-mel that a source brings; versions of the resampler differ by 1e-5
 READ_THREADS = 4  # decoding releases the GIL; more threads than this wait for the disk
 
 
@@ -52,9 +53,11 @@ def import_synthetic(
     return import_clips(source, root, shard_frames)
 
 
-def import_avsbench(root: Path, source: Path, subset: str, size: int, shard_frames: int) -> ImportReport:
+def import_avsbench(
+    root: Path, source: Path, subset: str, size: int, shard_frames: int, log_mel_pickles: bool = False
+) -> ImportReport:
     """Import S4, MS3 or AVSS from the data set's folder, see `open_avsbench`."""
-    return import_clips(open_avsbench(source, subset, size), root, shard_frames)
+    return import_clips(open_avsbench(source, subset, size, log_mel_pickles), root, shard_frames)
 
 
 def import_videos(root: Path, files: list[Path], clip_seconds: int, size: int, shard_frames: int) -> ImportReport:
@@ -93,7 +96,7 @@ def _import_shard(store: ClipStore, source: ClipSource, shard: int, pool: Thread
         values = _clip_rows(store, source, clip, outcome)
         for name in arrays:
             arrays[name][rows] = values[name]
-        if note := _sound_note(values, source.short_audio):
+        if note := _sound_note(values, source.short_audio) or _log_mel_note(clip, outcome, source.short_audio):
             notes[clip.id] = note
     counts = {"clips": len(clips), "labelled_frames": int(arrays["label_valid"].sum())}
     write_shard(
@@ -113,12 +116,12 @@ def _try_read(source: ClipSource, clip: Clip) -> ClipArrays | str:
 def _clip_rows(store: ClipStore, source: ClipSource, clip: Clip, read: ClipArrays) -> dict[str, np.ndarray]:
     """The rows of every array of the store, [T, ...]."""
     annotated = np.array(clip.frame_annotated)
-    log_mel, audio_valid = fit_seconds(log_mel_examples(read.waveform), clip.num_frames, source.short_audio)
+    computed, audio_valid = fit_seconds(log_mel_examples(read.waveform), clip.num_frames, source.short_audio)
     return {
         "frames": read.frames,
         "labels": np.where(annotated[:, None, None], read.labels, IGNORE_LABEL).astype(np.uint8),
         "label_valid": annotated.astype(np.uint8),
-        "log_mel": log_mel,
+        "log_mel": computed if read.log_mel is None else read.log_mel,
         "waveform": waveform_seconds(read.waveform, clip.num_frames),
         "audio_valid": audio_valid.astype(np.uint8),
     }
@@ -129,3 +132,13 @@ def _sound_note(values: dict[str, np.ndarray], short_audio: str) -> str | None:
         return "silent throughout: no model can hear what sounds there"
     missing = int((values["audio_valid"] == 0).sum())
     return f"its sound ends early: {missing} of its seconds were filled by rule {short_audio!r}" if missing else None
+
+
+def _log_mel_note(clip: Clip, read: ClipArrays, short_audio: str) -> str | None:
+    if read.log_mel is None:
+        return None
+    computed, _ = fit_seconds(log_mel_examples(read.waveform), clip.num_frames, short_audio)
+    off = float(np.abs(read.log_mel - computed).max())
+    if off <= LOG_MEL_TOLERANCE:
+        return None
+    return f"its log-mel pickle differs from the log-mel of its sound by up to {off:.2g}"

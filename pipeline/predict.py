@@ -16,6 +16,7 @@ from ..data.video_playback import playback
 from ..data.video_writer import write_video
 from ..errors import BadInput, ComboError
 from ..model.combo import COMBO
+from ..model.foundation import GENERATORS
 from ..model.inference import label_map
 from .config import load_config
 from .devices import pick_device
@@ -29,12 +30,20 @@ from .run_folder import RunInfo, load_run_weights, read_run
 CLIP_SECONDS = 5  # per window; the network looks at each frame by itself
 
 
-def predict(run: Path, videos: list[Path], out: Path, overrides: list[str], device: str = "auto") -> list[str]:
+def predict(
+    run: Path,
+    videos: list[Path],
+    out: Path,
+    overrides: list[str],
+    device: str = "auto",
+    proposals: str | None = None,
+) -> list[str]:
     """Segment video files with the best weights of a run. Gives lines that say what was written.
 
     For each video, named by its file: out/NAME/overlay.mp4 with its sound, and out/NAME/masks/00000.png, ...: one
     per second, of the frame at 15/16 s of it, in the network's size; pixels are 0 or 255, or class indices for
-    models of several classes. Stage one runs as it did for the run's training caches, and is kept in out/cache.
+    models of several classes. Stage one runs as it did for the run's training caches, and is kept in out/cache;
+    `proposals` names another generator, which runs whose Maskiges were imported need.
     Raises `BadInput` for files that are no videos, and when the generator or encoder is not the run's own.
     """
     config, info = read_run(run)
@@ -42,7 +51,7 @@ def predict(run: Path, videos: list[Path], out: Path, overrides: list[str], devi
     model = COMBO(config.model, len(info.classes))
     weights = load_run_weights(run, model)
     source = open_videos(videos, CLIP_SECONDS, info.size[0])
-    dataset = _stage_one(source, info, out, overrides, device)
+    dataset = _stage_one(source, info, out, overrides, device, proposals)
     lines = [f"weights: {weights}"]
     with bar(len(dataset), "predict", "clips") as progress:
         for name, labels in _label_maps(model.to(where).eval(), dataset, where, progress.update):
@@ -56,20 +65,29 @@ def predict(run: Path, videos: list[Path], out: Path, overrides: list[str], devi
     return lines
 
 
-def _stage_one(source: VideoClips, info: RunInfo, out: Path, overrides: list[str], device: str) -> ClipDataset:
-    """The videos as clips with proposals and audio features, made exactly as the run's own caches were."""
+def _stage_one(
+    source: VideoClips, info: RunInfo, out: Path, overrides: list[str], device: str, proposals: str | None
+) -> ClipDataset:
+    """The videos as clips with proposals and audio features, made as the run's own caches were."""
+    makers = [info.audio_maker] if proposals else [info.proposals_maker, info.audio_maker]
+    generator = proposals or info.proposals_maker["name"]
+    if generator not in GENERATORS:
+        raise BadInput(
+            f"{generator!r} is no proposal generator (there are {', '.join(GENERATORS)}); for a run on imported "
+            "Maskiges name the generator that comes nearest: --proposals NAME"
+        )
     asked = load_config(None, overrides).precompute
     config = asked.model_copy(
         update={
-            "generator": {**info.proposals_maker["parameters"], **asked.generator},
+            "generator": {**({} if proposals else info.proposals_maker["parameters"]), **asked.generator},
             "encoder": {**info.audio_maker["parameters"], **asked.encoder},
             "device": device,
         }
     )
-    root = out / "cache" / digest([source.parameters, config.generator, config.encoder])[:12]
+    root = out / "cache" / digest([source.parameters, generator, config.generator, config.encoder])[:12]
     import_clips(source, root, SHARD_FRAMES)
-    plans = plan_caches(root, config, info.proposals_maker["name"], info.audio_maker["name"], split=None)
-    for plan, maker in zip(plans, (info.proposals_maker, info.audio_maker), strict=True):
+    plans = plan_caches(root, config, generator, info.audio_maker["name"], split=None)
+    for plan, maker in zip(plans[-len(makers) :], makers, strict=True):
         if plan.maker != maker:
             differing = [k for k in maker if maker[k] != plan.maker[k]]
             raise BadInput(
@@ -77,8 +95,7 @@ def _stage_one(source: VideoClips, info: RunInfo, out: Path, overrides: list[str
                 f"trained with {maker}, here {plan.maker}"
             )
     run_plans(plans, workers=0, scheduler=None)
-    clips = ClipStore(root)
-    return ClipDataset(clips, *(Cache(p.path) for p in plans), split="test")
+    return ClipDataset(ClipStore(root), *(Cache(p.path) for p in plans), split="test")
 
 
 def _label_maps(

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ class RunInfo:
     proposals_maker: dict[str, Any]
     audio: str
     audio_maker: dict[str, Any]
+    converted_from: str | None = None  # sha256 of a published checkpoint, if the weights were not trained here
 
     @classmethod
     def of(cls, root: Path, clips: ClipStore, proposals: Cache, audio: Cache) -> "RunInfo":
@@ -78,6 +80,19 @@ def create_run(folder: Path, config: Config, info: RunInfo, resume: bool) -> Non
             raise BadInput(f"{folder} cannot be resumed with other settings; different: {', '.join(differing)}")
     write_atomic(folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     write_atomic(folder / "run.json", json.dumps(asdict(info), indent=1) + "\n")
+
+
+def create_converted_run(folder: Path, config: Config, info: RunInfo, weights: Mapping[str, Tensor]) -> None:
+    """A run whose best weights come from elsewhere, so that it can be evaluated and predicted with, not resumed.
+
+    weights: as in `COMBO.state_dict()`. What is there already of the same run stays.
+    """
+    create_run(folder, config, info, resume=True)
+    best = folder / "best"
+    if not (best / "metrics.json").exists():
+        best.mkdir(exist_ok=True)
+        _write_weights(best / "model.safetensors", weights)
+        write_atomic(best / "metrics.json", json.dumps({"step": 0}) + "\n")
 
 
 def read_run(folder: Path) -> tuple[Config, RunInfo]:
@@ -151,8 +166,11 @@ def load_checkpoint(folder: Path, model: nn.Module) -> dict[str, Any] | None:
 
 def save_weights(path: Path, model: nn.Module) -> None:
     """Weights of a model as safetensors, replaced as a whole; a tensor with two names is stored under both."""
-    weights: dict[str, Tensor] = {k: v.detach().cpu().clone().contiguous() for k, v in model.state_dict().items()}
-    write_atomic(path, save(weights))
+    _write_weights(path, model.state_dict())
+
+
+def _write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+    write_atomic(path, save({k: v.detach().cpu().clone().contiguous() for k, v in weights.items()}))
 
 
 def load_run_weights(folder: Path, model: nn.Module) -> str:

@@ -1,6 +1,7 @@
 """Prediction on video files: what is written, for any length, with and without sound, and what is refused."""
 
 import json
+import shutil
 from fractions import Fraction
 from pathlib import Path
 
@@ -82,6 +83,22 @@ class TestRefusals:
     def test_another_generator_than_the_run_was_trained_with(self, run: Path, tmp_path: Path) -> None:
         with pytest.raises(BadInput, match=r"felzenszwalb is not what the run was trained with.*parameters"):
             predict(run, [film(tmp_path / "a.mp4", 3)], tmp_path / "out", ["precompute.generator.sigma=2"])
+
+    def test_a_run_on_imported_maskiges_needs_a_generator(self, run: Path, tmp_path: Path) -> None:
+        info = json.loads((run / "run.json").read_text())
+        info["proposals_maker"] = {
+            "name": "official-maskiges",
+            "version": "1",
+            "parameters": {},
+            "weights_sha256": None,
+        }
+        other = Path(shutil.copytree(run, tmp_path / "run"))
+        (other / "run.json").write_text(json.dumps(info))
+        video = film(tmp_path / "a.mp4", 3)
+        with pytest.raises(BadInput, match="--proposals NAME"):
+            predict(other, [video], tmp_path / "out", [])
+        predict(other, [video], tmp_path / "out", [], proposals="none")
+        assert (tmp_path / "out" / "a" / "overlay.mp4").is_file()
 
     def test_a_run_without_weights(self, run: Path, tmp_path: Path) -> None:
         for name in ("config.yaml", "run.json"):

@@ -1,0 +1,112 @@
+"""The configuration of a network, read off its weights; and weight files that carry their configuration."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ..errors import BadInput
+from .combo import COMBO
+from .config import ModelConfig
+from .pixel_decoder import POINTS
+from .weights import State, load_weights, read_state_dict
+
+HEADER = "combo"  # entry of a safetensors header that holds JSON
+# What only one kind of network has: the first beginning of a key that occurs decides.
+BACKBONES = {"conv1.0.": "tiny", "layer1.": "r50", "stages_": "pvt-v2-b5"}
+FUSIONS = {
+    **dict.fromkeys(("out_v_proj.", "values_a_proj.", "gamma_v"), "bilateral"),
+    **dict.fromkeys(("out_a_proj.", "values_v_proj.", "a_proj."), "audio"),
+    **dict.fromkeys(("query_proj.", "key_proj.", "out_proj."), "visual"),
+}
+
+
+def network_config(network: State, source: str | Path = "the state dict") -> tuple[ModelConfig, int]:
+    """The configuration, and the number of classes K, of the network that has these weights (named as in `COMBO`).
+
+    What a missing or damaged tensor would tell is taken from the defaults, for `differences` to report. What tensors
+    do not show has its default, too: audio_queries, fusion_residual, and queries where "add", "all" and "none" have
+    equal shapes. Raises `BadInput` when the weights have no backbone of a known kind or impossible sizes.
+    """
+
+    def size(key: str, axis: int, default: int) -> int:
+        return network[key].shape[axis] if key in network and network[key].ndim > axis else default
+
+    def count(layers: str, default: int) -> int:
+        numbers = [int(found[1]) for key in network if (found := re.match(rf"{re.escape(layers)}\.(\d+)\.", key))]
+        return max(numbers) + 1 if numbers else default
+
+    def kind(prefix: str, table: dict[str, str], default: str | None) -> str | None:
+        found = (value for start, value in table.items() if any(key.startswith(prefix + start) for key in network))
+        return next(found, default)
+
+    backbone = kind("siam_encoder.image_backbone.", BACKBONES, None)
+    if backbone is None:
+        raise BadInput(f"{source} holds no COMBO network: none of its keys belongs to a known image backbone")
+    d = ModelConfig()
+    width = size("decoder.query_embed.weight", 1, d.width)
+    values: dict[str, Any] = {
+        "backbone": backbone,
+        "siam": kind("siam_encoder.", {"maskige_backbone.": "separate", "gates.": "shared"}, "none"),
+        "fusion": kind("fusion.", FUSIONS, "none"),
+        "queries": "dim" if size("audio_mlp.4.weight", 0, width) * 2 == width else "add",
+        "num_queries": size("decoder.query_embed.weight", 0, d.num_queries),
+        "width": width,
+        "audio_dim": size("audio_mlp.0.weight", 1, d.audio_dim),
+        "audio_hidden": size("audio_mlp.0.weight", 0, d.audio_hidden),
+        "heads": size("pixel_decoder.layers.0.self_attn.sampling_offsets.weight", 0, d.heads * 6 * POINTS)
+        // (6 * POINTS),  # x and y on three levels
+        "encoder_layers": count("pixel_decoder.layers", d.encoder_layers),
+        "encoder_ffn": size("pixel_decoder.layers.0.linear1.weight", 0, d.encoder_ffn),
+        "decoder_layers": count("decoder.layers", d.decoder_layers),
+        "decoder_ffn": size("decoder.layers.0.linear1.weight", 0, d.decoder_ffn),
+    }
+    return _validated(values, source), size("decoder.class_embed.weight", 0, 3) - 1
+
+
+def save_network(path: Path, network: State, config: ModelConfig, num_classes: int, **more: Any) -> None:
+    """Write weights as safetensors whose header holds the configuration, K, and JSON values that `more` adds."""
+    header = {"config": config.model_dump(mode="json"), "num_classes": num_classes, **more}
+    tensors = {key: tensor.contiguous() for key, tensor in network.items()}
+    # One entry only: safetensors writes several in any order, and equal weights shall give equal bytes.
+    save_file(tensors, path, metadata={HEADER: json.dumps(header, sort_keys=True)})
+
+
+def read_header(path: Path) -> dict[str, Any] | None:
+    """What `save_network` put into the header, "config" as `ModelConfig`; None if the file was written otherwise.
+
+    Raises `BadInput` for a file that is damaged, or whose configuration this version does not know.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(HEADER)
+        if text is None:
+            return None
+        header = json.loads(text)
+        return {**header, "config": _validated(header["config"], path), "num_classes": int(header["num_classes"])}
+    except OSError as error:
+        raise BadInput(f"cannot read the weights {path}: {error.strerror or error}") from error
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{path} is damaged, or its header is not of this package: {error}") from error
+
+
+def load_network(path: Path) -> COMBO:
+    """The network that `save_network` wrote, on the CPU, in eval mode. Raises `BadInput` for any other file."""
+    header = read_header(path)
+    if header is None:
+        raise BadInput(f"{path} does not say which network it is of; make such a file with 'combo weights convert'")
+    model = COMBO(header["config"], header["num_classes"])
+    load_weights(model, read_state_dict(path), path)
+    return model.eval()
+
+
+def _validated(values: dict[str, Any], source: str | Path) -> ModelConfig:
+    try:
+        return ModelConfig.model_validate(values)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}" for e in error.errors()]
+        raise BadInput.listing(f"{source} is of a network that cannot be built:", problems) from error

@@ -1,0 +1,19 @@
+"""Arguments and options that several commands share, and the words that some of them take."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+Subset = Literal["s4", "ms3", "avss"]
+Root = Annotated[Path, typer.Argument(help="Cache root: the folder that holds clips.zarr and the caches.")]
+Run = Annotated[Path, typer.Argument(help="Run folder, made by 'combo train --out'.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one setting, e.g. train.lr=0.0003. Repeatable."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+PRESETS = "tiny, or s4, ms3, avss with -r50 or -pvt."
+Size = Annotated[int, typer.Option(help="Height and width of the stored frames, in pixels.")]
+ShardFrames = Annotated[int, typer.Option(help="Frames per shard, a multiple of 10: the unit of work and of resuming.")]
