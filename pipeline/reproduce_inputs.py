@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from ..data.avsbench import AvsBench, open_avsbench
 from ..data.cache_root import open_cache
@@ -15,10 +14,10 @@ from ..data.clip_table import ClipTable, plan_order
 from ..data.maskige_tree import MaskigeTree
 from ..data.store import ClipStore
 from ..errors import BadInput
-from ..model.audio.vggish import VGGish
+from ..model.audio.vggish import check_vggish, read_vggish
 from ..model.checkpoint import from_published, published_config
 from ..model.config import ModelConfig
-from ..model.weights import State, differences, file_sha256, read_state_dict
+from ..model.weights import State, file_sha256, read_state_dict
 from .import_maskiges import NAME as OFFICIAL
 from .published_numbers import CLASSES, CLIPS, FUSIONS
 
@@ -112,17 +111,12 @@ def _is_fusing(key: str) -> bool:
 
 
 def _check_vggish(path: Path | None, checkpoint: Checkpoint | None) -> None:
-    if path is None and not checkpoint.vggish:
+    if path is not None:
+        check_vggish(read_vggish(path), path)
+    elif checkpoint.vggish:
+        check_vggish(checkpoint.vggish, checkpoint.path)
+    else:
         raise BadInput(f"{checkpoint.path} holds no VGGish weights; name them with --vggish vggish-10086976.pth")
-    with torch.device("meta"):
-        wanted = VGGish().state_dict()
-    if problems := differences(wanted, read_vggish(path) if path else checkpoint.vggish):
-        raise BadInput.listing(f"the VGGish in {path or checkpoint.path} is not the published one:", problems)
-
-
-def read_vggish(path: Path) -> dict[str, Tensor]:
-    """The weights of VGGish alone; some files carry post-processing matrices, which COMBO does not use."""
-    return {key: value for key, value in read_state_dict(path).items() if not key.startswith("pproc.")}
 
 
 def _find_maskiges(

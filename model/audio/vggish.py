@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ...errors import BadInput
 from ..config import Section
-from ..weights import file_sha256, load_weights, read_state_dict
+from ..weights import State, differences, file_sha256, load_weights, read_state_dict
 
 log = logging.getLogger(__name__)
 
@@ -106,16 +107,27 @@ class VggishEncoder:
 
 
 def build(config: VggishConfig) -> VggishEncoder:
-    """Read and check the weights. Raises BadInput if the file is unreadable or holds other weights.
-
-    The post-processing matrices that some files carry (`pproc.*`) are not needed; they are named in the log.
-    """
-    weights = read_state_dict(config.weights)
-    unused = [key for key in weights if key.startswith("pproc.")]
-    if unused:
-        log.info("%s: not used: %s", config.weights, ", ".join(unused))
+    """Read and check the weights. Raises BadInput if the file is unreadable or holds other weights."""
+    weights = read_vggish(config.weights)
     with torch.device("meta"):
         network = VGGish()  # 72 million random numbers would take longer than reading the file
     network.to_empty(device="cpu").requires_grad_(False).eval()
-    load_weights(network, {key: weights[key] for key in weights if key not in unused}, config.weights)
+    load_weights(network, weights, config.weights)
     return VggishEncoder(network, file_sha256(config.weights))
+
+
+def read_vggish(path: Path) -> dict[str, Tensor]:
+    """The weights of the network alone; the post-processing matrices of some files (`pproc.*`) are not needed."""
+    weights = read_state_dict(path)
+    unused = [key for key in weights if key.startswith("pproc.")]
+    if unused:
+        log.info("%s: not used: %s", path, ", ".join(unused))
+    return {key: tensor for key, tensor in weights.items() if key not in unused}
+
+
+def check_vggish(weights: State, source: Path) -> None:
+    """Raises `BadInput` listing every key that is missing, unknown or misshapen."""
+    with torch.device("meta"):
+        wanted = VGGish().state_dict()
+    if problems := differences(wanted, weights):
+        raise BadInput.listing(f"the VGGish in {source} is not the published one:", problems)
