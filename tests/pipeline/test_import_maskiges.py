@@ -8,6 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from combo_avs.cli import app
+from combo_avs.console import run
 from combo_avs.data.cache_root import create_cache, exclusive, open_cache
 from combo_avs.data.dataset import ClipDataset
 from combo_avs.data.palette import PALETTE
@@ -49,6 +51,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def proposals(root: Path) -> list[str]:
     return sorted(p.name for p in (root / "proposals").iterdir())
+
+
+def test_the_command(root: Path, tree: Path, capsys: pytest.CaptureFixture) -> None:
+    assert run(app, ["import", "maskiges", str(root), "--source", str(tree)]) == 0
+    assert "--proposals official-maskiges-" in capsys.readouterr().out
 
 
 class TestContents:

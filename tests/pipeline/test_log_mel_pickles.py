@@ -10,6 +10,8 @@ import pytest
 import torch
 from avsbench_tree import AVSS_ROWS, MS3_ROWS, S4_ROWS, SIZE, make_avss, make_ms3, make_s4, sound
 
+from combo_avs.cli import app
+from combo_avs.console import run
 from combo_avs.data.avsbench import open_avsbench
 from combo_avs.data.store import ClipStore
 from combo_avs.errors import BadInput
@@ -62,6 +64,16 @@ def test_the_store_holds_the_pickles(tmp_path: Path, subset: str) -> None:
         assert clips.read("waveform", *span).any()
         assert clips.read("audio_valid", *span).all()
     assert "log-mel pickle differs" in report.notes[clip.id]
+
+
+def test_the_command_takes_the_option(tmp_path: Path) -> None:
+    folder, _ = make_set(tmp_path, "ms3")
+    arguments = ["import", "avsbench", str(tmp_path / "by-command"), "--source", str(folder), "--subset", "ms3"]
+    imported(tmp_path / "direct", folder, "ms3", pickles=True)
+    assert run(app, [*arguments, "--size", str(SIZE), "--log-mel-pickles"]) == 0
+    by_command, direct = ClipStore(tmp_path / "by-command"), ClipStore(tmp_path / "direct")
+    assert by_command.attributes["parameters"] == direct.attributes["parameters"]
+    np.testing.assert_array_equal(by_command.read("log_mel", 0, 5), direct.read("log_mel", 0, 5))
 
 
 def test_without_the_option_they_are_not_looked_at(tmp_path: Path) -> None:

@@ -9,11 +9,13 @@ import pytest
 import torch
 from published_files import maskiges_of, published_state, ruled, scored_by_hand, write_maskiges
 
+from combo_avs.cli import app
+from combo_avs.console import run
 from combo_avs.data.avsbench_writer import write_avsbench
 from combo_avs.data.cache_root import open_cache
 from combo_avs.data.store import ClipStore
 from combo_avs.data.synthetic import SyntheticSource
-from combo_avs.errors import BadInput
+from combo_avs.errors import BAD_INPUT, DONE, FAILED, BadInput
 from combo_avs.model.audio.vggish import VGGish
 from combo_avs.model.config import ModelConfig
 from combo_avs.model.weights import read_state_dict
@@ -86,6 +88,31 @@ class TestToTheEnd:
             assert float(ours) == pytest.approx(100 * getattr(report.ours, name), abs=0.005)
             assert float(difference) == pytest.approx(100 * getattr(report.ours, name) - paper, abs=0.005)
             assert verdict == ["not", "met"]
+
+    def test_the_command_prints_it_and_ends_with_5(
+        self, done: tuple, tree: Path, checkpoint: Path, capsys: pytest.CaptureFixture
+    ) -> None:
+        root, report = done
+        arguments = ["ms3", "--backbone", "r50", "--source", tree, "--checkpoint", checkpoint, "--root", root]
+        assert run(app, [str(a) for a in ["reproduce", *arguments, "--device", "cpu", "--json"]]) == FAILED
+        captured = capsys.readouterr()
+        assert json.loads(captured.out) == report.summary()
+        assert "not met" in captured.err
+
+    def test_weights_convert_there_and_back(
+        self, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    ) -> None:
+        ours, back = tmp_path / "ours.safetensors", tmp_path / "back.pth"
+        assert run(app, ["weights", "convert", str(checkpoint), str(ours), "--preset", "ms3-r50"]) == DONE
+        assert "6 of them, 2 classes (s4 or ms3)" in capsys.readouterr().out
+        vggish = ["--vggish", str(ours.with_suffix(".vggish.safetensors"))]
+        assert run(app, ["weights", "convert", str(ours), str(back), "--to", "published", *vggish]) == DONE
+        official, again = read_state_dict(checkpoint), read_state_dict(back)
+        assert {k: v for k, v in again.items() if k != "criterion.empty_weight"}.keys() == {
+            k for k in official if k != "criterion.empty_weight"
+        }
+        assert all(torch.equal(official[k], again[k]) for k in official)
+        assert run(app, ["weights", "convert", str(checkpoint), str(ours), "--preset", "avss-r50"]) == BAD_INPUT
 
     def test_it_says_why_the_numbers_cannot_be_compared(self, done: tuple) -> None:
         _, report = done
