@@ -1,6 +1,7 @@
 """Stage one from the outside: plan the shards that are missing, and have Dask workers do them."""
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -181,6 +182,7 @@ def _client(workers: int, scheduler: str | None) -> Iterator["Client"]:
             threads_per_worker=1,
             processes=True,
             dashboard_address=None,
+            silence_logs=logging.ERROR,  # a stopped job says so itself
             memory_limit=0,
             local_directory=scratch,
         ) as cluster,
