@@ -2,15 +2,14 @@
 
 from collections.abc import Iterator
 
-import numpy as np
 import pytest
 import torch
-from golden import fixtures, load_arrays, load_json, rule_image, rule_parameter, uniform
-from torch import Tensor, nn
+from golden import fixtures, load_arrays, load_json, rule_image
+from published_head import fill, given, head_network
+from torch import Tensor
 
 from combo_avs.model import backbones
 from combo_avs.model.bilateral_fusion import FUSIONS
-from combo_avs.model.checkpoint import from_published
 from combo_avs.model.combo import COMBO
 from combo_avs.model.config import ModelConfig
 from combo_avs.model.decoder import MaskedDecoder, Predictions, mlp
@@ -18,7 +17,6 @@ from combo_avs.model.deformable_attention import DeformableAttention, deformable
 from combo_avs.model.pixel_decoder import PixelDecoder
 from combo_avs.model.position_encoding import sine_position_encoding
 from combo_avs.model.siam_encoder import ChannelWeightedBlock
-from combo_avs.model.weights import load_weights
 
 FUSION_NAMES = {
     "MHA-B": "bilateral",
@@ -33,30 +31,6 @@ HEAD = "sem_seg_head."
 def _no_gradients():
     with torch.no_grad():
         yield
-
-
-def fill(module: nn.Module, name: str, published: str, ours: str, shapes: dict | None = None) -> nn.Module:
-    """Load a fixture's weights; the prefixes are the module's place in the published and in our network."""
-    spec, arrays = load_json("combo", name), load_arrays("combo", name)
-    state = {}
-    for key, shape in (shapes or spec["state_dict_shapes"]).items():
-        if spec.get("weights_shipped"):
-            array = arrays["w." + key]
-        else:
-            array = rule_parameter(spec["rule_prefix"] + key, tuple(shape), spec["salt"])
-        state[published + key] = torch.from_numpy(array)
-    network = from_published(state).network
-    load_weights(module, {key.removeprefix(ours): value for key, value in network.items()}, name)
-    return module.eval()
-
-
-def given(name: str, key: str, scale: float = 1.0, offset: float = 0.0) -> Tensor:
-    """An input of a fixture: the array that it ships, else made by rule."""
-    spec, arrays = load_json("combo", name), load_arrays("combo", name)
-    if "in." + key in arrays:
-        return torch.from_numpy(arrays["in." + key])
-    array = uniform("input:" + key, tuple(spec["input_shapes"][key]), spec["salt"]) * scale + offset
-    return torch.from_numpy(array.astype(np.float32))
 
 
 def difference(name: str, key: str, actual: Tensor) -> float:
@@ -199,17 +173,6 @@ def test_transformer_decoder(name):
     assert prediction_difference(name, predictions) <= 1e-3
 
 
-class GivenMaps(nn.Module):
-    """Stands in for a backbone and gives the fixture's maps, whatever the image."""
-
-    def __init__(self, maps: list[Tensor]) -> None:
-        super().__init__()
-        self.maps = maps
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        return self.maps
-
-
 def frames_with_sound(spec: dict, audio: Tensor) -> Tensor:
     """The audio slots that belong to a frame; AVSS has ten slots per clip, of which five may be empty."""
     flags = spec["vid_temporal_mask_flag"]
@@ -219,27 +182,8 @@ def frames_with_sound(spec: dict, audio: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", fixtures("combo", "full_head_*.json"))
 def test_everything_behind_the_backbones(name, monkeypatch):
     spec = load_json("combo", name)
-    levels = [key.removeprefix("image_") for key in spec["input_shapes"] if key.startswith("image_")]
-    image_maps = [given(name, "image_" + level, 1.5) for level in levels]
-    maskige_maps = [given(name, "maskige_" + level, 1.5, 0.2) for level in levels]
-    built = iter([GivenMaps(image_maps), GivenMaps(maskige_maps)])
-    monkeypatch.setitem(backbones.BACKBONES, "tiny", lambda: (next(built), spec["in_channels"]))
-    config = ModelConfig(
-        backbone="tiny",
-        fusion=FUSION_NAMES[spec["fused_type"]],
-        queries=spec["queries_fuse_type"],
-        audio_queries="published",
-        num_queries=spec["num_queries"],
-        width=spec["hidden_dim"],
-        audio_dim=spec["audio_dim"],
-        audio_hidden=spec["audio_mlp"][1],
-        heads=spec["nheads"],
-        encoder_layers=spec["enc_layers"],
-        encoder_ffn=spec["pixel_decoder_ffn"],
-        decoder_layers=spec["dec_layers_built"],
-        decoder_ffn=spec["decoder_ffn"],
-    )
-    model = fill(COMBO(config, spec["num_classes"]), name, "", "")
+    named = {"fusion": FUSION_NAMES[spec["fused_type"]], "queries": spec["queries_fuse_type"]}
+    model = head_network(name, monkeypatch, **named)
     frames = torch.zeros(sum(spec["videos_frames"]), 3, *spec["image_hw"])
     audio = frames_with_sound(spec, given(name, "audio", 1.5, 0.5))
     assert prediction_difference(name, model(frames, frames, audio)) <= 1e-3
