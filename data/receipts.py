@@ -8,16 +8,13 @@ goes into a receipt, so that equal work gives equal bytes; those go to a log bes
 import hashlib
 import json
 import os
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
-from zarr.errors import UnstableSpecificationWarning
 
-from .schema import BYTES, ArraySpec
+from .schema import BYTES, ArraySpec, open_array
 
 
 @dataclass(frozen=True)
@@ -118,11 +115,11 @@ def write_shard(
     for name, spec in specs.items():
         _write_array(store / name, (lo, hi), spec, arrays[name])
         key = "/".join([name, "c", str(shard), *["0"] * len(spec.frame_shape)])
-        files[key] = (_sync(store / key), _sha256(store / key)) if (store / key).exists() else None
+        files[key] = (sync(store / key), _sha256(store / key)) if (store / key).exists() else None
     for folder in sorted(
         {p for key, file in files.items() if file for p in (store / key).parents if store in p.parents}
     ):
-        _sync(folder)
+        sync(folder)
     receipt = Receipt(shard, frames, files, counts, quarantined, notes)
     write_atomic(store / "_log" / f"{shard:06d}.json", json.dumps(log, sort_keys=True, indent=1) + "\n")
     write_atomic(receipt_path(store, shard), receipt.to_json())
@@ -133,9 +130,7 @@ def _write_array(path: Path, frames: tuple[int, int], spec: ArraySpec, values: n
     lo, hi = frames
     assert len(values) == hi - lo, (path.name, values.shape, frames)
     assert spec.dtype == BYTES or (values.dtype == spec.dtype and values.shape == spec.rows(hi - lo)), path.name
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UnstableSpecificationWarning)
-        array = zarr.open_array(path, mode="r+")
+    array = open_array(path, "r+")
     array[lo:hi] = values
     if not _same(array[lo:hi], values):
         raise OSError(f"{path}: frames {lo}..{hi} do not read back as they were written; check the disk")
@@ -146,9 +141,9 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    _sync(temporary)
+    sync(temporary)
     os.replace(temporary, path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:
@@ -157,7 +152,7 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
     return np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
 
 
-def _sync(path: Path) -> int:
+def sync(path: Path) -> int:
     """Flush a file or folder to the disk; gives its size in bytes."""
     handle = os.open(path, os.O_RDONLY)
     try:

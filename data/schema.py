@@ -9,7 +9,7 @@ import warnings
 from dataclasses import dataclass
 from math import nan
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
@@ -72,6 +72,14 @@ def audio_arrays(dim: int) -> dict[str, ArraySpec]:
     return {"features": ArraySpec("float32", (dim,), fill=nan)}
 
 
+def open_array(path: Path, mode: Literal["r", "r+"]) -> zarr.Array:
+    """An array of a store by zarr-python, which writes everything, and reads what has no fixed width."""
+    with warnings.catch_warnings():
+        # The variable-length type has no final spec yet. Ours is pinned by the schema version and by tests.
+        warnings.simplefilter("ignore", UnstableSpecificationWarning)
+        return zarr.open_array(path, mode=mode)
+
+
 def create_arrays(
     path: Path, specs: dict[str, ArraySpec], frames: int, shard_frames: int, attributes: dict[str, Any]
 ) -> None:
@@ -79,7 +87,6 @@ def create_arrays(
     zarr.create_group(path, zarr_format=3, attributes=attributes, overwrite=False)
     for name, spec in specs.items():
         with warnings.catch_warnings():
-            # The variable-length type has no final spec yet. Ours is pinned by the schema version and by tests.
             warnings.simplefilter("ignore", UnstableSpecificationWarning)
             zarr.create_array(
                 path,

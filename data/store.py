@@ -17,7 +17,7 @@ from .clip import Clip
 from .clip_table import ClipTable
 from .masks import unpack_masks, unpack_stats
 from .receipts import Receipt, damage, finished
-from .schema import SCHEMA_VERSION, ArraySpec, audio_arrays, clip_arrays, proposal_arrays
+from .schema import SCHEMA_VERSION, ArraySpec, audio_arrays, clip_arrays, open_array, proposal_arrays
 
 
 def digest(value: Any) -> str:
@@ -26,7 +26,7 @@ def digest(value: Any) -> str:
 
 
 class Store:
-    """One Zarr group whose shards are written with receipts. Made by `open_clips`, `open_cache` and friends."""
+    """One Zarr group whose shards are written with receipts; see `cache_root` for making and finding them."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -103,18 +103,11 @@ class Store:
 
     def read_bytes(self, name: str, lo: int, hi: int) -> list[bytes]:
         """Frames lo..hi of a variable-length array (tensorstore cannot read these)."""
-        import warnings
-
-        import zarr
-        from zarr.errors import UnstableSpecificationWarning
-
         self._require_finished(lo, hi)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UnstableSpecificationWarning)
-            try:
-                return list(zarr.open_array(self.path / name, mode="r")[lo:hi])
-            except (ValueError, RuntimeError) as error:
-                raise self._unreadable(name, lo, error) from error
+        try:
+            return list(open_array(self.path / name, "r")[lo:hi])
+        except (ValueError, RuntimeError) as error:
+            raise self._unreadable(name, lo, error) from error
 
     def _require_finished(self, lo: int, hi: int) -> None:
         if not 0 <= lo < hi <= self.frames:
@@ -144,16 +137,22 @@ class ClipStore(Store):
         self.table = ClipTable.read(path / "clips.parquet")
         self.classes: tuple[str, ...] = tuple(self.attributes["classes"])
         self.size: tuple[int, int] = tuple(self.attributes["size"])
+        self._fingerprint: str | None = None
         if self.table.digest() != self.attributes["plan_sha256"]:
             raise BadInput(f"{path}: the clip table is not the one this store was made with; import the clips again")
 
     def fingerprint(self) -> str:
-        """Hash of all contents. Raises `BadInput` when the import has not finished."""
-        receipts = self.receipts()
-        if len(receipts) < self.num_shards:
-            missing = self.num_shards - len(receipts)
-            raise BadInput(f"{self.path}: {missing} of {self.num_shards} shards are missing; {_redo(self.kind)}")
-        return digest([self.attributes, [receipts[s].files for s in sorted(receipts)]])
+        """Hash of all contents. Raises `BadInput` when the import has not finished.
+
+        Computed once: a finished store does not change, and each time would read every receipt.
+        """
+        if self._fingerprint is None:
+            receipts = self.receipts()
+            if len(receipts) < self.num_shards:
+                missing = self.num_shards - len(receipts)
+                raise BadInput(f"{self.path}: {missing} of {self.num_shards} shards are missing; {_redo(self.kind)}")
+            self._fingerprint = digest([self.attributes, [receipts[s].files for s in sorted(receipts)]])
+        return self._fingerprint
 
     def span(self, row: int) -> tuple[int, int]:
         """First frame and end of a clip."""

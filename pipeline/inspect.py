@@ -14,6 +14,7 @@ def root_info(root: Path) -> dict[str, Any]:
     Raises `BadInput` when there is no clip store.
     """
     clips = ClipStore(root)
+    fingerprint = None if clips.unfinished() else clips.fingerprint()
     return {
         "clips": {
             **_store_info(clips),
@@ -23,7 +24,7 @@ def root_info(root: Path) -> dict[str, Any]:
             "splits": clips.table.splits(),
             "notes": clips.notes(),
         },
-        "caches": [_cache_info(clips, cache) for cache in list_caches(root)],
+        "caches": [_cache_info(clips, cache, fingerprint) for cache in list_caches(root)],
     }
 
 
@@ -39,7 +40,7 @@ def _store_info(store: Store) -> dict[str, Any]:
     }
 
 
-def _cache_info(clips: ClipStore, cache: Cache) -> dict[str, Any]:
+def _cache_info(clips: ClipStore, cache: Cache, clips_fingerprint: str | None) -> dict[str, Any]:
     done = cache.receipts()
     coverage = {}
     for split in clips.table.splits():
@@ -47,13 +48,12 @@ def _cache_info(clips: ClipStore, cache: Cache) -> dict[str, Any]:
         coverage[split] = sum(s in done for s in shards) / len(shards)
     masks = sum(r.counts.get("masks", 0) for r in done.values())
     frames = sum(r.counts.get("frames", 0) for r in done.values())
-    complete = clips.num_shards == len(clips.receipts())
     return {
         "kind": cache.kind,
         "name": cache.name,
         **_store_info(cache),
         "maker": cache.maker,
-        "fresh": complete and cache.attributes["clips_fingerprint"] == clips.fingerprint(),
+        "fresh": cache.attributes["clips_fingerprint"] == clips_fingerprint,
         "coverage": coverage,
         **({"masks_per_frame": masks / frames} if cache.kind == "proposals" and frames else {}),
     }

@@ -1,7 +1,8 @@
 """Segment the user's own videos: stage one, the network, then overlays and masks."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ def predict(
     dataset = _stage_one(source, info, out, overrides, device, proposals)
     lines = [f"weights: {weights}"]
     with bar(len(dataset), "predict", "clips") as progress:
-        for name, labels in _label_maps(model.to(where).eval(), dataset, where, progress.update):
+        for name, labels in _label_maps(model.to(where).eval(), dataset, where, progress.update).items():
             folder = out / name
             write_masks(folder / "masks", labels, binary=len(info.classes) == 2)
             write_overlay(folder / "overlay.mp4", source.files[name], labels, len(info.classes))
@@ -99,9 +100,9 @@ def _stage_one(
 
 
 def _label_maps(
-    model: COMBO, dataset: ClipDataset, device: torch.device, advance: object
-) -> Iterator[tuple[str, np.ndarray]]:
-    """(video name, uint8 [seconds, H, W]) for every video whose clips could be read."""
+    model: COMBO, dataset: ClipDataset, device: torch.device, advance: Callable[[], Any]
+) -> dict[str, np.ndarray]:
+    """uint8 [seconds, H, W] by name, of every video whose clips could be read; `advance` is called after each clip."""
     clips = sorted((dataset.clip(i).source, dataset.clip(i).id, i) for i in range(len(dataset)))
     by_video: dict[str, list[np.ndarray]] = {}
     for name, _, index in clips:
@@ -109,7 +110,7 @@ def _label_maps(
         labels = label_map(segment(model, sample, sample.features, device)).to(torch.uint8).cpu().numpy()
         by_video.setdefault(name, []).append(labels[np.array(sample.clip.frame_valid)])
         advance()
-    yield from ((name, np.concatenate(parts)) for name, parts in by_video.items())
+    return {name: np.concatenate(parts) for name, parts in by_video.items()}
 
 
 def write_masks(folder: Path, labels: np.ndarray, binary: bool) -> None:

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from ..data.receipts import write_atomic
+from ..data.receipts import sync, write_atomic
 from ..data.store import Cache, ClipStore
 from ..errors import BadInput
 from .config import Config, parse_config
@@ -132,10 +132,8 @@ def save_checkpoint(folder: Path, step: int, model: nn.Module, state: dict[str, 
     temporary.mkdir(parents=True)
     save_weights(temporary / "model.safetensors", model)
     torch.save({"step": step, **state}, temporary / "state.pt")
-    for file in [*temporary.iterdir(), temporary]:
-        handle = os.open(file, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)
+    for path in (*temporary.iterdir(), temporary):
+        sync(path)
     shutil.rmtree(final, ignore_errors=True)
     temporary.rename(final)
     for old in checkpoints(folder)[:-KEEP]:

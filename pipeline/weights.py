@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..data.receipts import sync
 from ..errors import BadInput, ComboError
 from ..model.audio.vggish import check_vggish, read_vggish
 from ..model.checkpoint import EMPTY_WEIGHT, from_published, published_config, to_published
@@ -159,8 +160,7 @@ def _replaced(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        sync(temporary)
         os.replace(temporary, path)
     except (RuntimeError, SafetensorError) as error:  # how torch and safetensors report a full disk
         raise ComboError(f"{path} could not be written: {error}") from error
