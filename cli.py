@@ -12,17 +12,15 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from .commands import cache, imports, weights
+from .commands.options import PRESETS, AsJson, Device, Root, Run, Set, Subset, finish
 from .console import run
-from .errors import FAILED, QUARANTINED
-from .options import PRESETS, AsJson, Device, Root, Run, Set, ShardFrames, Size, Subset
+from .errors import FAILED
 
 app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
-imports = typer.Typer(help="Bring clips into a cache root.", no_args_is_help=True)
-cache = typer.Typer(help="Look at the stores of a cache root.", no_args_is_help=True)
-weights = typer.Typer(help="Published checkpoints, in and out.", no_args_is_help=True)
-app.add_typer(imports, name="import")
-app.add_typer(cache, name="cache")
-app.add_typer(weights, name="weights")
+app.add_typer(imports.app, name="import")
+app.add_typer(cache.app, name="cache")
+app.add_typer(weights.app, name="weights")
 
 
 def _show_version(asked: bool) -> None:
@@ -42,66 +40,6 @@ def options(
     The route: combo import -> combo precompute -> combo train -> combo evaluate, combo predict.
     'combo demo' goes all of it on synthetic clips in minutes.
     """
-
-
-@imports.command("synthetic")
-def import_synthetic(
-    root: Root,
-    flavour: Annotated[Subset, typer.Option(help="Which AVSBench subset to imitate.")],
-    clips: Annotated[int, typer.Option(min=1, help="Number of clips.")],
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same clips.")] = 0,
-    size: Size = 224,
-    shard_frames: ShardFrames = 160,
-    avsbench: Annotated[
-        Path | None, typer.Option(help="Write the clips to this folder in AVSBench layout, too.")
-    ] = None,
-) -> None:
-    """Make a labelled set of moving, sounding objects, and import it."""
-    from .pipeline.import_clips import import_synthetic as import_it
-
-    _imported(import_it(root, flavour, clips, seed, size, shard_frames, avsbench))
-
-
-@imports.command("avsbench")
-def import_avsbench(
-    root: Root,
-    source: Annotated[Path, typer.Option(help="The data set as downloaded, or one of its folders.")],
-    subset: Annotated[Subset, typer.Option(help="s4: single source, ms3: multi-sources, avss: semantic.")],
-    size: Size = 224,
-    shard_frames: ShardFrames = 160,
-    log_mel_pickles: Annotated[
-        bool, typer.Option("--log-mel-pickles", help="Take log-mels from the data set's pickles, read in a sandbox.")
-    ] = False,
-) -> None:
-    """Import AVSBench-object (S4, MS3) or AVSBench-semantic (AVSS). All files are checked before the first is read."""
-    from .pipeline.import_clips import import_avsbench as import_it
-
-    _imported(import_it(root, source, subset, size, shard_frames, log_mel_pickles))
-
-
-@imports.command("maskiges")
-def import_maskiges(
-    root: Root,
-    source: Annotated[Path, typer.Option(help="The data set with its pre_SAM_mask folders, or one of its folders.")],
-) -> None:
-    """Import the published Maskiges (pre_SAM_mask) as the proposals cache official-maskiges."""
-    from .pipeline.import_maskiges import import_maskiges as import_it
-
-    _imported(import_it(root, source))
-
-
-@imports.command("videos")
-def import_videos(
-    root: Root,
-    files: Annotated[list[Path], typer.Argument(help="Video files: mp4, mkv, avi, webm, of any length.")],
-    clip_seconds: Annotated[int, typer.Option(help="Cut into clips of this many seconds: 5 or 10.")] = 5,
-    size: Size = 224,
-    shard_frames: ShardFrames = 160,
-) -> None:
-    """Import your own videos, without labels."""
-    from .pipeline.import_clips import import_videos as import_it
-
-    _imported(import_it(root, files, clip_seconds, size, shard_frames))
 
 
 @app.command()
@@ -134,33 +72,7 @@ def precompute(
         return
     quarantined = run_plans(plans, workers, scheduler)
     typer.echo("all of them are done")
-    _finish(quarantined)
-
-
-@cache.command("info")
-def cache_info(root: Root, as_json: AsJson = False) -> None:
-    """What a cache root holds, and how much of it is finished."""
-    from .pipeline.inspect import root_info, show_info
-
-    info = root_info(root)
-    typer.echo(json.dumps(info, indent=1) if as_json else show_info(info))
-
-
-@cache.command("verify")
-def cache_verify(root: Root, as_json: AsJson = False) -> None:
-    """Read every file and compare it with its checksum. Exit code 5 when anything is damaged or missing."""
-    from .pipeline.inspect import verify_root
-
-    problems = verify_root(root)
-    if as_json:
-        typer.echo(json.dumps({"ok": not problems, "problems": problems}, indent=1))
-    else:
-        for p in problems:
-            typer.echo(f"{p['store']} shard {p['shard']}: {p['problem']}")
-        again = "; run the commands that made these stores again, they redo only what is damaged or missing"
-        typer.echo(f"{len(problems)} shards damaged or missing{again}" if problems else "all shards are whole")
-    if problems:
-        raise typer.Exit(FAILED)
+    finish(quarantined)
 
 
 @app.command()
@@ -238,22 +150,6 @@ def predict(
         typer.echo(line)
 
 
-@weights.command("convert")
-def weights_convert(
-    source: Annotated[Path, typer.Argument(help="Checkpoint of the published code, or weights of this package.")],
-    out: Annotated[Path, typer.Argument(help="File to write: .safetensors, or .pth for the published code.")],
-    to: Annotated[Literal["ours", "published"], typer.Option(help="Whose names the weights get.")] = "ours",
-    vggish: Annotated[Path | None, typer.Option(help="With --to published: VGGish weights to put in.")] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="Refuse weights of another backbone or number of classes than this preset's.")
-    ] = None,
-) -> None:
-    """Convert a checkpoint of the published code into this package's safetensors, or back. Every key must fit."""
-    from .pipeline.weights import convert_weights
-
-    typer.echo(convert_weights(source, out, to, vggish, preset))
-
-
 @app.command()
 def reproduce(
     subset: Annotated[Subset, typer.Argument(help="s4, ms3 or avss.")],
@@ -318,17 +214,6 @@ def demo(
 def main() -> None:
     """Run the command line and exit with the code of its outcome."""
     sys.exit(run(app, None))
-
-
-def _imported(report: Any) -> None:
-    typer.echo(report)
-    _finish(report.quarantined)
-
-
-def _finish(quarantined: dict[str, str]) -> None:
-    if quarantined:
-        typer.echo(f"{len(quarantined)} clips are quarantined, all others are done", err=True)
-        raise typer.Exit(QUARANTINED)
 
 
 def _show_scores(summary: dict[str, Any]) -> str:

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from ..errors import QUARANTINED
+
 Subset = Literal["s4", "ms3", "avss"]
 Root = Annotated[Path, typer.Argument(help="Cache root: the folder that holds clips.zarr and the caches.")]
 Run = Annotated[Path, typer.Argument(help="Run folder, made by 'combo train --out'.")]
@@ -17,3 +19,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 PRESETS = "tiny, or s4, ms3, avss with -r50 or -pvt."
 Size = Annotated[int, typer.Option(help="Height and width of the stored frames, in pixels.")]
 ShardFrames = Annotated[int, typer.Option(help="Frames per shard, a multiple of 10: the unit of work and of resuming.")]
+
+
+def finish(quarantined: dict[str, str]) -> None:
+    """End a command whose work is done, with exit code 3 if clips were quarantined."""
+    if quarantined:
+        typer.echo(f"{len(quarantined)} clips are quarantined, all others are done", err=True)
+        raise typer.Exit(QUARANTINED)

@@ -32,9 +32,11 @@ def test_constraints_pin_every_dependency_within_its_range() -> None:
 
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = dict(line.lower().split("==") for line in lines if "==" in line)
-    extras = SETUP["options.extras_require"]["dev"]
+    extras = "".join(SETUP["options.extras_require"].values())
     for line in (SETUP["options"]["install_requires"] + extras).strip().splitlines():
         requirement = Requirement(line)
+        if requirement.name == SETUP["metadata"]["name"]:  # one extra names others
+            continue
         assert requirement.specifier.contains(pins[requirement.name.lower()]), line
 
 

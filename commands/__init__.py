@@ -1,0 +1,1 @@
+"""The groups of commands that `combo` has beside its own; as thin as `cli.py`."""

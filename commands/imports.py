@@ -1,0 +1,75 @@
+"""`combo import`: bring clips, and what others made of them, into a cache root."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .options import Root, ShardFrames, Size, Subset, finish
+
+app = typer.Typer(help="Bring clips into a cache root.", no_args_is_help=True)
+
+
+@app.command("synthetic")
+def import_synthetic(
+    root: Root,
+    flavour: Annotated[Subset, typer.Option(help="Which AVSBench subset to imitate.")],
+    clips: Annotated[int, typer.Option(min=1, help="Number of clips.")],
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same clips.")] = 0,
+    size: Size = 224,
+    shard_frames: ShardFrames = 160,
+    avsbench: Annotated[
+        Path | None, typer.Option(help="Write the clips to this folder in AVSBench layout, too.")
+    ] = None,
+) -> None:
+    """Make a labelled set of moving, sounding objects, and import it."""
+    from ..pipeline.import_clips import import_synthetic as import_it
+
+    _imported(import_it(root, flavour, clips, seed, size, shard_frames, avsbench))
+
+
+@app.command("avsbench")
+def import_avsbench(
+    root: Root,
+    source: Annotated[Path, typer.Option(help="The data set as downloaded, or one of its folders.")],
+    subset: Annotated[Subset, typer.Option(help="s4: single source, ms3: multi-sources, avss: semantic.")],
+    size: Size = 224,
+    shard_frames: ShardFrames = 160,
+    log_mel_pickles: Annotated[
+        bool, typer.Option("--log-mel-pickles", help="Take log-mels from the data set's pickles, read in a sandbox.")
+    ] = False,
+) -> None:
+    """Import AVSBench-object (S4, MS3) or AVSBench-semantic (AVSS). All files are checked before the first is read."""
+    from ..pipeline.import_clips import import_avsbench as import_it
+
+    _imported(import_it(root, source, subset, size, shard_frames, log_mel_pickles))
+
+
+@app.command("maskiges")
+def import_maskiges(
+    root: Root,
+    source: Annotated[Path, typer.Option(help="The data set with its pre_SAM_mask folders, or one of its folders.")],
+) -> None:
+    """Import the published Maskiges (pre_SAM_mask) as the proposals cache official-maskiges."""
+    from ..pipeline.import_maskiges import import_maskiges as import_it
+
+    _imported(import_it(root, source))
+
+
+@app.command("videos")
+def import_videos(
+    root: Root,
+    files: Annotated[list[Path], typer.Argument(help="Video files: mp4, mkv, avi, webm, of any length.")],
+    clip_seconds: Annotated[int, typer.Option(help="Cut into clips of this many seconds: 5 or 10.")] = 5,
+    size: Size = 224,
+    shard_frames: ShardFrames = 160,
+) -> None:
+    """Import your own videos, without labels."""
+    from ..pipeline.import_clips import import_videos as import_it
+
+    _imported(import_it(root, files, clip_seconds, size, shard_frames))
+
+
+def _imported(report: Any) -> None:
+    typer.echo(report)
+    finish(report.quarantined)
