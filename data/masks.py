@@ -84,19 +84,31 @@ def fold_masks(masks: np.ndarray, overflow: Literal["clamp", "published"] = "cla
     257 is 1), as in the published files.
     Gives uint8 [H, W]. Raises ValueError for another dtype or shape, or another `overflow`.
     """
-    k, height, width = _checked(masks).shape
-    ranks = np.arange(1, k + 1)
+    ascending = ascending_areas(masks)
+    ranks = np.empty(len(masks), np.int64)
+    ranks[ascending] = np.arange(1, len(masks) + 1)
     if overflow == "clamp":
-        values = np.minimum(ranks, 255).astype(np.uint8)
-    elif overflow == "published":
-        values = (ranks % 256).astype(np.uint8)
-    else:
-        raise ValueError(f"overflow: {overflow!r} is neither clamp nor published")
-    ascending = np.argsort([np.count_nonzero(mask) for mask in masks], kind="stable")
-    index = np.zeros((height, width), np.uint8)
-    for value, mask in zip(values[::-1], ascending[::-1], strict=True):
-        np.copyto(index, value, where=masks[mask])
-    return index
+        return paint(masks, ascending, np.minimum(ranks, 255))
+    if overflow == "published":
+        return paint(masks, ascending, ranks % 256)
+    raise ValueError(f"overflow: {overflow!r} is neither clamp nor published")
+
+
+def ascending_areas(masks: np.ndarray) -> np.ndarray:
+    """The order of masks by area, smallest first, equal areas as given: bool [K, H, W] to int64 [K]."""
+    return np.argsort([np.count_nonzero(mask) for mask in _checked(masks)], kind="stable")
+
+
+def paint(masks: np.ndarray, on_top: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """One map of palette indices: each mask filled with its own, those first in `on_top` over the others.
+
+    masks: bool [K, H, W]. on_top: int [K], an order of the masks. index: int [K], 0..255, in the order of `masks`.
+    Gives uint8 [H, W], 0 where no mask is.
+    """
+    painted = np.zeros(masks.shape[1:], np.uint8)
+    for mask in on_top[::-1]:
+        np.copyto(painted, np.uint8(index[mask]), where=masks[mask])
+    return painted
 
 
 def colour_index(index: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ...errors import BadInput
 from ..config import Section
+from ..weight_files import find_weights
 from ..weights import State, differences, file_sha256, load_weights, read_state_dict
 
 log = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ _AT_ONCE = 64  # seconds per pass; the first layers keep 3 MB for each
 class VggishConfig(Section):
     """Where the weights are: `vggish-10086976.pth`, or the same keys as `.safetensors`."""
 
-    weights: Path
+    weights: Path | None = None  # None: the published file in the weights folder
 
 
 def _convolutions() -> nn.Sequential:
@@ -107,13 +108,14 @@ class VggishEncoder:
 
 
 def build(config: VggishConfig) -> VggishEncoder:
-    """Read and check the weights. Raises BadInput if the file is unreadable or holds other weights."""
-    weights = read_vggish(config.weights)
+    """Read and check the weights. Raises BadInput if there is no file, or it is unreadable or holds other weights."""
+    path = find_weights("vggish", config.weights)
+    weights = read_vggish(path)
     with torch.device("meta"):
         network = VGGish()  # 72 million random numbers would take longer than reading the file
     network.to_empty(device="cpu").requires_grad_(False).eval()
-    load_weights(network, weights, config.weights)
-    return VggishEncoder(network, file_sha256(config.weights))
+    load_weights(network, weights, path)
+    return VggishEncoder(network, file_sha256(path))
 
 
 def read_vggish(path: Path) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """The border that every proposal generator implements. Swapping foundation models swaps nothing else."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor
 class Proposals:
     """Class-agnostic masks of one frame, K of them (K may be 0).
 
-    Best first, unless the generator says otherwise.
+    Best first, unless the generator says otherwise. All on one device: a generator leaves them where it made them, so
+    that whoever reads them moves no more than needed.
 
     masks: bool [K, H, W].
     predicted_iou: float32 [K]: the generator's own estimate of mask quality; 1 where it has none.
@@ -36,6 +37,14 @@ class Proposals:
             if len(getattr(self, name)) != k:
                 raise ValueError(f"{name} has {len(getattr(self, name))} rows for {k} masks")
 
+    def to(self, device: torch.device | str) -> "Proposals":
+        """The same proposals on `device`."""
+        return Proposals(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
+    def pick(self, rows: Tensor) -> "Proposals":
+        """The masks of some rows, int64 [R] or bool [K], with all that is known of them."""
+        return Proposals(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
 
 class ProposalGenerator(Protocol):
     """Frozen, deterministic, and without state between calls.
@@ -50,7 +59,7 @@ class ProposalGenerator(Protocol):
     weights_sha256: str | None  # None: the generator has no weights
 
     def __call__(self, frames: Tensor) -> list[Proposals]:
-        """frames: uint8 [B, H, W, 3], RGB, on the generator's device. Gives B `Proposals` on the CPU."""
+        """frames: uint8 [B, H, W, 3], RGB, on the generator's device. Gives B `Proposals`, there or on the CPU."""
         ...
 
     def to(self, device: torch.device) -> "ProposalGenerator":

@@ -8,11 +8,13 @@ from hypothesis.extra import numpy as hnp
 
 from combo_avs.data.masks import (
     MASK_STATS,
+    ascending_areas,
     colour_index,
     fold_masks,
     maskige,
     pack_masks,
     pack_stats,
+    paint,
     unpack_masks,
     unpack_stats,
 )
@@ -148,3 +150,16 @@ def test_wrong_statistics_are_refused():
         unpack_stats(bytes(35))
     with pytest.raises(ValueError, match=r"\[1, 2\]"):
         pack_stats(np.zeros(2), np.zeros((1, 4)), np.zeros(2), np.zeros(2), np.zeros((2, 2)))
+
+
+def test_paint_keeps_order_and_index_apart():
+    masks = np.zeros((3, 1, 4), bool)
+    masks[0, 0, :2] = masks[1, 0, 1:3] = masks[2, 0, :] = True
+    assert paint(masks, np.array([1, 0, 2]), np.array([7, 255, 9])).tolist() == [[7, 255, 255, 9]]
+    assert paint(masks[:0], np.array([], int), np.array([], int)).tolist() == [[0, 0, 0, 0]]
+
+
+def test_ascending_areas():
+    masks = np.zeros((4, 1, 3), bool)
+    masks[0] = masks[2, 0, 0] = masks[3, 0, 2] = True
+    assert ascending_areas(masks).tolist() == [1, 2, 3, 0]
