@@ -1,18 +1,21 @@
-"""Multi-scale deformable attention (Deformable DETR) in plain PyTorch: one implementation for every device.
+"""Multi-scale deformable attention (Deformable DETR) in plain PyTorch, for every device.
 
-Knows nothing of COMBO, so that other networks with the same operator share it.
+Knows nothing of COMBO, so that other networks with the same operator share it. Reading the levels has two forms with
+one contract: `deformable_sample`, and `deformable_gather` for inference, which is several times faster.
 Letters: B frames, Q queries, C channels, L tokens of all levels together, N heads, V levels, P points per
 level and head, D = C / N channels of one head. "shapes" lists (H, W) of the levels, in token order.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 Shapes = Sequence[tuple[int, int]]
+Sampler = Callable[[Tensor, Shapes, Tensor, Tensor], Tensor]  # as `deformable_sample`
 
 
 def deformable_sample(value_BLND: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
@@ -36,6 +39,48 @@ def deformable_sample(value_BLND: Tensor, shapes: Shapes, locations: Tensor, wei
     return torch.stack(reads).sum(0).view(b, n * d, q).transpose(1, 2)
 
 
+def deformable_gather(value_BLND: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+    """As `deformable_sample`, equal but for rounding, for inference: its gradient is not what it is fast at.
+
+    Grid sampling reads every channel of a place from elsewhere in memory. Here a place is four rows of one table, and
+    an embedding bag gathers, weighs and adds up all rows of a query at once. On a CPU that takes a fifth of the time.
+    """
+    b, _, n, _ = value_BLND.shape
+    levels = value_BLND.split([h * w for h, w in shapes], dim=1)
+    # Zeros around each level, two wide at the far ends, so that no corner of a clamped place lies outside.
+    padded = [
+        F.pad(x.unflatten(1, hw), (0, 0, 0, 0, 1, 2, 1, 2)).flatten(1, 2) for x, hw in zip(levels, shapes, strict=True)
+    ]
+    table_BLND = torch.cat(padded, dim=1)
+    starts = list(accumulate((x.shape[1] for x in padded), initial=0))
+    device = value_BLND.device
+    height, width, start = torch.tensor(
+        [(h, w, first) for (h, w), first in zip(shapes, starts[:-1], strict=True)], dtype=torch.int32, device=device
+    ).T[..., None]  # each V, 1
+    frame = torch.arange(b, dtype=torch.int32, device=device).view(b, 1, 1, 1, 1) * table_BLND.shape[1]
+    head = torch.arange(n, dtype=torch.int32, device=device).view(n, 1, 1)
+
+    x, y = locations.unbind(-1)  # B, Q, N, V, P
+    zero = locations.new_zeros(())  # `fmax` takes it for NaN as well: an index must be one, whatever the network says
+    x = torch.fmin(torch.fmax(x * width + 0.5, zero), width + 1.0)
+    y = torch.fmin(torch.fmax(y * height + 0.5, zero), height + 1.0)
+    left, top = x.int(), y.int()
+    x, y = x - left, y - top
+    corner = (top * (width + 3) + left + (frame + start)) * n + head
+    below = (width + 3) * n
+    lower = weights * y
+    upper = weights - lower
+    lower_right, upper_right = lower * x, upper * x
+    rows = (corner, corner + n, corner + below, corner + below + n)
+    row_weights = (upper - upper_right, upper_right, lower - lower_right, lower_right)
+    indices, row_weights = (
+        torch.cat([c.flatten(3) for c in four], dim=3).flatten(0, 2) for four in (rows, row_weights)
+    )
+    table = table_BLND.flatten(0, 2)
+    read = F.embedding_bag(indices, table, per_sample_weights=row_weights.to(table.dtype), mode="sum")
+    return read.view(*locations.shape[:2], -1)
+
+
 def cell_centres(shapes: Shapes, device: torch.device | str | None = None) -> Tensor:
     """float32 [L, 2]: x, y of each token's cell centre, 0..1 over its own level."""
     centres = []
@@ -49,11 +94,14 @@ def cell_centres(shapes: Shapes, device: torch.device | str | None = None) -> Te
 class DeformableAttention(nn.Module):
     """Each query predicts where to look, near its reference, and how much each place counts."""
 
-    def __init__(self, width: int, n_levels: int, n_heads: int, n_points: int) -> None:
+    def __init__(
+        self, width: int, n_levels: int, n_heads: int, n_points: int, sampler: Sampler = deformable_sample
+    ) -> None:
         super().__init__()
         if width % n_heads:
             raise ValueError(f"width {width} is not divisible by {n_heads} heads")
         self.n_levels, self.n_heads, self.n_points = n_levels, n_heads, n_points
+        self.sampler = sampler
         self.sampling_offsets = nn.Linear(width, n_heads * n_levels * n_points * 2)
         self.attention_weights = nn.Linear(width, n_heads * n_levels * n_points)
         self.value_proj = nn.Linear(width, width)
@@ -84,6 +132,14 @@ class DeformableAttention(nn.Module):
         count cells of the level that is read. Four are a box, centre x, y, width, height in 0..1, and P
         offsets span half the box.
         """
+        return self.attend(query_BQC, reference, self.values(value_BLC), shapes)
+
+    def values(self, value_BLC: Tensor) -> Tensor:
+        """[B, L, N, D]: what `attend` reads. No query enters, so several calls of `attend` can share it."""
+        return self.value_proj(value_BLC).unflatten(-1, (self.n_heads, -1))
+
+    def attend(self, query_BQC: Tensor, reference: Tensor, value_BLND: Tensor, shapes: Shapes) -> Tensor:
+        """As `forward`, from the `values` of the memory."""
         b, q, _ = query_BQC.shape
         grid = (b, q, self.n_heads, self.n_levels, self.n_points)
         offsets = self.sampling_offsets(query_BQC).view(*grid, 2)
@@ -95,16 +151,23 @@ class DeformableAttention(nn.Module):
         else:
             step = reference[:, :, None, :, None, 2:] * (0.5 / self.n_points)
         locations = reference[:, :, None, :, None, :2] + offsets * step
-        value_BLND = self.value_proj(value_BLC).unflatten(-1, (self.n_heads, -1))
-        return self.output_proj(deformable_sample(value_BLND, shapes, locations, weights))
+        return self.output_proj(self.sampler(value_BLND, shapes, locations, weights))
 
 
 class DeformableEncoderLayer(nn.Module):
     """Deformable self-attention, then a feed-forward network; each followed by residual and LayerNorm."""
 
-    def __init__(self, width: int, ffn: int, n_levels: int, n_heads: int, n_points: int) -> None:
+    def __init__(
+        self,
+        width: int,
+        ffn: int,
+        n_levels: int,
+        n_heads: int,
+        n_points: int,
+        sampler: Sampler = deformable_sample,
+    ) -> None:
         super().__init__()
-        self.self_attn = DeformableAttention(width, n_levels, n_heads, n_points)
+        self.self_attn = DeformableAttention(width, n_levels, n_heads, n_points, sampler)
         self.norm1 = nn.LayerNorm(width)
         self.linear1 = nn.Linear(width, ffn)
         self.linear2 = nn.Linear(ffn, width)

@@ -1,0 +1,92 @@
+"""From mask logits of Semantic-SAM's candidates to the masks that it proposes: the published rules, in their order.
+
+Letters: K candidates or masks, h w mask logits of the padded frame, H W the frame.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..mask_candidates import (
+    clean_and_suppress,
+    mask_boxes,
+    non_maximum_suppression,
+    pack_bits,
+    stability_scores,
+    unpack_bits,
+)
+
+UPSCALING = 4  # from mask logits to pixels
+PIXELS_AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 28}  # of masks being drawn: a cache is small, a GPU wants much to do
+
+
+class Thresholds(Protocol):
+    """The part of a generator's config that decides which masks are kept."""
+
+    pred_iou_thresh: float
+    stability_score_thresh: float
+    stability_score_offset: float
+    box_nms_thresh: float
+    min_mask_region_area: int
+
+
+class Candidates(NamedTuple):
+    """Masks of one frame, K of them, on the device."""
+
+    index: Tensor  # int64 [K], of the candidate
+    ious: Tensor  # float32 [K], predicted
+    stability: Tensor  # float32 [K], NaN for an empty mask
+    bits: Tensor  # of the masks, as `pack_bits`
+    boxes: Tensor  # int64 [K, 4], as `mask_boxes`
+
+    def take(self, chosen: Tensor) -> "Candidates":
+        """Those at `chosen`: int64 indices, or bool [K]."""
+        return Candidates(*(column[chosen] for column in self))
+
+
+def confident_masks(
+    ious_K: Tensor, logits_of: Callable[[Tensor], Tensor], size: tuple[int, int], thresholds: Thresholds
+) -> Candidates:
+    """Candidates whose predicted IoU is above, and whose stability is at least, the threshold; in their order.
+
+    A threshold of 0 or less lets all through, also empty masks, whose stability is NaN.
+    ious_K: float32, of all candidates. logits_of: from int64 indices of candidates to their logits, float32
+    [*, h, w]; called with few at a time, and only with those that pass the first test. size: H, W.
+    """
+    confident = (ious_K > thresholds.pred_iou_thresh) | (thresholds.pred_iou_thresh <= 0)
+    at_once = max(1, PIXELS_AT_ONCE[ious_K.device.type] // (size[0] * size[1]))
+    found = []
+    for index in confident.nonzero()[:, 0].split(at_once):
+        logits = enlarged(logits_of(index), size)
+        stability = stability_scores(logits, thresholds.stability_score_offset)
+        stable = (stability >= thresholds.stability_score_thresh) | (thresholds.stability_score_thresh <= 0)
+        masks = logits[stable] > 0
+        index, stability = index[stable], stability[stable]
+        found.append(Candidates(index, ious_K[index], stability, pack_bits(masks), mask_boxes(masks)))
+    return Candidates(*(torch.cat(columns) for columns in zip(*found, strict=True)))
+
+
+def enlarged(logits_Khw: Tensor, size: tuple[int, int]) -> Tensor:
+    """float32 [K, H, W]: logits of the frame, which fills the upper left of the padded one; bilinear, four times."""
+    rows, columns = (-(-side // UPSCALING) + 1 for side in size)  # one more than covers the frame, for its last pixels
+    enlarged_Khw = F.interpolate(
+        logits_Khw[:, None, :rows, :columns], scale_factor=UPSCALING, mode="bilinear", align_corners=False
+    )
+    return enlarged_Khw[:, 0, : size[0], : size[1]]
+
+
+def distinct_masks(found: Candidates, size: tuple[int, int], thresholds: Thresholds) -> tuple[Candidates, Tensor]:
+    """Those that overlap no better one, cleaned of small holes and islands, and their masks, bool [K, H, W].
+
+    Best predicted IoU first; but masks that the cleaning changed stand behind all others and give way to them, as
+    `clean_and_suppress` says. `bits` and `boxes` are those before the cleaning. size: H, W.
+    """
+    found = found.take(non_maximum_suppression(found.boxes, found.ious, thresholds.box_nms_thresh))
+    masks = unpack_bits(found.bits, *size)
+    if thresholds.min_mask_region_area == 0:
+        return found, masks
+    cleaned = clean_and_suppress(masks, thresholds.min_mask_region_area, thresholds.box_nms_thresh)
+    return found.take(cleaned.kept), cleaned.masks

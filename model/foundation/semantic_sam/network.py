@@ -1,0 +1,156 @@
+"""The whole network of Semantic-SAM, as far as clicks need it, and its official checkpoints.
+
+Letters: B frames, C channels, H W height and width of frames.
+"""
+
+import re
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ....errors import BadInput
+from ...deformable_attention import deformable_gather
+from ...pixel_decoder import PixelDecoder
+from ...weights import State
+from .decoder import MaskDecoder, Memory
+from .swin import Swin
+
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of RGB 0..255
+STRIDE = 32  # sides of what the network sees are multiples of it
+
+
+class Sizes(NamedTuple):
+    """What sets one Semantic-SAM apart from another; the rest is as published for all."""
+
+    backbone_width: int
+    backbone_heads: int
+    depths: tuple[int, ...]
+    window: int
+    width: int = 256  # C of both decoders
+    layers: int = 6  # of the pixel decoder
+    decoder_layers: int = 9
+    ffn: int = 2048
+
+
+SIZES = {
+    "semantic-sam-t": Sizes(96, 3, (2, 2, 6, 2), 7),
+    "semantic-sam-l": Sizes(192, 6, (2, 2, 18, 2), 12),
+}
+
+
+class Picture(NamedTuple):
+    """What one batch of frames is to the clicks."""
+
+    memory: Memory
+    mask_features: Tensor  # float32 [B, C, H/4, W/4], of the padded frames
+
+
+class SemanticSam(nn.Module):
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        heads, levels = 8, 4
+        self.backbone = Swin(sizes.backbone_width, sizes.backbone_heads, sizes.depths, sizes.window)
+        self.pixel_decoder = PixelDecoder(
+            self.backbone.channels,
+            sizes.width,
+            heads,
+            sizes.layers,
+            sizes.ffn,
+            extra_level=True,
+            finest_first=True,
+            sampler=deformable_gather,
+        )
+        self.decoder = MaskDecoder(sizes.width, heads, sizes.decoder_layers, sizes.ffn, levels)
+
+    def look(self, frames_BHW3: Tensor) -> Picture:
+        """frames_BHW3: uint8 RGB, any size."""
+        scales, mask_features = self.pixel_decoder(self.backbone(normalised(frames_BHW3)))
+        return Picture(self.decoder.remember(scales), mask_features)
+
+
+def normalised(frames_BHW3: Tensor) -> Tensor:
+    """float32 [B, 3, H, W], filled up with zeros (the mean colour) to multiples of 32 at the right and the bottom."""
+    frames = frames_BHW3.permute(0, 3, 1, 2).float()
+    mean, std = (frames.new_tensor(value).view(3, 1, 1) for value in (MEAN, STD))
+    height, width = frames.shape[2:]
+    return F.pad((frames - mean) / std, (0, -width % STRIDE, 0, -height % STRIDE))
+
+
+def padded_size(height: int, width: int) -> tuple[int, int]:
+    return height + -height % STRIDE, width + -width % STRIDE
+
+
+# --- Official checkpoints ---
+
+# Not needed for masks: text classes, the loss of training, and what follows from the window size.
+UNUSED = re.compile(
+    r"sem_seg_head\.predictor\.(lang_mapper|class_embed|class_embed_part)"
+    r"|criterion\..*"
+    r"|backbone\..*\.relative_position_index"
+)
+# Published key -> ours; the first that fits. The release names one box head nineteen times and one norm twice.
+RULES = [
+    (r"backbone\.norm(\d)\.", r"backbone.norms.\1."),
+    (r"sem_seg_head\.pixel_decoder\.transformer\.level_embed", "pixel_decoder.level_embed"),
+    (r"sem_seg_head\.pixel_decoder\.transformer\.encoder\.", "pixel_decoder."),
+    (r"sem_seg_head\.pixel_decoder\.adapter_1\.norm\.", "pixel_decoder.lateral.1."),
+    (r"sem_seg_head\.pixel_decoder\.adapter_1\.", "pixel_decoder.lateral.0."),
+    (r"sem_seg_head\.pixel_decoder\.layer_1\.norm\.", "pixel_decoder.smooth.1."),
+    (r"sem_seg_head\.pixel_decoder\.layer_1\.", "pixel_decoder.smooth.0."),
+    (r"sem_seg_head\.pixel_decoder\.", "pixel_decoder."),
+    (r"sem_seg_head\.predictor\.decoder\.layers\.(\d+)\.self_attn\.", r"decoder.layers.\1.self_attention."),
+    (r"sem_seg_head\.predictor\.decoder\.layers\.(\d+)\.cross_attn\.", r"decoder.layers.\1.cross_attention."),
+    (r"sem_seg_head\.predictor\.decoder\.layers\.(\d+)\.norm1\.", r"decoder.layers.\1.cross_norm."),
+    (r"sem_seg_head\.predictor\.decoder\.layers\.(\d+)\.norm2\.", r"decoder.layers.\1.self_norm."),
+    (r"sem_seg_head\.predictor\.decoder\.layers\.(\d+)\.norm3\.", r"decoder.layers.\1.ffn_norm."),
+    (r"sem_seg_head\.predictor\.decoder\.layers\.", "decoder.layers."),
+    (r"sem_seg_head\.predictor\.(decoder\.norm|decoder_norm)\.", "decoder.norm."),
+    (r"sem_seg_head\.predictor\.((decoder\.)?bbox_embed\.\d+|_bbox_embed)\.layers\.", "decoder.box_head.layers."),
+    (r"sem_seg_head\.predictor\.decoder\.ref_point_head\.", "decoder.position_head."),
+    (r"sem_seg_head\.predictor\.iou_prediction_head\.", "decoder.iou_head."),
+    (r"sem_seg_head\.predictor\.mask_embed\.", "decoder.mask_head."),
+    (r"sem_seg_head\.predictor\.mask_tokens\.", "decoder.mask_tokens."),
+    (r"sem_seg_head\.predictor\.pb_embedding\.", "decoder.click_embed."),
+    (r"sem_seg_head\.predictor\.label_enc\.", "decoder.label_embed."),
+]
+
+
+def from_published(state: State, name: str) -> dict[str, Tensor]:
+    """Keys of an official checkpoint, with or without "model." before them, to those of `SemanticSam`.
+
+    `UNUSED` keys are left out; unknown ones are passed on, for a strict loader to refuse. Raises `BadInput` if the
+    checkpoint is of a Semantic-SAM other than `name`, and if names of one tensor hold different ones.
+    """
+    state = {key.removeprefix("model."): tensor for key, tensor in state.items()}
+    _check_variant(state, name)
+    renamed: dict[str, Tensor] = {}
+    first_name: dict[str, str] = {}
+    for key, tensor in state.items():
+        if UNUSED.fullmatch(key):
+            continue
+        ours = _our_key(key)
+        if ours in renamed and not torch.equal(renamed[ours], tensor):
+            raise BadInput(f"the checkpoint is damaged: {first_name[ours]} and {key} are one tensor, but differ in it")
+        renamed.setdefault(ours, tensor)
+        first_name.setdefault(ours, key)
+    return renamed
+
+
+def _our_key(key: str) -> str:
+    """Our name; an unknown key stays as it is."""
+    for pattern, replacement in RULES:
+        if re.match(pattern, key):
+            ours = re.sub("^" + pattern, replacement, key)
+            # Our heads are sequences with a ReLU at every odd place.
+            return re.sub(r"_head\.layers\.(\d+)\.", lambda match: f"_head.{2 * int(match[1])}.", ours)
+    return key
+
+
+def _check_variant(state: State, name: str) -> None:
+    patches = state.get("backbone.patch_embed.proj.weight")
+    found = {sizes.backbone_width: other for other, sizes in SIZES.items()}
+    other = None if patches is None else found.get(len(patches))
+    if name in SIZES and other not in (None, name):
+        raise BadInput(f"this is a checkpoint of {other}, not of {name}; name that generator, or another file")
