@@ -1,0 +1,102 @@
+"""The table of `combo compare`: mean and spread of M_J and M_F over seeds, as in papers."""
+
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Row:
+    """The scores of one variant with one sound, as fractions, by seed; seeds without scores are left out."""
+
+    variant: str
+    sound: str
+    M_J: dict[int, float]
+    M_F: dict[int, float]
+
+
+@dataclass(frozen=True)
+class Table:
+    """What was compared on what, and all scores. failed: runs that broke, with the reason."""
+
+    dataset: str
+    preset: str
+    overrides: tuple[str, ...]
+    split: str
+    protocol: str
+    seeds: tuple[int, ...]
+    rows: tuple[Row, ...]
+    failed: dict[str, str]
+
+    def __str__(self) -> str:
+        blocks = [_aligned(block) for block in self._blocks()]
+        return "\n\n".join([self._head(), *blocks, *(f"{name} failed: {why}" for name, why in self.failed.items())])
+
+    def markdown(self) -> str:
+        """The same for documents."""
+        blocks = ["\n".join(_markdown(block)) for block in self._blocks()]
+        return "\n\n".join([self._head().replace("\n", "\n\n"), *blocks]) + "\n"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: per row mean, standard deviation (null for one seed), n, and the values by seed."""
+        rows = [
+            {"variant": row.variant, "sound": row.sound, "M_J": summary(row.M_J), "M_F": summary(row.M_F)}
+            for row in self.rows
+        ]
+        return {**vars(self), "rows": rows}
+
+    def row(self, variant: str, sound: str = "right") -> Row:
+        """KeyError when there is none."""
+        for row in self.rows:
+            if (row.variant, row.sound) == (variant, sound):
+                return row
+        raise KeyError(f"{variant}, {sound} sound")
+
+    def _head(self) -> str:
+        changed = f" with {', '.join(self.overrides)}" if self.overrides else ""
+        return (
+            f"{self.dataset}, {self.split} split, preset {self.preset}{changed}; {self.protocol}\n"
+            "M_J and M_F in %: mean ± standard deviation over seeds (number of seeds)"
+        )
+
+    def _blocks(self) -> list[list[tuple[str, ...]]]:
+        """For each sound a heading and one line per variant."""
+        sounds = dict.fromkeys(row.sound for row in self.rows)
+        return [
+            [
+                (f"{sound} sound", "M_J", "M_F"),
+                *((r.variant, spread(r.M_J.values()), spread(r.M_F.values())) for r in self.rows if r.sound == sound),
+            ]
+            for sound in sounds
+        ]
+
+
+def spread(values: Iterable[float]) -> str:
+    """`60.5 ± 1.2 (3)`: mean and sample standard deviation in %, and how many; `-` for no values."""
+    values = [100 * value for value in values]
+    if not values:
+        return "-"
+    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{deviation} ({len(values)})"
+
+
+def summary(by_seed: dict[int, float]) -> dict[str, Any]:
+    """JSON values of one cell of the table, as fractions."""
+    values = list(by_seed.values())
+    return {
+        "mean": statistics.mean(values) if values else None,
+        "std": statistics.stdev(values) if len(values) > 1 else None,
+        "n": len(values),
+        "by_seed": {str(seed): value for seed, value in by_seed.items()},
+    }
+
+
+def _aligned(block: list[tuple[str, ...]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*block, strict=True)]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in block)
+
+
+def _markdown(block: list[tuple[str, ...]]) -> list[str]:
+    head, *rows = [f"| {' | '.join(row)} |" for row in block]
+    return [head, "|---" * len(block[0]) + "|", *rows]
