@@ -3,7 +3,6 @@
 The clip lists are the published CSV files, never folder listings: a stray folder changes nothing.
 """
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,44 +10,55 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import BadInput, ClipError
-from .avsbench_labels import BINARY_CLASSES, LABEL_MODES, read_class_names, read_labels
-from .avsbench_layout import SUBSETS, ClipFiles, locate, read_clips
+from .avsbench_checks import header_faults, wrong_size
+from .avsbench_labels import BINARY_CLASSES, read_class_names, read_labels
+from .avsbench_layout import SUBSETS, locate, read_clips
 from .avsbench_log_mel import pickle_path, read_log_mel
 from .clip import IGNORE_LABEL, Clip, ClipArrays
-from .images import FRAME_MODES, image_header, read_rgb
+from .images import read_rgb
 from .resize import fit_crop, fit_squash
-from .wav import check_wav, read_wav
+from .source_videos import source_aware
+from .wav import read_wav
 
 READER_VERSION = 1  # raised when a change of the readers changes an array
+SPLITTINGS = ("official", "source-aware")
 CHECK_THREADS = 8  # the check waits for the disk, not for the processor
 
 
-def open_avsbench(source_dir: Path, subset: str, size: int = 224, log_mel_pickles: bool = False) -> "AvsBench":
+def open_avsbench(
+    source_dir: Path, subset: str, size: int = 224, log_mel_pickles: bool = False, split: str = "official"
+) -> "AvsBench":
     """A `ClipSource` of AVSBench: `subset` is s4, ms3 or avss.
 
     source_dir: the folder that holds AVSBench_object and AVSBench_semantic, or the subset's own folder.
     size: side of the square frames, in pixels. S4 and MS3 frames must have it; AVSS frames, of any size, are
     cropped (train) or squashed (val, test) to it, as published.
     log_mel_pickles: take log-mels from the pickles that come with the data set instead of computing them.
+    split: "official", or "source-aware": the official test split, and of val and train the clips that show no video of
+    a split before them (see `source_videos`).
     BadInput lists every missing or unfit file of every clip.
     """
-    return AvsBench(source_dir, subset, size, log_mel_pickles)
+    return AvsBench(source_dir, subset, size, log_mel_pickles, split)
 
 
 class AvsBench:
     """A `ClipSource`; see `open_avsbench`. Labels of S4 and MS3 are binary, those of AVSS are classes."""
 
-    def __init__(self, source_dir: Path, subset: str, size: int = 224, log_mel_pickles: bool = False) -> None:
+    def __init__(
+        self, source_dir: Path, subset: str, size: int = 224, log_mel_pickles: bool = False, split: str = "official"
+    ) -> None:
         if subset not in SUBSETS:
             raise BadInput(f"unknown AVSBench subset {subset!r}; there are {', '.join(SUBSETS)}")
         if size < 1:
             raise BadInput(f"frames of {size} pixels cannot be made")
+        if split not in SPLITTINGS:
+            raise BadInput(f"unknown splits {split!r}; there are {' and '.join(SPLITTINGS)}")
         layout = SUBSETS[subset]
         self._layout = layout
         self._is_object = subset != "avss"
         self._log_mel_pickles = log_mel_pickles
         self._folder = locate(Path(source_dir), layout)
-        self.name = f"avsbench-{subset}"
+        self.name = f"avsbench-{subset}" if split == "official" else f"avsbench-{split}-{subset}"
         self.size = (size, size)
         self.short_audio = layout.short_audio
         self.classes = BINARY_CLASSES
@@ -60,9 +70,12 @@ class AvsBench:
             "size": size,
             "resize": "none" if self._is_object else "crop for train, squash for val and test",
             **({"log_mel": "pickles of the data set"} if log_mel_pickles else {}),
+            **({"split": split} if split != "official" else {}),
         }
         clip_list = self._folder / layout.list_name
         self.clips = read_clips(clip_list, layout)
+        if split == "source-aware":
+            self.clips = source_aware(self.clips)
         if problems := self._check_files():
             headline = f"problems with the files that {clip_list} lists ({len(problems)}):"
             advice = f"Nothing was imported. Repair these files, or take their clips out of {clip_list.name}."
@@ -86,7 +99,7 @@ class AvsBench:
         """A frame [H, W, 3] or a label map [H, W], brought to `size`."""
         if self._is_object:
             if image.shape[:2] != self.size:
-                raise ValueError(_wrong_size(path, image.shape[:2], self.size))
+                raise ValueError(wrong_size(path, image.shape[:2], self.size))
             return image
         fit = fit_crop if clip.split == "train" else fit_squash
         return fit(image, self.size[0], nearest=image.ndim == 2)
@@ -95,7 +108,7 @@ class AvsBench:
         exact = self.size if self._is_object else None
 
         def check(clip: Clip) -> list[str]:
-            problems = list(_file_problems(self._layout.files(self._folder, clip), exact))
+            problems = [what for _, what in header_faults(self._layout.files(self._folder, clip), exact)]
             if self._log_mel_pickles and not (path := pickle_path(self._folder, clip)).is_file():
                 problems.append(f"{path} is missing")
             return [f"clip {clip.id!r}: {problem}" for problem in problems]
@@ -106,46 +119,3 @@ class AvsBench:
             hidden = True if len(self.clips) < 500 else None
             bar = tqdm(checked, "checking files", len(self.clips), leave=False, unit=" clips", disable=hidden)
             return [problem for problems in bar for problem in problems]
-
-
-def _file_problems(files: ClipFiles, exact: tuple[int, int] | None) -> Iterator[str]:
-    """What headers and folder listings show to be wrong with the files of one clip.
-
-    exact: the (H, W) that every frame must have; None if frames may have any.
-    """
-    yield from _folder_problems(files.frames)
-    pictures = [path for path in (*files.frames, *files.labels) if path is not None]
-    if missing := [path for path in pictures if not path.is_file()]:
-        yield f"{missing[0]} is missing" + (f", and {len(missing) - 1} more pictures" if missing[1:] else "")
-    for frame, label in zip(files.frames, files.labels, strict=True):
-        sizes = []
-        for path, modes in ((frame, FRAME_MODES), (label, LABEL_MODES[files.coding])):
-            if path is None or path in missing:
-                continue
-            try:
-                mode, size = image_header(path)
-            except ValueError as error:
-                yield str(error)
-                continue
-            if mode not in modes:
-                yield f"{path} has image mode {mode}; expected {' or '.join(modes)}"
-            sizes.append(size)
-            expected = exact or sizes[0]  # a label map is as large as its frame
-            if size != expected:
-                yield _wrong_size(path, size, expected)
-    yield from check_wav(files.sound)
-
-
-def _folder_problems(frames: tuple[Path, ...]) -> Iterator[str]:
-    """A frame too many means another cut of the video; hidden files such as .DS_Store mean nothing."""
-    folder, expected = frames[0].parent, {path.name for path in frames}
-    if not folder.is_dir():
-        return  # its frames are reported as missing
-    shown = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    pictures = {path.name for path in shown if path.suffix.lower() in (".png", ".jpg", ".jpeg")}
-    if extra := sorted(pictures - expected):
-        yield f"{folder} holds {len(extra)} pictures beside the {len(expected)} frames, such as {extra[0]}"
-
-
-def _wrong_size(path: Path, found: tuple[int, int], expected: tuple[int, int]) -> str:
-    return f"{path} is {found[0]} x {found[1]} (height x width); expected {expected[0]} x {expected[1]}"

@@ -1,0 +1,65 @@
+"""What `combo doctor` does: the machine, then every path by what it is."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from ...errors import BadInput
+from .findings import Finding, Report
+from .machine import machine_facts, machine_findings
+
+
+def examine(paths: list[str]) -> Report:
+    """Look at the machine, and at every path: AVSBench, a cache root (folder or URL), a run, the folder of weights.
+
+    A folder that is none of these, for example an empty one, is tested as a place for a cache root. Nothing is changed;
+    places for caches get a few small files, which are removed again.
+    """
+    facts = machine_facts()
+    report = Report(facts, findings=list(machine_findings(facts)))
+    for path in paths:
+        about: dict[str, Any] = {"path": str(path)}
+        report.findings += _path_findings(path, about)
+        report.paths.append(about)
+    return report
+
+
+def _path_findings(name: str, facts: dict[str, Any]) -> Iterator[Finding]:
+    # Stores and their readers take a second to import; the check of the machine alone does without them.
+    from ...data.location import UrlPath, location
+    from ...data.metadata import is_begun
+    from ...model.weight_files import weights_folder
+    from .dataset import subset_findings, subsets_in
+    from .place import place_findings
+    from .stores import root_findings, run_findings, weight_findings
+
+    try:
+        path = location(name)
+        is_root = is_begun(path / "clips.zarr")
+    except (BadInput, OSError) as error:
+        yield Finding("D201", name, str(error))
+        return
+    if isinstance(path, UrlPath):
+        facts["is"] = ["cache root"] if is_root else ["place for a cache root"]
+        yield from root_findings(path, facts) if is_root else ()
+        yield from place_findings(path, facts, is_root)
+        return
+    if not path.is_dir():
+        yield Finding("D201", name)
+        return
+    subsets = subsets_in(path)
+    is_run = any((path / file).exists() for file in ("run.json", "config.yaml"))
+    is_weights = path.resolve() == weights_folder().resolve()
+    kinds = {"AVSBench": bool(subsets), "cache root": is_root, "run": is_run, "weights": is_weights}
+    facts["is"] = [kind for kind, there in kinds.items() if there] or ["place for a cache root"]
+    for subset in subsets:
+        yield from subset_findings(path, subset, facts)
+    if is_root:
+        yield from root_findings(path, facts)
+    if is_run:
+        yield from run_findings(path, facts)
+    if is_weights:
+        yield from weight_findings(path, facts)
+    if is_root or not any(kinds.values()):
+        yield from place_findings(path, facts, is_root)
+    if not any(kinds.values()):
+        yield Finding("D208", name)
