@@ -5,31 +5,29 @@ ROOT/proposals/<generator>-<fp>.zarr    masks and Maskiges of one generator
 ROOT/audio/<encoder>-<fp>.zarr          features of one audio encoder
 """
 
-import fcntl
-import os
-import re
-import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput
 from .clip import CLIP_LENGTHS, ClipSource
 from .clip_table import ClipTable, plan_order
-from .schema import SCHEMA_VERSION, create_arrays
-from .store import Cache, ClipStore, Store, array_specs, digest
+from .holding import guarded, hold
+from .location import Location, location, names_in, reaching
+from .metadata import identity, is_begun, metadata_damage, read_metadata, write_metadata
+from .receipts import Receipt, read_receipt
+from .schema import SCHEMA_VERSION
+from .sealed import digest
+from .store import Cache, ClipStore, Store
 
 CACHE_KINDS = ("proposals", "audio")
 
 
-def create_clips(root: Path, source: ClipSource, shard_frames: int) -> ClipStore:
+def create_clips(root: str | Location, source: ClipSource, shard_frames: int) -> ClipStore:
     """Open the clip store for the clips of `source`, making it first when there is none: no data yet.
 
     Raises `BadInput` when `root` holds other clips.
     """
-    if re.match(r"[a-z0-9+]{2,}:/", str(root)):
-        raise BadInput(f"{root}: a cache root must be a folder of this file system")
     if shard_frames <= 0 or shard_frames % max(CLIP_LENGTHS):
         raise BadInput(f"shard_frames must be a positive multiple of {max(CLIP_LENGTHS)}, not {shard_frames}")
     table = ClipTable.of(plan_order(source.clips))
@@ -48,22 +46,54 @@ def create_clips(root: Path, source: ClipSource, shard_frames: int) -> ClipStore
         "short_audio": source.short_audio,
         "parameters": source.parameters,
     }
-    path = root / "clips.zarr"
-    _create(path, attributes, table)
-    store = ClipStore(root)
-    if store.attributes != attributes:
-        differing = sorted(k for k in attributes if attributes[k] != store.attributes.get(k))
-        raise BadInput(f"{path} holds other clips (different: {', '.join(differing)}); name another root or remove it")
-    return store
+    path = location(root) / "clips.zarr"
+    with reaching(path):
+        create_store(path, attributes, table)
+    return ClipStore(root)
 
 
-def cache_path(clips: ClipStore, kind: str, maker: dict[str, Any]) -> Path:
+def create_store(path: Location, attributes: dict[str, Any], table: ClipTable | None) -> None:
+    """Have the metadata of a store at `path`: write what is missing or damaged, keep the data.
+
+    Raises `BadInput` when a store with other attributes is there.
+    """
+    with guarded(path):
+        try:
+            there, files = read_metadata(path)
+        except BadInput as error:
+            _require_own_receipts(path, attributes, error)
+            write_metadata(path, attributes, table)
+            return
+        if there != attributes:
+            differing = sorted(k for k in attributes if attributes[k] != there.get(k))
+            what = "clips" if attributes["kind"] == "clips" else "data"
+            raise BadInput(
+                f"{path} holds other {what} (different: {', '.join(differing)}); name another root or remove it"
+            )
+        if metadata_damage(path, files):
+            write_metadata(path, attributes, table)
+
+
+def _require_own_receipts(path: Location, attributes: dict[str, Any], error: BadInput) -> None:
+    """Refuse to write over the finished shards of another store whose own metadata cannot be read."""
+    for name in names_in(path / "_done"):
+        number = name.removesuffix(".json")
+        receipt = read_receipt(path, int(number)) if number.isdecimal() else None
+        if receipt is not None and receipt.store != identity(attributes):
+            raise BadInput(f"{error}; its shards are not of these clips, so name another root or remove it") from error
+
+
+def cache_path(clips: ClipStore, kind: str, maker: dict[str, Any]) -> Location:
     """Where the cache that `maker` makes of `clips` is or will be: its name follows from all that changes its data.
 
     kind: proposals or audio. Raises `BadInput` when the clips are not all imported.
     """
-    fingerprint = digest([SCHEMA_VERSION, kind, maker, clips.fingerprint()])
-    return clips.path.parent / kind / f"{maker['name']}-{fingerprint[:12]}.zarr"
+    return clips.path.parent / kind / f"{cache_name(kind, maker, clips.fingerprint())}.zarr"
+
+
+def cache_name(kind: str, maker: dict[str, Any], clips_fingerprint: str) -> str:
+    """For example felzenszwalb-1a2b3c4d5e6f."""
+    return f"{maker['name']}-{digest([SCHEMA_VERSION, kind, maker, clips_fingerprint])[:12]}"
 
 
 def create_cache(
@@ -88,8 +118,19 @@ def create_cache(
         **({"size": list(clips.size)} if kind == "proposals" else {"dim": dim, "probes": probes}),
     }
     path = cache_path(clips, kind, maker)
-    _create(path, attributes, None)
+    create_store(path, attributes, None)
     return Cache(path)
+
+
+def done_before(path: Location) -> dict[int, Receipt]:
+    """Receipts of the finished shards of the cache at `path`.
+
+    None when it was never made, and none when its metadata are damaged: making it again mends them and keeps the data.
+    """
+    try:
+        return Cache(path).receipts()
+    except BadInput:
+        return {}
 
 
 def open_cache(clips: ClipStore, kind: str, name: str) -> Cache:
@@ -99,7 +140,7 @@ def open_cache(clips: ClipStore, kind: str, name: str) -> Cache:
     """
     root = clips.path.parent
     folder = root / kind
-    there = sorted(p.stem for p in folder.glob("*.zarr"))
+    there = [p.stem for p in cache_paths(root) if p.parent == folder]
     matching = [n for n in there if n == name or n.rsplit("-", 1)[0] == name]
     imported = name.startswith("official-maskiges")
     command = f"import maskiges {root}" if imported else f"precompute {root} --{kind} {name}"
@@ -115,42 +156,23 @@ def open_cache(clips: ClipStore, kind: str, name: str) -> Cache:
     return fresh[0]
 
 
-def list_caches(root: Path) -> list[Cache]:
+def cache_paths(root: str | Location) -> list[Location]:
+    """Where the caches of a root are, whole or damaged, in a stable order."""
+    folders = [location(root) / kind for kind in CACHE_KINDS]
+    found = [folder / name for folder in folders for name in names_in(folder) if name.endswith(".zarr")]
+    return [path for path in found if is_begun(path)]
+
+
+def list_caches(root: str | Location) -> list[Cache]:
     """All caches of a root, in a stable order."""
-    return [Cache(p) for kind in CACHE_KINDS for p in sorted((root / kind).glob("*.zarr"))]
+    return [Cache(path) for path in cache_paths(root)]
 
 
 @contextmanager
-def exclusive(store: Store) -> Iterator[None]:
-    """Hold a store for writing. Raises `BadInput` when another run on this machine writes to it."""
-    with (store.path / "_lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip()
-            raise BadInput(f"{store.path}: process {holder} is writing to it; wait for it or stop it") from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        for left in store.path.rglob("*.partial"):  # by a writer that was killed
-            left.unlink(missing_ok=True)
+def exclusive(store: Store, shards: Collection[int] | None = None) -> Iterator[None]:
+    """Hold a store, or some shards of it, for writing.
+
+    Raises `BadInput` that says who, when another run holds any of them.
+    """
+    with hold(store.path, shards):
         yield
-
-
-def _create(path: Path, attributes: dict[str, Any], table: ClipTable | None) -> None:
-    """Make the metadata of a store in one rename, so that a kill leaves all of it or nothing."""
-    if path.exists():
-        return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.parent.mkdir(parents=True, exist_ok=True)
-    create_arrays(temporary, array_specs(attributes), attributes["frames"], attributes["shard_frames"], attributes)
-    if table is not None:
-        table.write(temporary / "clips.parquet")
-    try:
-        temporary.rename(path)
-    except OSError:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if not path.is_dir():  # not merely another run that was faster
-            raise

@@ -15,7 +15,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..errors import BadInput
-from .clip import SPLITS, Clip
+from .clip import CLIP_LENGTHS, SPLITS, Clip
+from .location import Location, write_atomic
+
+MAX_ID_BYTES = 200  # an id becomes the name of a file, with an ending; file systems end at 255
+_HOSTILE = r"^$|^\.\.?$|[/\\\p{Cc}\p{Zl}\p{Zp}]"
 
 _SCHEMA = pa.schema(
     [
@@ -55,22 +59,44 @@ class ClipTable:
     def of(cls, clips: list[Clip]) -> "ClipTable":
         """A table of clips that are in store order already."""
         columns = {name: [getattr(c, name) for c in clips] for name in _SCHEMA.names}
-        return cls(pa.Table.from_pydict(columns, schema=_SCHEMA))
+        table = pa.Table.from_pydict(columns, schema=_SCHEMA)
+        if problems := _problems(table):
+            raise BadInput.listing("these clips cannot be stored:", problems)
+        return cls(table)
 
     @classmethod
-    def read(cls, path: Path) -> "ClipTable":
-        """Raises `BadInput` when the file is damaged or holds other columns."""
+    def read(cls, path: Location) -> "ClipTable":
+        """Raises `BadInput` when the file is damaged, holds other columns, or rows that no import writes."""
         try:
-            table = pq.read_table(path, memory_map=True)
-        except (OSError, pa.ArrowException) as error:
+            return cls._checked(path if isinstance(path, Path) else pa.BufferReader(path.read_bytes()), str(path))
+        except OSError as error:
+            raise BadInput(f"{path}: cannot read the clip table ({error}); import the clips again") from error
+
+    @classmethod
+    def from_bytes(cls, content: bytes, name: str) -> "ClipTable":
+        """The inverse of `to_bytes`; `name` says in messages where it comes from. Raises `BadInput` as `read`."""
+        return cls._checked(pa.BufferReader(content), name)
+
+    @classmethod
+    def _checked(cls, file: Path | pa.BufferReader, path: str) -> "ClipTable":
+        try:
+            table = pq.read_table(file, memory_map=True)
+        except pa.ArrowException as error:
             raise BadInput(f"{path}: cannot read the clip table ({error}); import the clips again") from error
         if table.schema.remove_metadata() != _SCHEMA:
             raise BadInput(f"{path}: the clip table has columns {table.schema.names}, not {_SCHEMA.names}")
+        if problems := _problems(table):
+            raise BadInput.listing(f"{path}: the clip table is none that was made by an import:", problems)
         return cls(table)
 
-    def write(self, path: Path) -> None:
-        """The same rows always give the same bytes."""
-        pq.write_table(self._table, path, compression="zstd", store_schema=False)
+    def to_bytes(self) -> bytes:
+        """As Parquet. The same rows always give the same bytes with one version of pyarrow."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(self._table, sink, compression="zstd", store_schema=False)
+        return sink.getvalue().to_pybytes()
+
+    def write(self, path: Location) -> None:
+        write_atomic(path, self.to_bytes())
 
     def __len__(self) -> int:
         return len(self.num_frames)
@@ -109,6 +135,40 @@ class ClipTable:
                 sha.update(len(part).to_bytes(8, "little"))
                 sha.update(part)
         return sha.hexdigest()
+
+
+def _problems(table: pa.Table) -> list[str]:
+    """What makes rows unfit: ids become names of files and are compared, flags run along the frames."""
+    try:
+        table.validate(full=True)  # also that text is UTF-8
+    except pa.ArrowException as error:
+        return [str(error)]
+    empty = [name for name in table.column_names if table[name].null_count]
+    empty += [
+        name for name in ("frame_times", "frame_valid", "frame_annotated") if pc.list_flatten(table[name]).null_count
+    ]
+    if empty:
+        return [f"values are missing in column {name}" for name in dict.fromkeys(empty)]
+    ids, lengths = table["id"], pc.list_value_length(table["frame_times"])
+    problems = []
+    hostile = pc.or_(pc.match_substring_regex(ids, _HOSTILE), pc.greater(pc.binary_length(ids), MAX_ID_BYTES))
+    if bad := ids.filter(hostile)[:10].to_pylist():
+        rule = f"1 to {MAX_ID_BYTES} bytes without slashes and control characters, and not . or .."
+        problems += [f"clip id {i[:80]!r}: ids have {rule}" for i in bad]
+    if pc.count_distinct(ids).as_py() < len(table):
+        counts = pc.value_counts(ids).flatten()
+        twice = counts[0].filter(pc.greater(counts[1], 1))[:10].to_pylist()
+        problems += [f"clip id {i!r} occurs more than once" for i in twice]
+    if unknown := set(pc.unique(table["split"]).to_pylist()) - set(SPLITS):
+        problems.append(f"unknown splits {sorted(unknown)}; there are {', '.join(SPLITS)}")
+    if wrong := set(pc.unique(lengths).to_pylist()) - set(CLIP_LENGTHS):
+        problems.append(f"clips of {sorted(wrong)} frames; clips have {' or '.join(map(str, CLIP_LENGTHS))}")
+    for flags in ("frame_valid", "frame_annotated"):
+        if not pc.all(pc.equal(lengths, pc.list_value_length(table[flags]))).as_py():
+            problems.append(f"{flags} and frame_times differ in length")
+    if not (np.diff(lengths.to_numpy()) <= 0).all():
+        problems.append("longer clips must come first, or a clip would cross a shard")
+    return problems
 
 
 def _parts(column: pa.Array) -> Iterator[bytes]:

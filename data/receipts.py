@@ -1,98 +1,71 @@
-"""How a shard gets done: arrays, read back, checksummed and synced; then a receipt, by rename.
+"""How a shard gets done: arrays, read back, checksummed and synced; then a receipt, as a whole.
 
 One task owns one shard of every array of a store. Only a valid receipt means that the shard is done; a kill at any
 instant leaves either no receipt (the shard is done again) or everything. Nothing that depends on time, host or device
 goes into a receipt, so that equal work gives equal bytes; those go to a log beside it.
 """
 
-import hashlib
-import json
-import os
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from .schema import BYTES, ArraySpec, open_array
+from .location import Location, location, sync, write_atomic
+from .metadata import Checksums, checksum, identity, read_metadata
+from .schema import BYTES, ArraySpec, encode_shard, shard_key
+from .sealed import seal, unseal
 
 
 @dataclass(frozen=True)
 class Receipt:
     """What is known of a finished shard.
 
-    files maps paths relative to the store to [bytes, sha256], or to None for a shard of nothing but fill value, which
+    files maps paths relative to the store to (bytes, sha256), or to None for a shard of nothing but fill value, which
     Zarr does not write: there absence is known to be data. quarantined maps clip ids to the reason why they have no
-    data, notes maps clip ids to something odd about data that are there.
+    data, notes maps clip ids to something odd about data that are there. store is the store's `identity`.
     """
 
     shard: int
     frames: tuple[int, int]
-    files: dict[str, tuple[int, str] | None]
+    files: Checksums
     counts: dict[str, int] = field(default_factory=dict)
     quarantined: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
+    store: str = ""
 
-    def to_json(self) -> str:
-        return json.dumps(vars(self), sort_keys=True, indent=1) + "\n"
+    def to_json(self) -> bytes:
+        return seal({**vars(self), "seal": ""})
 
 
-def receipt_path(store: Path, shard: int) -> Path:
+def receipt_path(store: Location, shard: int) -> Location:
     return store / "_done" / f"{shard:06d}.json"
 
 
-def read_receipt(store: Path, shard: int) -> Receipt | None:
+def read_receipt(store: Location, shard: int) -> Receipt | None:
     """The receipt of a shard, or None when there is none that can be read: then the shard is to be done again."""
     try:
-        values = json.loads(receipt_path(store, shard).read_bytes())
+        values = unseal(receipt_path(store, shard).read_bytes())
         files = {_inside(k): v and (int(v[0]), str(v[1])) for k, v in values.pop("files").items()}
+        del values["seal"]
         receipt = Receipt(files=files, **{**values, "frames": tuple(values["frames"])})
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError):
         return None  # half a receipt can only come from a damaged disk; redoing the shard mends it
     return receipt if receipt.shard == shard else None
 
 
 def _inside(name: str) -> str:
     """A path relative to its store. ValueError for one that leads out of it: receipts come with downloaded stores."""
-    if Path(name).is_absolute() or ".." in Path(name).parts:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
         raise ValueError(f"{name!r} leads out of the store")
     return name
 
 
-def finished(store: Path, shard: int) -> Receipt | None:
-    """The receipt, if every file that it lists is there with its size. Cheap: contents are for `damage`."""
-    receipt = read_receipt(store, shard)
-    if receipt is None or any(_file_damage(store, *item) for item in receipt.files.items()):
-        return None
-    return receipt
-
-
-def damage(store: Path, shard: int) -> str | None:
-    """What is wrong with a shard, from a full read of its files; None when all is well."""
-    receipt = read_receipt(store, shard)
-    if receipt is None:
-        return "no valid receipt: never finished" if not receipt_path(store, shard).exists() else "damaged receipt"
-    for name, expected in receipt.files.items():
-        if what := _file_damage(store, name, expected):
-            return what
-        if expected is not None and _sha256(store / name) != expected[1]:
-            return f"{name}: contents changed (sha256 differs)"
-    return None
-
-
-def _file_damage(store: Path, name: str, expected: tuple[int, str] | None) -> str | None:
-    path = store / name
-    if expected is None:
-        return f"{name}: should not exist" if path.exists() else None
-    if not path.is_file():
-        return f"{name}: missing"
-    return f"{name}: {path.stat().st_size} bytes, not {expected[0]}" if path.stat().st_size != expected[0] else None
-
-
 def write_shard(
-    store: Path,
+    store: str | Location,
     shard: int,
     frames: tuple[int, int],
     specs: dict[str, ArraySpec],
@@ -106,62 +79,48 @@ def write_shard(
     """Write frames lo..hi (exactly one shard) of every array, and the receipt last.
 
     arrays: name -> [hi - lo, ...] of the spec's dtype (object arrays of bytes for variable-length ones).
-    Raises `OSError` when the file system fails or gives back other data than was written; no receipt then.
+    Raises `OSError` when the location fails or gives back other data than was written; no receipt then.
     """
-    lo, hi = frames
     assert set(arrays) == set(specs), sorted(set(arrays) ^ set(specs))
-    receipt_path(store, shard).unlink(missing_ok=True)
+    store = location(store)
+    attributes, _ = read_metadata(store)
+    drop_receipt(store, shard)
     files = {}
     for name, spec in specs.items():
-        _write_array(store / name, (lo, hi), spec, arrays[name])
-        key = "/".join([name, "c", str(shard), *["0"] * len(spec.frame_shape)])
-        files[key] = (sync(store / key), _sha256(store / key)) if (store / key).exists() else None
-    for folder in sorted(
-        {p for key, file in files.items() if file for p in (store / key).parents if store in p.parents}
-    ):
-        sync(folder)
-    receipt = Receipt(shard, frames, files, counts, quarantined, notes)
-    write_atomic(store / "_log" / f"{shard:06d}.json", json.dumps(log, sort_keys=True, indent=1) + "\n")
+        values = arrays[name]
+        rows = spec.rows(frames[1] - frames[0])
+        assert values.shape == (rows[:1] if spec.dtype == BYTES else rows), (name, values.shape, frames)
+        assert values.dtype == (object if spec.dtype == BYTES else spec.dtype), (name, values.dtype)
+        key = shard_key(name, spec, shard)
+        files[key] = _put(store / key, encode_shard(spec, values, attributes["shard_frames"]))
+    sync_above(store, [key for key, file in files.items() if file])
+    receipt = Receipt(shard, frames, files, counts, quarantined, notes, identity(attributes))
+    write_atomic(store / "_log" / f"{shard:06d}.json", seal({**log, "seal": ""}))
     write_atomic(receipt_path(store, shard), receipt.to_json())
     return receipt
 
 
-def _write_array(path: Path, frames: tuple[int, int], spec: ArraySpec, values: np.ndarray) -> None:
-    lo, hi = frames
-    assert len(values) == hi - lo, (path.name, values.shape, frames)
-    assert spec.dtype == BYTES or (values.dtype == spec.dtype and values.shape == spec.rows(hi - lo)), path.name
-    array = open_array(path, "r+")
-    array[lo:hi] = values
-    if not _same(array[lo:hi], values):
-        raise OSError(f"{path}: frames {lo}..{hi} do not read back as they were written; check the disk")
+def drop_receipt(store: Location, shard: int) -> None:
+    """Have a shard done again: without its receipt it is not finished, whatever is there."""
+    receipt_path(store, shard).unlink(missing_ok=True)
+    folder = store / "_done"
+    if isinstance(folder, Path) and folder.exists():
+        sync(folder)
 
 
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Replace a file as a whole: readers see the old one or the new one, also after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    sync(temporary)
-    os.replace(temporary, path)
-    sync(path.parent)
+def sync_above(store: Location, keys: list[str]) -> None:
+    """Make sure of the folders that lead to new files; those right above them were synced with the files."""
+    if isinstance(store, Path):
+        for folder in sorted({p for key in keys for p in (store / key).parent.parents if store in p.parents}):
+            sync(folder)
 
 
-def _same(a: np.ndarray, b: np.ndarray) -> bool:
-    if a.dtype == object:
-        return all(x == y for x, y in zip(a, b, strict=True))
-    return np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
-
-
-def sync(path: Path) -> int:
-    """Flush a file or folder to the disk; gives its size in bytes."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-        return os.fstat(handle).st_size
-    finally:
-        os.close(handle)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _put(path: Location, content: bytes | None) -> tuple[int, str] | None:
+    """Write one file and read it back; gives its checksum."""
+    if content is None:
+        path.unlink(missing_ok=True)
+        return None
+    write_atomic(path, content)
+    if path.read_bytes() != content:
+        raise OSError(f"{path} does not read back as it was written; check the disk")
+    return checksum(content)

@@ -9,16 +9,19 @@ import warnings
 from dataclasses import dataclass
 from math import nan
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import numpy as np
 import zarr
+from zarr.abc.buffer import Buffer
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.core.dtype import VariableLengthBytes
 from zarr.errors import UnstableSpecificationWarning
+from zarr.storage import FsspecStore, MemoryStore
 
 from .clip import IGNORE_LABEL, LOG_MEL_SHAPE, SAMPLE_RATE
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 CHUNK_FRAMES = 5
 SHARD_FRAMES = 160  # default; a shard is the unit of work, of resuming and of repair
 FLAG_FILL = 255  # neither 0 nor 1
@@ -41,6 +44,12 @@ class ArraySpec:
 
     def rows(self, frames: int) -> tuple[int, ...]:
         return (frames, *self.frame_shape)
+
+    def empty(self, frames: int) -> np.ndarray:
+        """[frames, *frame_shape] of fill value."""
+        if self.dtype == BYTES:
+            return np.full(frames, b"", object)
+        return np.full(self.rows(frames), self.fill, self.dtype)
 
 
 def clip_arrays(height: int, width: int) -> dict[str, ArraySpec]:
@@ -72,29 +81,75 @@ def audio_arrays(dim: int) -> dict[str, ArraySpec]:
     return {"features": ArraySpec("float32", (dim,), fill=nan)}
 
 
-def open_array(path: Path, mode: Literal["r", "r+"]) -> zarr.Array:
-    """An array of a store by zarr-python, which writes everything, and reads what has no fixed width."""
+def array_specs(attributes: dict[str, Any]) -> dict[str, ArraySpec]:
+    """The arrays of a store with these attributes. Raises `KeyError` or `TypeError` for attributes of no store."""
+    if attributes["kind"] == "clips":
+        return clip_arrays(*attributes["size"])
+    if attributes["kind"] == "proposals":
+        return proposal_arrays(*attributes["size"])
+    return audio_arrays(attributes["dim"])
+
+
+def array_metadata(specs: dict[str, ArraySpec], frames: int, shard_frames: int) -> dict[str, bytes]:
+    """The zarr.json of every array of a store of so many frames, by its name relative to the store."""
+    files: dict[str, Buffer] = {}
+    for name, spec in specs.items():
+        _create_array(files, name, spec, frames, shard_frames)
+    return {f"{name}/zarr.json": files[f"{name}/zarr.json"].to_bytes() for name in specs}
+
+
+def shard_key(name: str, spec: ArraySpec, shard: int) -> str:
+    """The file of one shard of an array, relative to the store."""
+    return "/".join([name, "c", str(shard), *["0"] * len(spec.frame_shape)])
+
+
+def encode_shard(spec: ArraySpec, values: np.ndarray, shard_frames: int) -> bytes | None:
+    """The file of one shard, or None when it holds nothing but fill value, which Zarr does not write.
+
+    values: [1..shard_frames, *frame_shape] of the spec's dtype; object array of bytes for variable-length ones.
+    Encoding in memory leaves it to us how a file gets to its place. Raises `OSError` when it decodes to other values.
+    """
+    files: dict[str, Buffer] = {}
+    array = _create_array(files, "a", spec, len(values), shard_frames)
+    array[:] = values
+    if not _same(array[:], values):
+        raise OSError("a shard does not decode to the values it was made of; check the memory of this machine")
+    encoded = files.get(shard_key("a", spec, 0))
+    return None if encoded is None else encoded.to_bytes()
+
+
+def open_array(path: Path) -> zarr.Array:
+    """An array of a store for reading by zarr-python, which reads what has no fixed width, too."""
     with warnings.catch_warnings():
         # The variable-length type has no final spec yet. Ours is pinned by the schema version and by tests.
         warnings.simplefilter("ignore", UnstableSpecificationWarning)
-        return zarr.open_array(path, mode=mode)
+        return zarr.open_array(path, mode="r")
 
 
-def create_arrays(
-    path: Path, specs: dict[str, ArraySpec], frames: int, shard_frames: int, attributes: dict[str, Any]
-) -> None:
-    """Write the metadata of a new group of arrays at `path`; no data. Whatever metadata was there is replaced."""
-    zarr.create_group(path, zarr_format=3, attributes=attributes, overwrite=False)
-    for name, spec in specs.items():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UnstableSpecificationWarning)
-            zarr.create_array(
-                path,
-                name=name,
-                shape=spec.rows(frames),
-                chunks=spec.rows(CHUNK_FRAMES),
-                shards=spec.rows(shard_frames),
-                dtype=VariableLengthBytes() if spec.dtype == BYTES else spec.dtype,
-                fill_value=b"" if spec.dtype == BYTES else spec.fill,
-                compressors=[*([ZstdCodec(level=3)] if spec.compress else []), Crc32cCodec()],
-            )
+def open_remote_array(url: str, options: dict[str, Any]) -> zarr.Array:
+    """An array behind a URL. Reading a file that is not there raises `FileNotFoundError`; it is no fill value."""
+    store = FsspecStore.from_url(url, storage_options=options, read_only=True, allowed_exceptions=())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnstableSpecificationWarning)
+        return zarr.open_array(store, mode="r", zarr_format=3)
+
+
+def _create_array(files: dict[str, Buffer], name: str, spec: ArraySpec, frames: int, shard_frames: int) -> zarr.Array:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnstableSpecificationWarning)
+        return zarr.create_array(
+            MemoryStore(files),
+            name=name,
+            shape=spec.rows(frames),
+            chunks=spec.rows(CHUNK_FRAMES),
+            shards=spec.rows(shard_frames),
+            dtype=VariableLengthBytes() if spec.dtype == BYTES else spec.dtype,
+            fill_value=b"" if spec.dtype == BYTES else spec.fill,
+            compressors=[*([ZstdCodec(level=3)] if spec.compress else []), Crc32cCodec()],
+        )
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    if a.dtype == object:
+        return all(x == y for x, y in zip(a, b, strict=True))
+    return np.array_equal(a, b, equal_nan=a.dtype.kind == "f")

@@ -3,49 +3,54 @@
 Every store is complete or resumable, and says so: only shards with a valid receipt can be read.
 """
 
-import hashlib
-import json
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import tensorstore as ts
 
 from ..errors import BadInput, ComboError
+from .checking import shard_damage, strays
 from .clip import Clip
 from .clip_table import ClipTable
+from .location import (
+    REQUESTS_AT_ONCE,
+    URL_OPTIONS,
+    Location,
+    UrlPath,
+    files_below,
+    location,
+    names_in,
+    reaching,
+    sizes,
+    write_atomic,
+)
 from .masks import unpack_masks, unpack_stats
-from .receipts import Receipt, damage, finished
-from .schema import SCHEMA_VERSION, ArraySpec, audio_arrays, clip_arrays, open_array, proposal_arrays
+from .metadata import CLIP_TABLE, identity, is_begun, metadata_damage, read_metadata, write_arrays_metadata
+from .receipts import Receipt, drop_receipt, read_receipt
+from .schema import array_specs, open_array, open_remote_array, shard_key
+from .sealed import digest, seal, unseal
 
-
-def digest(value: Any) -> str:
-    """sha256 of a JSON value, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+PART_OF = "part_of.json"  # in a clip store that holds some shards of another: the fingerprint of all of them
 
 
 class Store:
-    """One Zarr group whose shards are written with receipts; see `cache_root` for making and finding them."""
+    """One Zarr group whose shards are written with receipts; see `cache_root` for making and finding them.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self.attributes: dict[str, Any] = json.loads((path / "zarr.json").read_bytes())["attributes"]
-            version = self.attributes["schema"]
-            self.kind: str = self.attributes["kind"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BadInput(f"{path}: not a store of this package ({type(error).__name__}: {error})") from error
-        if version != SCHEMA_VERSION:
-            raise BadInput(
-                f"{path}: schema version {version}; this package reads version {SCHEMA_VERSION}. "
-                "Make it again with this package, or use the package version that made it"
-            )
+    path: a folder or a URL. Raises `BadInput` when no store is there, or its zarr.json is damaged.
+    """
+
+    def __init__(self, path: str | Location) -> None:
+        self.path = location(path)
+        self.attributes, self.metadata_files = read_metadata(self.path)
+        self.kind: str = self.attributes["kind"]
         self.frames: int = self.attributes["frames"]
         self.shard_frames: int = self.attributes["shard_frames"]
         self.specs = array_specs(self.attributes)
-        self._arrays: dict[str, ts.TensorStore] = {}
-        self._readable: set[int] = set()
+        self._identity = identity(self.attributes)
+        self._receipts: dict[int, Receipt] = {}  # those found valid
+        self._arrays: dict[str, Any] = {}  # open handles
 
     @property
     def num_shards(self) -> int:
@@ -55,17 +60,28 @@ class Store:
         """First frame and end of a shard."""
         return shard * self.shard_frames, min((shard + 1) * self.shard_frames, self.frames)
 
+    def done_shards(self) -> set[int]:
+        """Shards that have a receipt, valid or not, from one listing: for counting progress, not for reading."""
+        numbers = (name.removesuffix(".json") for name in names_in(self.path / "_done"))
+        return {int(n) for n in numbers if n.isdecimal() and int(n) < self.num_shards}
+
     def receipts(self) -> dict[int, Receipt]:
-        """The receipts of all finished shards."""
-        found = ((shard, self.finished(shard)) for shard in range(self.num_shards))
-        return {shard: receipt for shard, receipt in found if receipt is not None}
+        """The receipts of all finished shards, in order. Each is checked once by this object; new ones are found."""
+        done = self.done_shards()
+        new = sorted(done - self._receipts.keys())
+        # Behind a URL one listing costs less than a request for every file; elsewhere threads wait for the network.
+        there = files_below(self.path) if new and isinstance(self.path, UrlPath) else None
+        with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+            found = list(pool.map(lambda shard: self._valid_receipt(shard, there), new))
+        self._receipts |= {r.shard: r for r in found if r is not None}
+        return {s: self._receipts[s] for s in sorted(done) if s in self._receipts}
 
     def finished(self, shard: int) -> Receipt | None:
-        """The receipt of a shard if it is valid and speaks for every array of the store."""
-        receipt = finished(self.path, shard)
-        if receipt is None or {name.split("/")[0] for name in receipt.files} != set(self.specs):
-            return None
-        return receipt
+        """The receipt of a shard, if it is of this store and every file it lists is there with its size.
+
+        Looks anew each time. Cheap: contents are for `damaged`.
+        """
+        return self._valid_receipt(shard)
 
     def unfinished(self) -> list[int]:
         """Shards without a valid receipt."""
@@ -80,19 +96,64 @@ class Store:
         """Clips with something odd about them, and what."""
         return {clip: note for r in self.receipts().values() for clip, note in r.notes.items()}
 
-    def damaged(self) -> Iterator[tuple[int, str | None]]:
-        """Every shard, and what is wrong with it (None: nothing), from a full read of all files."""
+    def damaged(self) -> Iterator[tuple[int | None, str | None]]:
+        """Every shard, and what is wrong with it (None: nothing), from a full read of all files.
+
+        Then, with None for the shard, what is wrong with metadata, logs, and files that no receipt speaks of. Other
+        files at the top of the store, such as notes of people, are not looked at.
+        """
         for shard in range(self.num_shards):
-            what = damage(self.path, shard)
-            incomplete = what is None and self.finished(shard) is None
-            yield shard, "its receipt leaves arrays out" if incomplete else what
+            yield shard, shard_damage(self, shard)
+        for name, what in {**metadata_damage(self.path, self.metadata_files), **strays(self)}.items():
+            yield None, f"{name}: {what}"
+
+    def redo(self, shards: Iterable[int]) -> None:
+        """Drop the receipts of these shards, so that the job that made them does exactly these again."""
+        for shard in shards:
+            self._receipts.pop(shard, None)
+            drop_receipt(self.path, shard)
+
+    def repair(self) -> list[int]:
+        """Mend what follows from the store itself, remove files that no receipt speaks of, and drop the receipts of
+        damaged shards. Gives the shards to be done again by the job that made them. Hold the store while it runs.
+
+        The clip table of a clip store does not follow from it; running the same import again writes it.
+        """
+        redo = [shard for shard in range(self.num_shards) if shard_damage(self, shard)]
+        self.redo(redo)
+        damaged = metadata_damage(self.path, self.metadata_files)
+        if damaged.keys() - {CLIP_TABLE}:
+            self.metadata_files = write_arrays_metadata(self.path, self.attributes, self.metadata_files)
+        for name in strays(self):
+            (self.path / name).unlink(missing_ok=True)
+        return redo
+
+    def _valid_receipt(self, shard: int, there: dict[str, int] | None = None) -> Receipt | None:
+        """there: bytes of every file of the store, where they are known already."""
+        receipt = read_receipt(self.path, shard)
+        if receipt is None or self.foreign(receipt):
+            return None
+        there = sizes(self.path, list(receipt.files)) if there is None else there
+        whole = all(there.get(name) == (file and file[0]) for name, file in receipt.files.items())
+        return receipt if whole else None
+
+    def foreign(self, receipt: Receipt) -> str | None:
+        """Why a receipt does not speak for a whole shard of this store."""
+        keys = {shard_key(name, spec, receipt.shard) for name, spec in self.specs.items()}
+        if missing := keys - receipt.files.keys():
+            return f"its receipt leaves arrays out ({', '.join(sorted(missing))})"
+        if receipt.store != self._identity or keys != receipt.files.keys():
+            return "its receipt belongs to another store"
+        return None if receipt.frames == self.shard_range(receipt.shard) else "its receipt speaks of other frames"
 
     def read(self, name: str, lo: int, hi: int) -> np.ndarray:
         """Frames lo..hi of one array, [hi - lo, ...], checksums verified.
 
         Raises `ComboError` when a shard was never finished or its data are damaged.
         """
-        self._require_finished(lo, hi)
+        receipts = self._require_finished(lo, hi)
+        if isinstance(self.path, UrlPath):
+            return self._read_remote(name, lo, hi, receipts)
         if name not in self._arrays:
             spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str((self.path / name).absolute())}}
             self._arrays[name] = ts.open(spec, open=True, read=True).result()
@@ -103,22 +164,44 @@ class Store:
 
     def read_bytes(self, name: str, lo: int, hi: int) -> list[bytes]:
         """Frames lo..hi of a variable-length array (tensorstore cannot read these)."""
-        self._require_finished(lo, hi)
+        receipts = self._require_finished(lo, hi)
+        if isinstance(self.path, UrlPath):
+            return list(self._read_remote(name, lo, hi, receipts))
         try:
-            return list(open_array(self.path / name, "r")[lo:hi])
+            return list(open_array(self.path / name)[lo:hi])
         except (ValueError, RuntimeError) as error:
             raise self._unreadable(name, lo, error) from error
 
-    def _require_finished(self, lo: int, hi: int) -> None:
+    def _read_remote(self, name: str, lo: int, hi: int, receipts: list[Receipt]) -> np.ndarray:
+        """A file that should be there and is not is an error; one that its receipt knows to be absent is fill value."""
+        spec, parts = self.specs[name], []
+        try:
+            if name not in self._arrays:
+                self._arrays[name] = open_remote_array(str(self.path / name), URL_OPTIONS)
+            for receipt in receipts:
+                first, end = max(lo, receipt.frames[0]), min(hi, receipt.frames[1])
+                absent = receipt.files[shard_key(name, spec, receipt.shard)] is None
+                parts.append(spec.empty(end - first) if absent else self._arrays[name][first:end])
+        except (ValueError, RuntimeError, FileNotFoundError) as error:
+            raise self._unreadable(name, lo, error) from error
+        except OSError:
+            raise
+        except Exception as error:  # of the driver: a lost connection, credentials that have expired
+            raise OSError(f"{self.path / name}: {type(error).__name__}: {error}") from error
+        return np.concatenate(parts)
+
+    def _require_finished(self, lo: int, hi: int) -> list[Receipt]:
+        """The receipts of the shards that frames lo..hi lie in."""
         if not 0 <= lo < hi <= self.frames:
             raise IndexError(f"{self.path}: frames {lo}..{hi} of {self.frames}")
+        receipts = []
         for shard in range(lo // self.shard_frames, (hi - 1) // self.shard_frames + 1):
-            if shard not in self._readable:
-                if self.finished(shard) is None:
-                    raise ComboError(
-                        f"{self.path}: shard {shard} (frames {lo}..{hi}) is not finished; {_redo(self.kind)}"
-                    )
-                self._readable.add(shard)
+            receipt = self._receipts.get(shard) or self._valid_receipt(shard)
+            if receipt is None:
+                raise ComboError(f"{self.path}: shard {shard} (frames {lo}..{hi}) is not finished; {_redo(self.kind)}")
+            self._receipts[shard] = receipt
+            receipts.append(receipt)
+        return receipts
 
     def _unreadable(self, name: str, lo: int, error: Exception) -> ComboError:
         shard = lo // self.shard_frames
@@ -129,12 +212,14 @@ class Store:
 class ClipStore(Store):
     """clips.zarr: everything that was imported."""
 
-    def __init__(self, root: Path) -> None:
-        path = root / "clips.zarr"
-        if not path.is_dir():
+    def __init__(self, root: str | Location) -> None:
+        path = location(root) / "clips.zarr"
+        with reaching(path):
+            begun = is_begun(path)
+        if not begun:
             raise BadInput(f"{root}: no clips.zarr here; make it with 'combo import ... {root}'")
         super().__init__(path)
-        self.table = ClipTable.read(path / "clips.parquet")
+        self.table = ClipTable.read(path / CLIP_TABLE)
         self.classes: tuple[str, ...] = tuple(self.attributes["classes"])
         self.size: tuple[int, int] = tuple(self.attributes["size"])
         self._fingerprint: str | None = None
@@ -144,15 +229,33 @@ class ClipStore(Store):
     def fingerprint(self) -> str:
         """Hash of all contents. Raises `BadInput` when the import has not finished.
 
-        Computed once: a finished store does not change, and each time would read every receipt.
+        Computed once: a finished store does not change, and each time would read every receipt. A store that holds
+        a part of another, such as one split, has the fingerprint of the whole.
         """
         if self._fingerprint is None:
             receipts = self.receipts()
-            if len(receipts) < self.num_shards:
-                missing = self.num_shards - len(receipts)
+            missing = self.num_shards - len(receipts)
+            if missing:
+                self._fingerprint = self._adopted_fingerprint()
+            else:
+                self._fingerprint = digest([self.attributes, [receipts[s].files for s in sorted(receipts)]])
+            if self._fingerprint is None:
                 raise BadInput(f"{self.path}: {missing} of {self.num_shards} shards are missing; {_redo(self.kind)}")
-            self._fingerprint = digest([self.attributes, [receipts[s].files for s in sorted(receipts)]])
         return self._fingerprint
+
+    def adopt_fingerprint(self, fingerprint: str) -> None:
+        """Say of which whole this unfinished store is a part, so that caches made from the whole fit it."""
+        if self.unfinished():
+            write_atomic(self.path / PART_OF, seal({"fingerprint": fingerprint, "seal": ""}))
+        self._fingerprint = None
+
+    def _adopted_fingerprint(self) -> str | None:
+        try:
+            return str(unseal((self.path / PART_OF).read_bytes())["fingerprint"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError) as error:
+            raise BadInput(f"{self.path / PART_OF} is damaged ({error}); bring it from where the store came") from error
 
     def span(self, row: int) -> tuple[int, int]:
         """First frame and end of a clip."""
@@ -193,18 +296,13 @@ class Cache(Store):
         """bool [K, H, W]: the masks of one frame of a proposals cache."""
         return unpack_masks(self.read_bytes("masks", frame, frame + 1)[0], *self.attributes["size"])
 
+    def read_masks_of(self, lo: int, hi: int) -> list[np.ndarray]:
+        """bool [K, H, W] for each of the frames lo..hi of a proposals cache, by one read."""
+        return [unpack_masks(packed, *self.attributes["size"]) for packed in self.read_bytes("masks", lo, hi)]
+
     def read_stats(self, frame: int) -> np.ndarray:
         """[K] records `masks.MASK_STATS` of one frame of a proposals cache."""
         return unpack_stats(self.read_bytes("mask_stats", frame, frame + 1)[0])
-
-
-def array_specs(attributes: dict[str, Any]) -> dict[str, ArraySpec]:
-    """The arrays of a store with these attributes."""
-    if attributes["kind"] == "clips":
-        return clip_arrays(*attributes["size"])
-    if attributes["kind"] == "proposals":
-        return proposal_arrays(*attributes["size"])
-    return audio_arrays(attributes["dim"])
 
 
 def _redo(kind: str) -> str:

@@ -12,6 +12,7 @@ from ..data.avsbench import open_avsbench
 from ..data.avsbench_writer import write_avsbench
 from ..data.cache_root import create_clips, exclusive
 from ..data.clip import IGNORE_LABEL, Clip, ClipArrays, ClipSource
+from ..data.location import Location
 from ..data.receipts import write_shard
 from ..data.schema import SHARD_FRAMES
 from ..data.store import ClipStore
@@ -44,7 +45,13 @@ class ImportReport:
 
 
 def import_synthetic(
-    root: Path, flavour: Flavour, clips: int, seed: int, size: int, shard_frames: int, avsbench: Path | None = None
+    root: str | Location,
+    flavour: Flavour,
+    clips: int,
+    seed: int,
+    size: int,
+    shard_frames: int,
+    avsbench: Path | None = None,
 ) -> ImportReport:
     """Make a synthetic set and import it; with `avsbench`, write it to that folder in AVSBench layout, too."""
     source = SyntheticSource(flavour, clips, seed, size)
@@ -54,18 +61,26 @@ def import_synthetic(
 
 
 def import_avsbench(
-    root: Path, source: Path, subset: str, size: int, shard_frames: int, log_mel_pickles: bool = False
+    root: str | Location,
+    source: Path,
+    subset: str,
+    size: int,
+    shard_frames: int,
+    log_mel_pickles: bool = False,
+    split: str = "official",
 ) -> ImportReport:
     """Import S4, MS3 or AVSS from the data set's folder, see `open_avsbench`."""
-    return import_clips(open_avsbench(source, subset, size, log_mel_pickles), root, shard_frames)
+    return import_clips(open_avsbench(source, subset, size, log_mel_pickles, split), root, shard_frames)
 
 
-def import_videos(root: Path, files: list[Path], clip_seconds: int, size: int, shard_frames: int) -> ImportReport:
+def import_videos(
+    root: str | Location, files: list[Path], clip_seconds: int, size: int, shard_frames: int
+) -> ImportReport:
     """Import video files, see `open_videos`."""
     return import_clips(open_videos(files, clip_seconds, size), root, shard_frames)
 
 
-def import_clips(source: ClipSource, root: Path, shard_frames: int = SHARD_FRAMES) -> ImportReport:
+def import_clips(source: ClipSource, root: str | Location, shard_frames: int = SHARD_FRAMES) -> ImportReport:
     """Write every clip of `source` that is not yet in `root`.
 
     A clip that cannot be read is quarantined with its reason and the others go on.

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..data.cache_root import create_cache, exclusive
+from ..data.location import Location
 from ..data.maskige_tree import MaskigeTree
 from ..data.receipts import write_shard
 from ..data.store import Cache, ClipStore
@@ -36,7 +37,7 @@ class MaskigeReport:
         )
 
 
-def import_maskiges(root: Path, source: Path) -> MaskigeReport:
+def import_maskiges(root: str | Location, source: Path) -> MaskigeReport:
     """Write the published Maskiges of all clips of `root` into ROOT/proposals/official-maskiges-<fp>.zarr.
 
     source: the folder of the pictures, or of the data set around it; see `MaskigeTree`. Clips that were quarantined

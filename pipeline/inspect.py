@@ -1,20 +1,25 @@
 """Look at the stores of a cache root: what there is, how much is finished, and whether it is whole."""
 
-from pathlib import Path
 from typing import Any
 
-from ..data.cache_root import list_caches
+from ..data.cache_root import cache_paths, list_caches
+from ..data.location import Location, location
+from ..data.metadata import is_begun
 from ..data.store import Cache, ClipStore, Store
+from ..errors import BadInput
 from .progress import bar
 
 
-def root_info(root: Path) -> dict[str, Any]:
+def root_info(root: str | Location) -> dict[str, Any]:
     """JSON values: the clip store and every cache of `root` with their provenance, coverage and size.
 
     Raises `BadInput` when there is no clip store.
     """
     clips = ClipStore(root)
-    fingerprint = None if clips.unfinished() else clips.fingerprint()
+    try:
+        fingerprint = clips.fingerprint()
+    except BadInput:  # the import has not finished
+        fingerprint = None
     return {
         "clips": {
             **_store_info(clips),
@@ -85,14 +90,43 @@ def _progress(store: dict[str, Any]) -> str:
     return f"{store['shards_done']} of {store['shards']} shards, {store['bytes'] / 1e6:.1f} MB"
 
 
-def verify_root(root: Path) -> list[dict[str, Any]]:
-    """Every damaged or missing shard of every store of a root: store, shard, problem. Reads all files."""
-    stores: list[Store] = [ClipStore(root), *list_caches(root)]
-    problems = []
+def verify_root(root: str | Location) -> list[dict[str, Any]]:
+    """Every damaged or missing shard of every store of a root: store, shard, problem. Reads all files.
+
+    shard is None where metadata, a log, or a file of no shard is meant. Raises `BadInput` when there is no clip store.
+    """
+    problems: list[dict[str, Any]] = []
+
+    def found(path: Location, shard: int | None, problem: str) -> None:
+        problems.append({"store": str(path), "shard": shard, "problem": problem})
+
+    stores: list[Store] = []
+    clips = location(root) / "clips.zarr"
+    for path in (clips, *cache_paths(root)):
+        try:
+            stores.append(ClipStore(root) if path == clips else Cache(path))
+        except BadInput as error:
+            if not is_begun(path):
+                raise
+            found(path, None, str(error))
     with bar(sum(s.num_shards for s in stores), "verify", "shards") as progress:
         for store in stores:
             for shard, problem in store.damaged():
-                progress.update()
                 if problem is not None:
-                    problems.append({"store": str(store.path), "shard": shard, "problem": problem})
+                    found(store.path, shard, problem)
+                if shard is not None:
+                    progress.update()
     return problems
+
+
+def show_problems(problems: list[dict[str, Any]]) -> str:
+    """`verify_root` for people."""
+    if not problems:
+        return "all stores are whole"
+    places = [p["store"] if p["shard"] is None else f"{p['store']} shard {p['shard']}" for p in problems]
+    lines = [f"{place}: {p['problem']}" for place, p in zip(places, problems, strict=True)]
+    end = (
+        f"{len(problems)} problems; 'combo cache verify --repair' mends what it can, and the commands that made these "
+        "stores do only what is damaged or missing"
+    )
+    return "\n".join([*lines, end])

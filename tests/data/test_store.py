@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,17 @@ from combo_avs.pipeline.import_clips import import_clips
 SHARD = 20
 
 
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Do not write here; `root` is a copy to play with."""
+    folder = tmp_path_factory.mktemp("imported")
+    import_clips(NoiseSource(), folder, SHARD)
+    return folder
+
+
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    import_clips(NoiseSource(), tmp_path, SHARD)
-    return tmp_path
+def root(imported: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(imported, tmp_path, dirs_exist_ok=True))
 
 
 def tree_digest(folder: Path) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,52 +10,79 @@ import time
 from pathlib import Path
 
 import pytest
+from store_locations import contents
 
 from combo_avs.cli import app
 from combo_avs.console import run
 
 ARGUMENTS = {
-    "import": ["synthetic", "ROOT", "--flavour", "ms3", "--clips", "80", "--size", "64", "--shard-frames", "10"],
-    "precompute": ["ROOT", "--proposals", "felzenszwalb", "--audio", "logmel", "--workers", "2"],
+    "import": ["synthetic", "ROOT", "--flavour", "ms3", "--clips", "24", "--size", "64", "--shard-frames", "10"],
+    "precompute": ["ROOT", "--proposals", "felzenszwalb", "--audio", "logmel", "--workers"],
 }
+MOMENTS = (0.05, 3, 0.05, 1)  # seconds: half of the kills hit while metadata are written and stores are taken hold of
 
 
-def contents(root: Path) -> dict[str, bytes]:
-    """All files that equal work must make equal; times and locks aside."""
-    kept = (p for p in sorted(root.rglob("*")) if p.is_file() and p.name != "_lock" and p.parent.name != "_log")
-    return {str(p.relative_to(root)): p.read_bytes() for p in kept}
+def command(job: str, root: Path, workers: int) -> list[str]:
+    arguments = [str(root) if a == "ROOT" else a for a in ARGUMENTS[job]]
+    return [job, *arguments, *([str(workers)] if job == "precompute" else [])]
 
 
-def command(job: str, root: Path) -> list[str]:
-    return [job, *(str(root) if a == "ROOT" else a for a in ARGUMENTS[job])]
+def kill_when_writing(job: str, root: Path, delay: float) -> bool:
+    """SIGKILL a job with all of its workers, `delay` seconds after it first changes its root.
 
-
-def kill_after(job: str, root: Path, seconds: float) -> int | None:
-    """Start a job in a process group of its own and SIGKILL all of it; gives its exit code if it was faster."""
+    False when it was faster.
+    """
+    before = files_of(root)
     process = subprocess.Popen(
-        [sys.executable, "-m", "combo_avs", *command(job, root)],
+        [sys.executable, "-m", "combo_avs", *command(job, root, workers=2)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
+    while process.poll() is None and files_of(root) == before:
+        time.sleep(0.002)
     try:
-        return process.wait(seconds)
+        assert process.wait(delay) == 0
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        return None
+        return True
+    return False
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(25, marks=pytest.mark.slow)])
-def test_kill_at_random_instants(tmp_path: Path, kills: int) -> None:
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
+def files_of(root: Path) -> list[str]:
+    return sorted(map(str, [*root.glob("*/*"), *root.glob("*/*.zarr/*")]))
+
+
+def finish(job: str, root: Path, whole: Path) -> None:
+    """Without further kills the job ends, and what it made is what an uninterrupted one made."""
+    assert run(app, command(job, root, workers=0)) == 0
+    wanted = {n: c for n, c in contents(whole).items() if job == "precompute" or n.startswith("clips.zarr/")}
+    assert contents(root) == wanted
+    assert not [p for p in root.rglob("*") if p.name.endswith(".tmp") or p.name.startswith("_lock.")]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What both jobs make when nobody kills them."""
+    root = tmp_path_factory.mktemp("whole")
     for job in ARGUMENTS:
-        started = time.monotonic()
-        subprocess.run([sys.executable, "-m", "combo_avs", *command(job, whole)], check=True, capture_output=True)
-        full = time.monotonic() - started
-        rng = random.Random(kills)
-        for _ in range(kills):
-            kill_after(job, cut, rng.uniform(0.3, 0.9) * full)
-        assert run(app, command(job, cut)) == 0
-    assert contents(cut) == contents(whole)
-    assert run(app, ["cache", "verify", str(cut)]) == 0
+        assert run(app, command(job, root, workers=0)) == 0
+    return root
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("job", ARGUMENTS)
+def test_kill_at_random_instants(tmp_path: Path, whole: Path, job: str, kills: int) -> None:
+    rng = random.Random(kills)
+    killed = rounds = 0
+    while killed < kills:
+        rounds += 1
+        root = tmp_path / str(rounds)
+        if job == "precompute":
+            shutil.copytree(whole / "clips.zarr", root / "clips.zarr")
+        while killed < kills and kill_when_writing(job, root, rng.uniform(0, MOMENTS[killed % len(MOMENTS)])):
+            killed += 1
+        finish(job, root, whole)
+    print(f"{job}: {killed} kills, {rounds} finished stores, all equal")
+    assert run(app, ["cache", "verify", str(root)]) == 0

@@ -1,0 +1,193 @@
+"""A store of four shards in any location, and everything that may happen to it, against a dictionary of its files.
+
+The dictionary is the store as an uninterrupted run makes it. Whatever happens, verify must speak of exactly those
+shards whose files differ from the dictionary, reading must give the data of the dictionary or an error, and what
+resume and repair leave must be the dictionary. Subclass `StoreMachine` to add rules.
+"""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from store_locations import contents, killed_at, open_place
+
+from combo_avs.data.cache_root import create_store, exclusive
+from combo_avs.data.location import files_below, location, write_atomic
+from combo_avs.data.receipts import write_shard
+from combo_avs.data.schema import SCHEMA_VERSION
+from combo_avs.data.store import Cache
+from combo_avs.errors import BadInput, ComboError
+
+SHARDS = 4
+ATTRIBUTES = {
+    "schema": SCHEMA_VERSION,
+    "kind": "proposals",
+    "maker": {"name": "fake", "version": "1", "parameters": {}, "weights_sha256": None},
+    "clips_fingerprint": "0" * 64,
+    "frames": 35,
+    "shard_frames": 10,
+    "size": [4, 4],
+}
+METADATA = ("zarr.json", "maskige/zarr.json", "masks/zarr.json", "mask_stats/zarr.json", "mask_count/zarr.json")
+
+
+def rows(cache: Cache, shard: int) -> dict[str, np.ndarray]:
+    """Arrays of one shard; a Maskige of shard 0 is nothing but fill value."""
+    lo, hi = cache.shard_range(shard)
+    rng = np.random.default_rng(shard)
+    arrays = {name: spec.empty(hi - lo) for name, spec in cache.specs.items()}
+    arrays["maskige"][:] = rng.integers(0, 256, arrays["maskige"].shape) * (shard > 0)
+    arrays["mask_count"][:] = rng.integers(0, 9, hi - lo)
+    for name in ("masks", "mask_stats"):
+        arrays[name][:] = [rng.bytes(int(rng.integers(0, 40))) for _ in range(hi - lo)]
+    return arrays
+
+
+def write(cache: Cache, shard: int) -> None:
+    write_shard(
+        cache.path,
+        shard,
+        cache.shard_range(shard),
+        cache.specs,
+        rows(cache, shard),
+        counts={"masks": shard},
+        quarantined={"clip-1": "cannot be read"} if shard == 1 else {},
+        notes={},
+        log={"seconds_per_frame": 0.5},
+    )
+
+
+def finish(path) -> Cache:
+    """What a job does on every start: metadata, hold, everything that has no valid receipt."""
+    create_store(path, ATTRIBUTES, None)
+    cache = Cache(path)
+    with exclusive(cache):
+        for shard in cache.unfinished():
+            write(cache, shard)
+    return cache
+
+
+def shard_of(name: str) -> int | None:
+    """The shard that a file of a store belongs to; None: metadata, and files of no shard."""
+    if name in METADATA:
+        return None
+    shard = int(Path(name).stem) if name.startswith("_done/") else int(name.split("/")[2])
+    return shard if shard < SHARDS else None
+
+
+class StoreMachine(RuleBasedStateMachine):
+    KIND = "folder"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        self.path = location(open_place(self.KIND, self.folder)) / "fake.zarr"
+        self.whole = contents(finish(self.path).path)
+
+    def teardown(self) -> None:
+        shutil.rmtree(self.folder)
+
+    def differing(self) -> set[str]:
+        """Names of files that are not as in the dictionary."""
+        now = contents(self.path)
+        return {name for name in now.keys() | self.whole.keys() if now.get(name) != self.whole.get(name)}
+
+    def bad_shards(self) -> set[int]:
+        return {s for name in self.differing() if "/." not in name and (s := shard_of(name)) is not None}
+
+    def opens(self) -> bool:
+        return "zarr.json" not in self.differing()
+
+    @initialize(done=st.sets(st.integers(0, SHARDS - 1)))
+    def begin(self, done: set[int]) -> None:
+        Cache(self.path).redo(set(range(SHARDS)) - done)
+
+    @rule(shard=st.integers(0, SHARDS - 1))
+    def write_shard(self, shard: int) -> None:
+        create_store(self.path, ATTRIBUTES, None)
+        write(Cache(self.path), shard)
+        assert shard not in self.bad_shards()
+
+    @rule(shard=st.integers(0, SHARDS - 1), step=st.integers(0, 45))
+    def kill_while_writing(self, shard: int, step: int) -> None:
+        with killed_at(step):
+            create_store(self.path, ATTRIBUTES, None)
+            write(Cache(self.path), shard)
+
+    @rule()
+    def resume(self) -> None:
+        """Finds what is missing or has another size; what has the same size is for verify."""
+        cache = finish(self.path)
+        assert cache.unfinished() == []
+        now = contents(self.path)
+        differing = self.differing() & self.whole.keys()
+        assert not [n for n in differing if n in METADATA or len(now.get(n, b"")) != len(self.whole[n])]
+
+    @rule(data=st.data())
+    def damage_a_byte(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(contents(self.path))))
+        content = bytearray((self.path / name).read_bytes())
+        if content:
+            content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+            (self.path / name).write_bytes(bytes(content))
+
+    @rule(data=st.data())
+    def truncate(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(contents(self.path))))
+        content = (self.path / name).read_bytes()
+        (self.path / name).write_bytes(content[: data.draw(st.integers(0, len(content)))])
+
+    @rule(data=st.data())
+    def delete(self, data: st.DataObject) -> None:
+        (self.path / data.draw(st.sampled_from(sorted(contents(self.path))))).unlink()
+
+    @rule(name=st.sampled_from(["maskige/c/0/0/0/0", "masks/c/9", "_done/000009.json"]))
+    def lay_a_stray(self, name: str) -> None:
+        write_atomic(self.path / name, b"stray")
+
+    @rule()
+    def verify(self) -> None:
+        if not self.opens():
+            return
+        found = {shard for shard, what in Cache(self.path).damaged() if what}
+        assert found - {None} == self.bad_shards()
+        of_no_shard = [n for n in self.differing() if "/." not in n and shard_of(n) is None]
+        assert (None in found) == bool(of_no_shard)
+
+    @rule()
+    def repair(self) -> None:
+        create_store(self.path, ATTRIBUTES, None)
+        cache, bad = Cache(self.path), self.bad_shards()
+        with exclusive(cache):
+            assert set(cache.repair()) == bad
+        finish(self.path)
+        assert contents(self.path) == self.whole
+        assert not any(what for _, what in Cache(self.path).damaged())
+
+    @rule(shard=st.integers(0, SHARDS - 1), data=st.data())
+    def reopen_and_read(self, shard: int, data: st.DataObject) -> None:
+        if not self.opens():
+            try:
+                Cache(self.path)
+            except BadInput:
+                return
+            raise AssertionError("a store with a damaged zarr.json was opened")
+        cache = Cache(self.path)
+        lo, hi = cache.shard_range(shard)
+        first = data.draw(st.integers(lo, hi - 1))
+        end = data.draw(st.integers(first + 1, hi))
+        for name, values in rows(cache, shard).items():
+            read = cache.read_bytes if name.startswith("mask") and name in ("masks", "mask_stats") else cache.read
+            try:
+                got = read(name, first, end)
+            except ComboError:
+                assert shard in self.bad_shards() or self.differing() & set(METADATA)
+            else:
+                assert np.array_equal(got, values[first - lo : end - lo])
+
+    @invariant()
+    def no_file_leaves_the_store(self) -> None:
+        assert {name.split("/")[0] for name in files_below(self.path.parent)} == {"fake.zarr"}
