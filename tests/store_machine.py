@@ -9,12 +9,15 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import h5py
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from store_locations import contents, killed_at, open_place
 
 from combo_avs.data.cache_root import create_store, exclusive
+from combo_avs.data.copying import copy_shard
+from combo_avs.data.hdf5 import read_store, write_store
 from combo_avs.data.location import files_below, location, write_atomic
 from combo_avs.data.receipts import write_shard
 from combo_avs.data.schema import SCHEMA_VERSION
@@ -187,6 +190,47 @@ class StoreMachine(RuleBasedStateMachine):
                 assert shard in self.bad_shards() or self.differing() & set(METADATA)
             else:
                 assert np.array_equal(got, values[first - lo : end - lo])
+
+    @rule()
+    def export_and_import(self) -> None:
+        """What comes back from HDF5 is as in the dictionary; damaged shards do not get out."""
+        if not self.opens():
+            return
+        cache = Cache(self.path)
+        shards = sorted(cache.receipts())
+        file, back = self.folder / "store.h5", self.folder / "back" / "fake.zarr"
+        try:
+            with h5py.File(file, "w") as target:
+                write_store(target.create_group("store"), cache, shards, "0" * 64, lambda: None)
+        except ComboError:
+            assert self.bad_shards() & set(shards) or self.differing() & set(METADATA)
+            return
+        with h5py.File(file) as source:
+            read_store(source["store"], back, lambda: None)
+        came_back = contents(back)
+        shutil.rmtree(back.parent)
+        assert came_back == {n: c for n, c in self.whole.items() if n in METADATA or shard_of(n) in shards}
+
+    @rule()
+    def merge(self) -> None:
+        """Finished shards copied into an empty store are as in the dictionary; damaged ones are not copied."""
+        if not self.opens():
+            return
+        cache, target = Cache(self.path), self.folder / "merged" / "fake.zarr"
+        create_store(target, ATTRIBUTES, None)
+        copied = set()
+        for shard, receipt in cache.receipts().items():
+            try:
+                copy_shard(cache, Cache(target), receipt)
+            except ComboError:
+                assert shard in self.bad_shards()
+            else:
+                copied.add(shard)
+        now = contents(target)
+        shutil.rmtree(target.parent)
+        assert now.keys() >= {n for n in self.whole if n in METADATA or shard_of(n) in copied}
+        wrong = {n for n, c in now.items() if self.whole.get(n) != c}
+        assert not wrong
 
     @invariant()
     def no_file_leaves_the_store(self) -> None:
