@@ -8,16 +8,17 @@ import json
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from .commands import cache, imports, weights
 from .commands.options import PRESETS, AsJson, Device, Root, Run, Set, Subset, finish
+from .commands.stage_two import compare, evaluate, replay, train
 from .console import run
 from .errors import FAILED
 
-app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+app = typer.Typer(pretty_exceptions_enable=False, add_completion=True)
 app.add_typer(imports.app, name="import")
 app.add_typer(cache.app, name="cache")
 app.add_typer(weights.app, name="weights")
@@ -45,108 +46,113 @@ def options(
 @app.command()
 def precompute(
     root: Root,
-    proposals: Annotated[str | None, typer.Option(help="Proposal generator: felzenszwalb or none.")] = None,
-    audio: Annotated[str | None, typer.Option(help="Audio encoder: vggish or logmel.")] = None,
+    proposals: Annotated[
+        str | None,
+        typer.Option(
+            help="Proposal generator: sam-vit-b, sam-vit-l, sam-vit-h, mobile-sam, semantic-sam-t, semantic-sam-l, "
+            "felzenszwalb, none, or a plug-in's."
+        ),
+    ] = None,
+    audio: Annotated[str | None, typer.Option(help="Audio encoder: vggish, logmel, or a plug-in's.")] = None,
     workers: Annotated[
         int | None,
         typer.Option(min=0, help="Local Dask workers; default: one per GPU, else per core. 0: this process, no Dask."),
     ] = None,
     scheduler: Annotated[str | None, typer.Option(help="Use a running Dask scheduler, e.g. tcp://node:8786.")] = None,
+    slurm: Annotated[
+        bool, typer.Option("--slurm", help="Submit workers to SLURM, as --set precompute.slurm.KEY=VALUE says.")
+    ] = False,
     split: Annotated[str | None, typer.Option(help="Only the shards that hold clips of this split.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and stop.")] = False,
+    clips: Annotated[
+        str | None, typer.Option(help="Only the shards of these clips: a file with one id a line, or ids with commas.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the shards of the first so many clips.")] = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="The I-th of N disjoint shares, which may run at the same time.")
+    ] = None,
+    untrained: Annotated[
+        bool, typer.Option("--untrained", help="Run the generator with random weights; its cache says so in its name.")
+    ] = False,
+    retry_quarantined: Annotated[
+        bool, typer.Option("--retry-quarantined", help="Try clips again on which the model failed.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would run, how large it gets and how long it takes, and stop.")
+    ] = False,
     settings: Set = None,
 ) -> None:
     """Stage one: run frozen models over every frame once, into caches. Does only what is missing.
 
-    Parameters: --set precompute.generator.KEY=VALUE and --set precompute.encoder.KEY=VALUE, for example
-    --audio vggish --set precompute.encoder.weights=vggish-10086976.pth
+    Parameters: --set precompute.generator.KEY=VALUE and --set precompute.encoder.KEY=VALUE. Weights come from the
+    folder that 'combo weights fetch' fills, or --set precompute.encoder.weights=FILE.
     """
     from .pipeline.config import load_config
     from .pipeline.precompute.driver import plan_caches, run_plans
+    from .pipeline.precompute.selection import parse_clip_ids, parse_share
 
+    if sum([workers is not None, scheduler is not None, slurm]) > 1:
+        raise typer.BadParameter("--workers, --scheduler and --slurm exclude each other")
     config = load_config(None, settings or []).precompute
-    plans = plan_caches(root, config, proposals, audio, split)
+    plans = plan_caches(
+        root,
+        config,
+        proposals,
+        audio,
+        split,
+        clip_ids=None if clips is None else parse_clip_ids(clips),
+        limit=limit,
+        share=None if shard is None else parse_share(shard),
+        untrained=untrained,
+        retry_quarantined=retry_quarantined,
+    )
     for plan in plans:
         typer.echo(plan)
     if dry_run:
+        from .pipeline.precompute.estimate import estimate
+
+        for plan in plans:
+            typer.echo(estimate(plan))
         return
-    quarantined = run_plans(plans, workers, scheduler)
+    quarantined = run_plans(plans, workers, scheduler, config.slurm if slurm else None)
     typer.echo("all of them are done")
     finish(quarantined)
 
 
-@app.command()
-def train(
-    root: Root,
-    preset: Annotated[str, typer.Option(help=PRESETS)],
-    proposals: Annotated[str, typer.Option(help="Proposals cache, e.g. felzenszwalb.")],
-    audio: Annotated[str, typer.Option(help="Audio cache, e.g. vggish.")],
-    out: Annotated[Path, typer.Option(help="Run folder.")],
-    steps: Annotated[int | None, typer.Option(min=1, help="Short for --set train.steps=.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Short for --set train.seed=.")] = None,
-    resume: Annotated[Literal["never", "auto"], typer.Option(help="auto: go on from the newest checkpoint.")] = "never",
-    settings: Set = None,
-) -> None:
-    """Stage two: train COMBO on the cached tensors. No foundation or audio model runs here."""
-    from .pipeline.config import load_config
-    from .pipeline.train import train as train_it
-
-    overrides = list(settings or [])
-    overrides += [f"train.steps={steps}"] if steps is not None else []
-    overrides += [f"train.seed={seed}"] if seed is not None else []
-    scores = train_it(root, load_config(preset, overrides), proposals, audio, out, resume == "auto")
-    typer.echo(f"done: {out}" + (f"; val M_J {scores.M_J:.4f} M_F {scores.M_F:.4f}" if scores else ""))
-
-
-@app.command()
-def evaluate(
-    run: Run,
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
-    sound: Annotated[
-        Literal["right", "swapped", "silent", "noise"],
-        typer.Option(help="Score with the right sound, or with a wrong one as a control."),
-    ] = "right",
-    protocol: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Which M_J and M_F, default published; repeat it for several, one pass computes all. Also "
-            "avsbench-bsN, dataset-f, strict-empty, hard; for AVSS avsbench-padded, dataset-confusion, ... "
-            "See docs/metrics.md."
-        ),
-    ] = None,
-    device: Device = "auto",
-    as_json: AsJson = False,
-) -> None:
-    """Score a run: M_J (mIoU) and M_F (F-score), by default as COMBO prints them."""
-    from .pipeline.evaluate import evaluate_run_by
-
-    scores = evaluate_run_by(run, protocol or ["published"], split, sound, device)
-    summaries = [{"split": split, "sound": sound, **s.summary()} for s in scores.values()]
-    if as_json:
-        others = {"protocols": dict(zip(scores, summaries, strict=True))} if len(scores) > 1 else {}
-        typer.echo(json.dumps({**summaries[0], **others}, indent=1))
-    else:
-        typer.echo("\n\n".join(_show_scores(s) for s in summaries))
+for _command in (train, compare, evaluate, replay):
+    app.command()(_command)
 
 
 @app.command()
 def predict(
     run: Run,
     videos: Annotated[list[Path], typer.Argument(help="Video files of any length.")],
-    out: Annotated[Path, typer.Option(help="Folder for overlays and masks.")],
+    out: Annotated[Path, typer.Option(help="Folder for overlays, masks and timelines.")],
+    masks: Annotated[
+        Literal["png", "coco", "zarr"], typer.Option(help="PNG files, COCO run lengths, or a Zarr store.")
+    ] = "png",
+    mask_size: Annotated[
+        Literal["video", "network"], typer.Option(help="Pixels of the masks: the video's own, or the network's.")
+    ] = "video",
+    every_frame: Annotated[
+        Literal["interpolate", "segment"] | None,
+        typer.Option(help="A mask for every picture: moved between seconds (quick), or found in each (slow)."),
+    ] = None,
     proposals: Annotated[
         str | None, typer.Option(help="Another proposal generator than the run's, for runs on imported Maskiges.")
     ] = None,
     device: Device = "auto",
     settings: Set = None,
 ) -> None:
-    """Segment your own videos: an overlay mp4 with the sound, and one mask PNG per second.
+    """Segment your own videos: overlay mp4 with the original sound, masks, and a timeline of what sounds when.
 
     If the audio encoder or generator has weights: --set precompute.encoder.weights=FILE as for precompute.
     """
     from .pipeline.predict import predict as segment_videos
 
-    for line in segment_videos(run, videos, out, settings or [], device, proposals):
+    lines = segment_videos(
+        run, videos, out, settings or [], device, proposals, masks=masks, mask_size=mask_size, every_frame=every_frame
+    )
+    for line in lines:
         typer.echo(line)
 
 
@@ -200,6 +206,25 @@ def model(
 
 
 @app.command()
+def doctor(
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="PATH",
+            help="AVSBench folder, cache root (or URL), run, or weights folder; none: this machine only.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check machine, data, stores and runs, and say what to do. Exit code 1 when there is an error."""
+    from .pipeline.doctor.examine import examine
+
+    report = examine(paths or [])
+    typer.echo(json.dumps(report.to_json(), indent=1) if as_json else report)
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo"),
     clips: Annotated[int, typer.Option(min=10, help="Synthetic clips.")] = 240,
@@ -214,13 +239,3 @@ def demo(
 def main() -> None:
     """Run the command line and exit with the code of its outcome."""
     sys.exit(run(app, None))
-
-
-def _show_scores(summary: dict[str, Any]) -> str:
-    head = f"{summary['split']}, {summary['sound']} sound ({summary['protocol']})"
-    counts = ", ".join(
-        f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}"
-        for k, v in summary.items()
-        if k not in ("split", "sound", "protocol", "M_J", "M_F", "classes")
-    )
-    return f"{head}\nM_J {summary['M_J']:.4f}\nM_F {summary['M_F']:.4f}\n{counts}"

@@ -1,13 +1,15 @@
 """`combo cache`: look at the stores of a cache root, check, compare, ship and clean them."""
 
 import json
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from ..errors import FAILED
-from .options import AsJson, Root
+from .options import AsJson, Root, finish
 
-app = typer.Typer(help="Look at the stores of a cache root.", no_args_is_help=True)
+app = typer.Typer(help="Look at the stores of a cache root; check, compare, ship and clean them.", no_args_is_help=True)
 
 
 @app.command("info")
@@ -20,17 +22,107 @@ def cache_info(root: Root, as_json: AsJson = False) -> None:
 
 
 @app.command("verify")
-def cache_verify(root: Root, as_json: AsJson = False) -> None:
+def cache_verify(
+    root: Root,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="First mend what can be mended, and make damaged shards of caches again."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Read every file and compare it with its checksum. Exit code 5 when anything is damaged or missing."""
-    from ..pipeline.inspect import verify_root
+    from ..pipeline.inspect import show_problems, verify_root
+    from ..pipeline.repair import repair_root
 
+    if repair:
+        for line in repair_root(root):
+            typer.echo(line, err=as_json)
     problems = verify_root(root)
-    if as_json:
-        typer.echo(json.dumps({"ok": not problems, "problems": problems}, indent=1))
-    else:
-        for p in problems:
-            typer.echo(f"{p['store']} shard {p['shard']}: {p['problem']}")
-        again = "; run the commands that made these stores again, they redo only what is damaged or missing"
-        typer.echo(f"{len(problems)} shards damaged or missing{again}" if problems else "all shards are whole")
+    typer.echo(json.dumps({"ok": not problems, "problems": problems}, indent=1) if as_json else show_problems(problems))
     if problems:
         raise typer.Exit(FAILED)
+
+
+@app.command("diff")
+def cache_diff(
+    root: Root,
+    first: Annotated[str, typer.Argument(help="Proposals cache, e.g. sam-vit-h.")],
+    second: Annotated[str, typer.Argument(help="Another one.")],
+    split: Annotated[str | None, typer.Option(help="Only clips of this split.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare what two proposal generators found in the same clips."""
+    from ..pipeline.cache_diff import diff_caches
+
+    found = diff_caches(root, first, second, split)
+    typer.echo(json.dumps(found.to_json(), indent=1) if as_json else found)
+
+
+@app.command("export")
+def cache_export(
+    root: Root,
+    file: Annotated[Path, typer.Argument(help="HDF5 file to write.")],
+    split: Annotated[str | None, typer.Option(help="Only the shards that hold clips of this split.")] = None,
+    cache: Annotated[list[str] | None, typer.Option(help="Only this cache; repeatable. Default: all.")] = None,
+) -> None:
+    """Write the clips and caches of a root into one HDF5 file."""
+    from ..pipeline.cache_transfer import export_stores
+
+    typer.echo(export_stores(root, file, split, cache))
+
+
+@app.command("import")
+def cache_import(
+    file: Annotated[Path, typer.Argument(help="File that 'combo cache export' wrote.")], root: Root
+) -> None:
+    """Bring an exported HDF5 file into a root: the same stores, byte by byte. Run it again to go on."""
+    from ..pipeline.cache_transfer import import_stores
+
+    typer.echo(import_stores(file, root))
+
+
+@app.command("import-masks")
+def cache_import_masks(
+    root: Root,
+    folder: Annotated[
+        Path, typer.Argument(help="Holds <clip id>/<frame>.npz, .npy, .json (COCO run lengths) or .png.")
+    ],
+    name: Annotated[str, typer.Option(help="What the proposals cache is called.")],
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Take frames without a file as frames without masks.")
+    ] = False,
+) -> None:
+    """Take masks that another program made as a proposals cache; docs/mask-format.md says how to write them."""
+    from ..pipeline.import_masks import import_masks
+
+    report = import_masks(root, folder, name, allow_missing)
+    typer.echo(report)
+    finish(report.quarantined)
+
+
+@app.command("merge")
+def cache_merge(
+    root: Root,
+    sources: Annotated[list[str], typer.Argument(help="Roots in which other shards of the same job were made.")],
+) -> None:
+    """Copy the shards that a root lacks from other roots. Exit code 5 when finished shards differ."""
+    from ..pipeline.cache_transfer import merge_roots
+
+    report = merge_roots(root, sources)
+    typer.echo(report)
+    if report.conflicts:
+        raise typer.Exit(FAILED)
+
+
+@app.command("gc")
+def cache_gc(
+    root: Root,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete it; without this only say what could go.")] = False,
+    unfinished: Annotated[bool, typer.Option("--unfinished", help="Caches that lack shards, too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find stale caches and what killed runs left behind. Stores that a run writes to are left alone."""
+    from ..pipeline.cache_gc import clean
+
+    report = clean(root, unfinished, delete)
+    typer.echo(json.dumps(report.to_json(), indent=1) if as_json else report)

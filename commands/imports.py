@@ -1,7 +1,7 @@
 """`combo import`: bring clips, and what others made of them, into a cache root."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -35,6 +35,12 @@ def import_avsbench(
     subset: Annotated[Subset, typer.Option(help="s4: single source, ms3: multi-sources, avss: semantic.")],
     size: Size = 224,
     shard_frames: ShardFrames = 160,
+    split: Annotated[
+        Literal["official", "source-aware"],
+        typer.Option(
+            help="source-aware: without the train and val clips that show a video of test, or train ones of val."
+        ),
+    ] = "official",
     log_mel_pickles: Annotated[
         bool, typer.Option("--log-mel-pickles", help="Take log-mels from the data set's pickles, read in a sandbox.")
     ] = False,
@@ -42,7 +48,7 @@ def import_avsbench(
     """Import AVSBench-object (S4, MS3) or AVSBench-semantic (AVSS). All files are checked before the first is read."""
     from ..pipeline.import_clips import import_avsbench as import_it
 
-    _imported(import_it(root, source, subset, size, shard_frames, log_mel_pickles))
+    _imported(import_it(root, source, subset, size, shard_frames, log_mel_pickles, split))
 
 
 @app.command("maskiges")
@@ -54,6 +60,17 @@ def import_maskiges(
     from ..pipeline.import_maskiges import import_maskiges as import_it
 
     _imported(import_it(root, source))
+
+
+@app.command("ground-truth")
+def import_ground_truth(root: Root) -> None:
+    """Add the true segments of all objects of a synthetic set, silent ones too, as the proposals cache ground-truth.
+
+    The upper bound for proposal generators. Only for sets made by 'combo import synthetic'.
+    """
+    from ..pipeline.truth_proposals import write_truth_proposals
+
+    typer.echo(f"{write_truth_proposals(root).path} is done")
 
 
 @app.command("videos")

@@ -1,5 +1,6 @@
 """Arguments and options that several commands share, and the words that some of them take."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,7 +9,14 @@ import typer
 from ..errors import QUARANTINED
 
 Subset = Literal["s4", "ms3", "avss"]
-Root = Annotated[Path, typer.Argument(help="Cache root: the folder that holds clips.zarr and the caches.")]
+Root = Annotated[
+    Path,  # or the URL as text
+    typer.Argument(
+        parser=lambda text: text if "://" in text else Path(text),
+        metavar="ROOT",
+        help="Cache root: the folder, or a URL such as s3://bucket/name, that holds clips.zarr and the caches.",
+    ),
+]
 Run = Annotated[Path, typer.Argument(help="Run folder, made by 'combo train --out'.")]
 Set = Annotated[
     list[str] | None,
@@ -16,6 +24,7 @@ Set = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+Sound = Literal["right", "swapped", "silent", "noise"]
 PRESETS = "tiny, or s4, ms3, avss with -r50 or -pvt."
 Size = Annotated[int, typer.Option(help="Height and width of the stored frames, in pixels.")]
 ShardFrames = Annotated[int, typer.Option(help="Frames per shard, a multiple of 10: the unit of work and of resuming.")]
@@ -26,3 +35,9 @@ def finish(quarantined: dict[str, str]) -> None:
     if quarantined:
         typer.echo(f"{len(quarantined)} clips are quarantined, all others are done", err=True)
         raise typer.Exit(QUARANTINED)
+
+
+def say(text: object) -> None:
+    """Print; of the processes of torchrun only the first one does."""
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(text)

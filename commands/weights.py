@@ -1,11 +1,49 @@
-"""`combo weights`: weight files of others, in and out."""
+"""`combo weights`: weight files of others: fetch and check them, and convert the published checkpoints."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-app = typer.Typer(help="Published checkpoints, in and out.", no_args_is_help=True)
+from ..errors import FAILED
+from .options import AsJson
+
+app = typer.Typer(help="Weight files of others: list, fetch, check, convert.", no_args_is_help=True)
+
+
+@app.command("list")
+def weights_list(as_json: AsJson = False) -> None:
+    """Weight files of others that combo can use, and which are here."""
+    from ..pipeline.weight_fetch import list_weights, show_list
+
+    rows = list_weights()
+    typer.echo(json.dumps(rows, indent=1) if as_json else show_list(rows))
+
+
+@app.command("fetch")
+def weights_fetch(
+    names: Annotated[list[str], typer.Argument(help="Names that 'combo weights list' shows, or all.", metavar="NAME")],
+) -> None:
+    """Download weight files; goes on where it was cut off, and keeps only what has the right size and hash."""
+    from ..pipeline.weight_fetch import fetch_weights
+
+    for line in fetch_weights(names):
+        typer.echo(line)
+
+
+@app.command("verify")
+def weights_verify(
+    names: Annotated[list[str] | None, typer.Argument(help="Default: all files that are here.", metavar="NAME")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hash weight files and compare with what is published. Exit code 5 when one is damaged or missing."""
+    from ..pipeline.weight_fetch import show_checks, verify_weights
+
+    checks = verify_weights(names or [])
+    typer.echo(json.dumps(checks, indent=1) if as_json else show_checks(checks))
+    if any(check["state"] in ("damaged", "missing") for check in checks):
+        raise typer.Exit(FAILED)
 
 
 @app.command("convert")

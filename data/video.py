@@ -1,5 +1,6 @@
 """Video files as a source of clips, for prediction on one's own material."""
 
+import hashlib
 import re
 import warnings
 from collections.abc import Iterable
@@ -10,10 +11,13 @@ import numpy as np
 
 from ..errors import BadInput, ClipError
 from .clip import CLIP_LENGTHS, IGNORE_LABEL, Clip, ClipArrays
-from .video_decoding import VideoFacts, inspect, read_pictures, read_sound
+from .video_decoding import VideoFacts, inspect, read_pictures
+from .video_sound import read_sound
 
-READER_VERSION = 1  # raised when a change of this reader changes an array
+READER_VERSION = 2  # raised when a change of this reader changes an array
 INSTANT = Fraction(15, 16)  # seconds: the frame of each second is the one shown then, as in AVSBench
+NAME_BYTES = 80
+SAMPLED_BYTES = 1 << 20  # at the beginning, the middle and the end of a file
 
 
 def open_videos(paths: Iterable[Path], clip_seconds: int = 5, size: int = 224) -> "VideoClips":
@@ -44,13 +48,15 @@ class VideoClips:
         if size < 1:
             raise BadInput(f"frames of {size} pixels cannot be made")
         self.size = (size, size)
-        self._videos = _inspect_all([Path(path) for path in paths])
+        self._videos = inspect_videos(paths)
+        if silent := [str(video.path) for video in self._videos.values() if not video.has_sound]:
+            warnings.warn(f"no sound track, silence is assumed: {', '.join(silent)}", stacklevel=3)
         self.files = {name: video.path for name, video in self._videos.items()}
         self._begins: dict[str, int] = {}  # by clip id: seconds from the start of the video
         clips = []
         for name, video in self._videos.items():
-            for number, begin in enumerate(range(0, _seconds(video), clip_seconds)):
-                clip = _clip(f"{name}_{number:05d}", name, _seconds(video) - begin, clip_seconds)
+            for number, begin in enumerate(range(0, whole_seconds(video), clip_seconds)):
+                clip = _clip(f"{name}_{number:05d}", name, whole_seconds(video) - begin, clip_seconds)
                 self._begins[clip.id] = begin
                 clips.append(clip)
         self.clips = tuple(clips)
@@ -58,8 +64,7 @@ class VideoClips:
             "reader": READER_VERSION,
             "clip_seconds": clip_seconds,
             "size": size,
-            # Caches of other videos must not be taken for caches of these.
-            "videos": {n: [v.path.stat().st_size, str(v.duration)] for n, v in self._videos.items()},
+            "videos": {name: file_identity(video.path) for name, video in self._videos.items()},
         }
 
     def read(self, clip: Clip) -> ClipArrays:
@@ -76,9 +81,13 @@ class VideoClips:
         return ClipArrays(np.stack(frames), labels, waveform)
 
 
-def _inspect_all(paths: list[Path]) -> dict[str, VideoFacts]:
-    """Facts by a name that is unique, also where file names ignore case."""
+def inspect_videos(paths: Iterable[Path]) -> dict[str, VideoFacts]:
+    """Facts by a plain name, made of the file's own, that is unique also where file names ignore case.
+
+    BadInput lists every file that is missing, no video, or without pictures. Only first pictures are decoded.
+    """
     videos: dict[str, VideoFacts] = {}
+    paths = [Path(path) for path in paths]
     problems = [] if paths else ["no video file was named"]
     taken: set[str] = set()
     for path in paths:
@@ -95,14 +104,23 @@ def _inspect_all(paths: list[Path]) -> dict[str, VideoFacts]:
         videos[name] = video
     if problems:
         raise BadInput.listing("these videos cannot be used:", problems)
-    if silent := [str(video.path) for video in videos.values() if not video.has_sound]:
-        warnings.warn(f"no sound track, silence is assumed: {', '.join(silent)}", stacklevel=4)
     return videos
+
+
+def file_identity(path: Path) -> list[int | str]:
+    """Size and a hash of some of the contents: what is made of one video must not be taken for that of another."""
+    size = path.stat().st_size
+    sampled = hashlib.sha256()
+    with path.open("rb") as file:
+        for place in (0, size // 2, max(0, size - SAMPLED_BYTES)):
+            file.seek(place)
+            sampled.update(file.read(SAMPLED_BYTES))
+    return [size, sampled.hexdigest()]
 
 
 def _free_name(stem: str, taken: set[str]) -> str:
     """A plain name made of a file's stem: letters, digits, dashes and underscores."""
-    plain = re.sub(r"[^\w-]+", "_", stem)[:80] or "video"
+    plain = re.sub(r"[^\w-]+", "_", stem).encode()[:NAME_BYTES].decode(errors="ignore") or "video"
     name, number = plain, 1
     while name.casefold() in taken:
         number += 1
@@ -110,7 +128,7 @@ def _free_name(stem: str, taken: set[str]) -> str:
     return name
 
 
-def _seconds(video: VideoFacts) -> int:
+def whole_seconds(video: VideoFacts) -> int:
     """Seconds that have a frame: a last one counts if half of it is there, and takes the last picture."""
     return max(1, int(video.duration + Fraction(1, 2)))
 

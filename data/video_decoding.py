@@ -1,4 +1,4 @@
-"""Pictures and sound of a video file at given times, by presentation time stamps.
+"""Pictures of a video file by presentation time stamps: at given times, in a span of time, or all in order.
 
 Time 0 is the first picture. Every call opens the file anew, seeks, and decodes only around the times asked
 for: memory does not grow with the length of the video, and calls from several threads do not meet.
@@ -15,14 +15,9 @@ import av
 import numpy as np
 from PIL import Image
 
-from .audio import resample
-from .clip import SAMPLE_RATE
-
 # Containers of films only: libav also opens play lists, which name other files and addresses, and even text.
 FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg"
 SEEK_BACK = (1, 5, 25)  # seconds: a seek may land behind its target, for example where the index is coarse
-SOUND_MARGIN = 1  # seconds decoded around a window: the resampling filter and the codec's memory are far shorter
-SOUND_GAP = 0.02  # seconds: time stamps are rounded in some containers; only more than this is a gap in the sound
 END_SLACK = Fraction(1, 2)  # seconds that a header may overstate the end by
 
 
@@ -35,6 +30,8 @@ class VideoFacts:
     duration: Fraction  # seconds from the first picture to the end of the last one
     has_sound: bool
     frame_rate: Fraction | None  # set where frames must be counted, their time stamps being wrong
+    size: tuple[int, int]  # (H, W) of its first picture, upright
+    pixel_aspect: Fraction  # width of a pixel by its height, upright
 
 
 @contextmanager
@@ -71,10 +68,13 @@ def inspect(path: Path) -> VideoFacts:
         if stream.duration:
             end = ((stream.start_time or 0) + stream.duration) * stream.time_base
         has_sound = container.streams.best("audio") is not None
+        size, pixel_aspect = (first.height, first.width), Fraction(stream.sample_aspect_ratio or 1)
+        if round(first.rotation / 90) % 2:
+            size, pixel_aspect = size[::-1], 1 / pixel_aspect
     end = _last_packet_end(path) if end is None else end
     if end <= start:
         raise ValueError(f"{path}: its pictures last no time")
-    return VideoFacts(path, start, end - start, has_sound, frame_rate)
+    return VideoFacts(path, start, end - start, has_sound, frame_rate, size, pixel_aspect)
 
 
 def picture_stream(container: av.container.InputContainer) -> av.VideoStream:
@@ -107,22 +107,93 @@ def read_pictures(video: VideoFacts, times: list[Fraction], size: int) -> list[n
     A picture is shown from its own time stamp to the next one's; the last picture stays. RGB, turned upright.
     ValueError names a file that breaks off before its declared end, or whose picture is damaged.
     """
-    seeks = [back for back in SEEK_BACK if back < times[0] and video.frame_rate is None]
-    for back in [*seeks, None]:
+    with _from(video, times[0]) as frames:
+        shown = _shown_at(frames, video, times)
+        if any(frame.is_corrupt for frame in shown):
+            raise ValueError(f"the pictures around second {float(times[0]):.0f} are damaged")
+        return [_square(upright(frame), size) for frame in shown]
+
+
+def read_span(video: VideoFacts, begin: Fraction, end: Fraction, size: int) -> tuple[list[Fraction], list[np.ndarray]]:
+    """Every picture whose time stamp lies in begin <= t < end: these times, and uint8 [size, size, 3] as above.
+
+    Times are exact seconds from the first picture. Both lists are empty where one picture lasts longer.
+    ValueError names a file whose pictures there are damaged.
+    """
+    times, pictures = [], []
+    with _from(video, begin) as frames:
+        for frame in frames:
+            time = frame.pts * frame.time_base - video.start
+            if time >= end:
+                break
+            if time >= begin and (not times or time > times[-1]):
+                if frame.is_corrupt:
+                    raise ValueError(f"the picture at second {float(time):.1f} is damaged")
+                times.append(time)
+                pictures.append(_square(upright(frame), size))
+    return times, pictures
+
+
+def play(video: VideoFacts) -> Iterator[tuple[Fraction, av.VideoFrame]]:
+    """Every picture that can be decoded, in order, with its time in seconds from the first; damaged ones as they come.
+
+    One frame at a time: memory is that of the decoder.
+    """
+    last = Fraction(-1)
+    with opened(video.path) as container:
+        for frame in _frames(container, picture_stream(container), None, video.frame_rate, keep_going=True):
+            time = frame.pts * frame.time_base - video.start
+            if time > last:
+                yield time, frame
+                last = time
+
+
+def readable_seconds(video: VideoFacts) -> Fraction:
+    """How much of `duration` is there, found from the packets at the end, undecoded: all of it, but for a cut file."""
+    reached = Fraction(0)
+    for back in (*SEEK_BACK, None):
         with opened(video.path) as container:
             stream = picture_stream(container)
-            target = None if back is None else video.start + times[0] - back
-            frames = _frames(container, stream, target, video.frame_rate)
+            if back is not None:
+                if back >= video.duration or video.frame_rate is not None:
+                    continue
+                try:
+                    container.seek(int((video.start + video.duration - back) / stream.time_base), stream=stream)
+                except av.FFmpegError:
+                    continue
+            for number, packet in enumerate(_packets(container, stream)):
+                if video.frame_rate is not None:
+                    reached = (number + 1) / video.frame_rate
+                elif packet.pts is not None:
+                    end = (packet.pts + (packet.duration or 0)) * stream.time_base - video.start
+                    reached = max(reached, end)
+        if reached + END_SLACK >= video.duration:
+            return video.duration
+    return reached
+
+
+def _packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
+    """All packets with contents; a file that breaks off within one ends there."""
+    try:
+        yield from (packet for packet in container.demux(stream) if packet.size)
+    except av.FFmpegError:
+        return
+
+
+@contextmanager
+def _from(video: VideoFacts, begin: Fraction) -> Iterator[Iterator[av.VideoFrame]]:
+    """Frames in order of presentation, of which the first is shown at `begin` or before."""
+    for back in [*(b for b in SEEK_BACK if b < begin and video.frame_rate is None), None]:
+        with opened(video.path) as container:
+            target = None if back is None else video.start + begin - back
+            frames = _frames(container, picture_stream(container), target, video.frame_rate)
             first = next(frames, None)
             if first is None and back in (SEEK_BACK[-1], None):
-                raise ValueError(f"it breaks off before second {float(times[0]):.0f}")
+                raise ValueError(f"it breaks off before second {float(begin):.0f}")
             # After a seek that landed too late, the next one aims earlier; the last resort is the beginning.
-            if back is None or (first is not None and first.pts * first.time_base <= video.start + times[0]):
-                shown = _shown_at(first, frames, video, times)
-                if any(frame.is_corrupt for frame in shown):
-                    raise ValueError(f"the pictures around second {float(times[0]):.0f} are damaged")
-                return [_square(upright(frame), size) for frame in shown]
-    raise AssertionError("the last round always returns")
+            if back is None or (first is not None and first.pts * first.time_base <= video.start + begin):
+                yield itertools.chain([first], frames)
+                return
 
 
 def _frames(
@@ -130,10 +201,11 @@ def _frames(
     stream: av.VideoStream,
     target: Fraction | None,
     frame_rate: Fraction | None,
+    keep_going: bool = False,
 ) -> Iterator[av.VideoFrame]:
     """Frames in order of presentation: all, or from the key frame that a seek to `target` lands on.
 
-    With `frame_rate`, their time stamps are replaced by their numbers.
+    With `frame_rate`, their time stamps are replaced by their numbers. keep_going: pass over what cannot be decoded.
     """
     started = target is None
     if target is not None:
@@ -141,7 +213,8 @@ def _frames(
             container.seek(int(target / stream.time_base), stream=stream)
         except av.FFmpegError:
             return
-    for number, frame in enumerate(container.decode(stream)):
+    decoded = _decode_what_can_be(container, stream) if keep_going else container.decode(stream)
+    for number, frame in enumerate(decoded):
         started = started or frame.key_frame  # frames that come before it refer to frames that were skipped
         if frame_rate is not None:
             frame.pts, frame.time_base = number, 1 / frame_rate
@@ -149,14 +222,24 @@ def _frames(
             yield frame
 
 
-def _shown_at(
-    first: av.VideoFrame, following: Iterator[av.VideoFrame], video: VideoFacts, times: list[Fraction]
-) -> list[av.VideoFrame]:
+def _decode_what_can_be(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+            if packet is None:
+                return
+            yield from packet.decode()
+        except av.InvalidDataError:
+            continue
+
+
+def _shown_at(frames: Iterator[av.VideoFrame], video: VideoFacts, times: list[Fraction]) -> list[av.VideoFrame]:
     """The frame shown at each of `times`, out of a run of frames."""
-    tick = first.time_base
+    shown = next(frames)
+    tick = shown.time_base
     chosen: list[av.VideoFrame] = []
-    shown = first
-    for frame in following:
+    for frame in frames:
         begins = (frame.pts - Fraction(1, 2)) * tick - video.start  # time stamps are rounded to ticks
         while len(chosen) < len(times) and times[len(chosen)] < begins:
             chosen.append(shown)
@@ -182,75 +265,3 @@ def _square(image: np.ndarray, size: int) -> np.ndarray:
     picture = Image.fromarray(image)
     box = (0, 0, picture.width, picture.height)
     return np.asarray(picture.transform((size, size), Image.Transform.EXTENT, box, Image.Resampling.BILINEAR))
-
-
-def read_sound(video: VideoFacts, start: int, seconds: int) -> np.ndarray:
-    """The sound from second `start` on, for `seconds` or to its end: float64 [samples], mono, 16 kHz.
-
-    The channel mean is resampled. Sound that begins later than the pictures is preceded by zeros. Empty if
-    there is none. Where a container stamps whole milliseconds, the sound is off by up to one.
-    ValueError names a file whose sound cannot be decoded.
-    """
-    if not video.has_sound:
-        return np.zeros(0)
-    begin = max(0, start - SOUND_MARGIN)
-    end = start + seconds + SOUND_MARGIN
-    for seek in (True, False) if begin else (False,):
-        with opened(video.path) as container:
-            stream = container.streams.best("audio")
-            frames = _sound_frames(container, stream, video.start + begin - SOUND_MARGIN if seek else None)
-            first = next(frames, None)
-            if seek and (first is None or first.pts is None or first.time > video.start + begin):
-                continue  # it landed too late, or the sound begins only here: all of it will tell
-            if first is None:
-                return np.zeros(0)
-            waveform = _mono_sound(first, frames, video.start + begin, end - begin)
-            sound = resample(waveform, first.sample_rate)
-            offset = (start - begin) * SAMPLE_RATE
-            return sound[offset : offset + seconds * SAMPLE_RATE]
-    raise AssertionError("the last round always returns")
-
-
-def _sound_frames(
-    container: av.container.InputContainer, stream: av.AudioStream, target: Fraction | None
-) -> Iterator[av.AudioFrame]:
-    """All frames, or those from where a seek to `target` lands; none if the file cannot seek."""
-    if target is not None:
-        try:
-            container.seek(int(target / stream.time_base), stream=stream)
-        except av.FFmpegError:
-            return
-    yield from container.decode(stream)
-
-
-def _mono_sound(first: av.AudioFrame, following: Iterator[av.AudioFrame], begin: Fraction, seconds: int) -> np.ndarray:
-    """The channel mean from `begin` (seconds, stream time) for `seconds` or to its end: float64, own rate."""
-    rate = first.sample_rate
-    waveform = np.zeros(seconds * rate)
-    place = None  # in the waveform, of the next frame
-    for frame in itertools.chain([first], following):
-        if frame.sample_rate != rate:
-            raise ValueError(f"its sound changes from {rate} to {frame.sample_rate} Hz")
-        if frame.pts is not None:
-            stamped = round((frame.pts * frame.time_base - begin) * rate)
-            if place is None or abs(stamped - place) > SOUND_GAP * rate:
-                place = stamped
-        if place is None:
-            raise ValueError("its sound has no time stamps")
-        if place >= len(waveform):
-            return waveform
-        samples = _mono(frame)[max(0, -place) :]
-        room = waveform[max(0, place) :][: len(samples)]
-        room[:] = samples[: len(room)]
-        place += frame.samples
-    return waveform[: max(0, place)]
-
-
-def _mono(frame: av.AudioFrame) -> np.ndarray:
-    """float64 [samples], the channel mean, integers scaled to -1..1."""
-    samples = frame.to_ndarray()
-    if not frame.format.is_planar:
-        samples = samples.reshape(frame.samples, -1).T
-    scale = {"u1": 1 / 128, "i2": 1 / 32768, "i4": 1 / 2147483648}.get(samples.dtype.str[1:], 1.0)
-    offset = 128 if samples.dtype == np.uint8 else 0
-    return (samples.astype(np.float64).mean(axis=0) - offset) * scale

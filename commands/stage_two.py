@@ -1,0 +1,155 @@
+"""Stage two: train, compare and score on cached tensors, and do a broken step again."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from ..errors import FAILED
+from .options import PRESETS, AsJson, Device, Root, Run, Set, Sound, say
+
+
+def train(
+    root: Root = None,
+    preset: Annotated[str | None, typer.Option(help=PRESETS)] = None,
+    proposals: Annotated[str | None, typer.Option(help="Proposals cache, e.g. felzenszwalb.")] = None,
+    audio: Annotated[str | None, typer.Option(help="Audio cache, e.g. vggish.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Short for --set train.steps=.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Short for --set train.seed=.")] = None,
+    resume: Annotated[Literal["never", "auto"], typer.Option(help="auto: go on from the newest checkpoint.")] = "never",
+    allow_other: Annotated[
+        list[str] | None,
+        typer.Option(help="Resume although this is another one than before: clips, proposals or audio. Repeatable."),
+    ] = None,
+    show_config: Annotated[bool, typer.Option("--show-config", help="Print the whole config and stop.")] = False,
+    settings: Set = None,
+) -> None:
+    """Stage two: train COMBO on the cached tensors. No foundation or audio model runs here.
+
+    ROOT, --preset, --proposals, --audio and --out are needed, except with --show-config.
+    On several GPUs: torchrun --nproc-per-node N -m combo_avs train ...
+    """
+    from ..pipeline.config import load_config
+    from ..pipeline.config import show_config as show
+
+    overrides = list(settings or [])
+    overrides += [f"train.steps={steps}"] if steps is not None else []
+    overrides += [f"train.seed={seed}"] if seed is not None else []
+    if show_config:
+        typer.echo(show(load_config(preset, overrides)), nl=False)
+        return
+    needed = {"ROOT": root, "--preset": preset, "--proposals": proposals, "--audio": audio, "--out": out}
+    if missing := [name for name, value in needed.items() if value is None]:
+        raise typer.BadParameter(f"missing: {', '.join(missing)}")
+    from ..pipeline.train import train as train_it
+
+    config = load_config(preset, overrides)
+    scores = train_it(root, config, proposals, audio, out, resume == "auto", allow_other or ())
+    say(f"done: {out}" + (f"; val M_J {scores.M_J:.4f} M_F {scores.M_F:.4f}" if scores else ""))
+
+
+def replay(
+    folder: Annotated[Path, typer.Argument(help="RUN/broken/step-N, which training leaves when a loss breaks.")],
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Do a training step again whose loss was not finite, and show its losses."""
+    from ..pipeline.replay import replay as do_again
+
+    losses = do_again(folder, device)
+    typer.echo(json.dumps(losses, indent=1) if as_json else "\n".join(f"{k} {v:.6g}" for k, v in losses.items()))
+
+
+def compare(
+    root: Root,
+    preset: Annotated[str, typer.Option(help=PRESETS)],
+    out: Annotated[Path, typer.Option(help="Folder for the runs, one per variant and seed, and the table.")],
+    proposals: Annotated[str | None, typer.Option(help="Proposals cache, unless --over varies it.")] = None,
+    audio: Annotated[str | None, typer.Option(help="Audio cache, unless --over varies it.")] = None,
+    over: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=A,B,...",
+            help="What to vary: proposals, audio, or any setting by its own name, e.g. fusion=none,bilateral; several "
+            "give every combination.",
+        ),
+    ] = None,
+    one_by_one: Annotated[
+        bool, typer.Option("--one-by-one", help="The recipe as it is, then with each value alone.")
+    ] = False,
+    seeds: Annotated[str, typer.Option(help="Numbers with commas between.")] = "0,1,2",
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    sounds: Annotated[
+        str, typer.Option(help="What to score with: right, swapped, silent, noise; several with commas between.")
+    ] = "right",
+    protocol: Annotated[str, typer.Option(help="As for evaluate.")] = "published",
+    table: Annotated[bool, typer.Option("--table", help="Train nothing; show what is there.")] = False,
+    device: Device = "auto",
+    settings: Set = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train and score a recipe over caches or settings and several seeds; run it again to go on."""
+    from ..pipeline.compare import compare as compare_them
+    from ..pipeline.compare_variants import parse_seeds, parse_sounds
+
+    found = compare_them(
+        root,
+        preset,
+        over or [],
+        parse_seeds(seeds),
+        out,
+        proposals,
+        audio,
+        settings or [],
+        split,
+        parse_sounds(sounds),
+        device,
+        protocol,
+        one_by_one,
+        train_missing=not table,
+    )
+    typer.echo(json.dumps(found.to_json(), indent=1) if as_json else found)
+    if found.failed:
+        raise typer.Exit(FAILED)
+
+
+def evaluate(
+    run: Run,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    sound: Annotated[
+        Sound,
+        typer.Option(help="Score with the right sound, or with a wrong one as a control."),
+    ] = "right",
+    protocol: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Which M_J and M_F, default published; repeat it for several, one pass computes all. Also "
+            "avsbench-bsN, dataset-f, strict-empty, hard; for AVSS avsbench-padded, dataset-confusion, ... "
+            "See docs/metrics.md."
+        ),
+    ] = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Score a run: M_J (mIoU) and M_F (F-score), by default as COMBO prints them."""
+    from ..pipeline.evaluate import evaluate_run_by
+
+    scores = evaluate_run_by(run, protocol or ["published"], split, sound, device)
+    summaries = [{"split": split, "sound": sound, **s.summary()} for s in scores.values()]
+    if as_json:
+        others = {"protocols": dict(zip(scores, summaries, strict=True))} if len(scores) > 1 else {}
+        say(json.dumps({**summaries[0], **others}, indent=1))
+    else:
+        say("\n\n".join(_show_scores(s) for s in summaries))
+
+
+def _show_scores(summary: dict[str, Any]) -> str:
+    head = f"{summary['split']}, {summary['sound']} sound ({summary['protocol']})"
+    counts = ", ".join(
+        f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}"
+        for k, v in summary.items()
+        if k not in ("split", "sound", "protocol", "M_J", "M_F", "classes")
+    )
+    return f"{head}\nM_J {summary['M_J']:.4f}\nM_F {summary['M_F']:.4f}\n{counts}"
