@@ -1,0 +1,116 @@
+"""MobileSAM (Zhang et al., 2023): SAM's prompt encoder and mask decoder on the features of a TinyViT.
+
+The TinyViT is timm's class, so importing the mobile_sam package, which takes over timm's names, changes nothing here.
+"""
+
+import torch
+from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from timm.layers import LayerNorm2d
+from timm.models.tiny_vit import ConvNorm, TinyVit
+from torch import Tensor, nn
+
+from ..weights import State
+from .click_decoder import GRID
+from .everything import Everything
+from .precision import Precision
+from .resize_maps import SIDE
+from .sam import SamConfig, SamNetwork
+from .weight_source import fixed_initialisation, generator_name, load_foundation
+
+WIDTH = 256  # channels of prompts and features
+CLASSIFIER = ("image_encoder.norm_head.", "image_encoder.head.")  # of ImageNet, in the file but never run
+
+
+class TinyVitEncoder(nn.Module):
+    """TinyViT-5M whose last stage keeps its 64 x 64 tokens, and SAM's neck."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = TinyVit(
+            num_classes=0,
+            global_pool="",
+            embed_dims=(64, 128, 160, 320),
+            depths=(2, 2, 6, 2),
+            num_heads=(2, 4, 5, 10),
+            window_sizes=(7, 7, 14, 7),
+            drop_path_rate=0.0,
+        )
+        self.body.head = nn.Identity()
+        self.body.stages[3].downsample.conv2.conv.stride = (1, 1)
+        self.neck = nn.Sequential(
+            nn.Conv2d(320, WIDTH, 1, bias=False),
+            LayerNorm2d(WIDTH, eps=1e-6),
+            nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False),
+            LayerNorm2d(WIDTH, eps=1e-6),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images: float [B, 3, 1024, 1024], normalised and padded. Gives [B, 256, 64, 64]."""
+        images = images.contiguous(memory_format=torch.channels_last)
+        return self.neck(self.body.forward_features(images)).contiguous()
+
+
+def mobile_sam() -> Sam:
+    """The untrained network."""
+    return Sam(
+        image_encoder=TinyVitEncoder(),
+        prompt_encoder=PromptEncoder(
+            embed_dim=WIDTH,
+            image_embedding_size=(GRID, GRID),
+            input_image_size=(SIDE, SIDE),
+            mask_in_chans=16,
+        ),
+        mask_decoder=MaskDecoder(
+            num_multimask_outputs=3,
+            transformer=TwoWayTransformer(depth=2, embedding_dim=WIDTH, mlp_dim=2048, num_heads=8),
+            transformer_dim=WIDTH,
+            iou_head_depth=3,
+            iou_head_hidden_dim=256,
+        ),
+    )
+
+
+def our_keys(published: State) -> dict[str, Tensor]:
+    """Key names of mobile_sam.pt to those of `mobile_sam()`; what is no key of TinyViT's stays as it is."""
+    return {_our_key(key): value for key, value in published.items() if not key.startswith(CLASSIFIER)}
+
+
+def _our_key(key: str) -> str:
+    if not key.startswith("image_encoder.") or key.startswith("image_encoder.neck."):
+        return key
+    words = key.removeprefix("image_encoder.").split(".")
+    match words:
+        case ["patch_embed", "seq", number, *_]:
+            words[1:3] = [{"0": "conv1", "2": "conv2"}.get(number, number)]
+        case ["layers", stage, "downsample", *_] if stage.isdecimal():
+            words[:2] = ["stages", str(int(stage) + 1)]  # timm has it at the start of the next stage
+        case ["layers", *_]:
+            words[0] = "stages"
+    if words[-2:] == ["c", "weight"]:
+        words[-2] = "conv"
+    return ".".join(["image_encoder.body", *words])
+
+
+def fold_batch_norms(module: nn.Module) -> None:
+    """Put every batch norm of a trained TinyViT into the convolution before it."""
+    for name, child in module.named_children():
+        if isinstance(child, ConvNorm):
+            setattr(module, name, child.fuse())
+        else:
+            fold_batch_norms(child)
+
+
+def tiny_vit_network(sam: Sam, precision: Precision) -> SamNetwork:
+    """Batch norms are folded into the convolutions of `sam`, so its weights must be in place."""
+    fold_batch_norms(sam.eval().image_encoder)
+    sam.image_encoder.to(memory_format=torch.channels_last)
+    return SamNetwork(sam, sam.image_encoder, precision)
+
+
+def build(config: SamConfig) -> Everything:
+    """The generator mobile-sam. BadInput as in `load_foundation`."""
+    with fixed_initialisation():
+        sam = mobile_sam()
+    sha256 = load_foundation(sam, "mobile-sam", config.weights, config.untrained, our_keys)
+    network = tiny_vit_network(sam, config.precision)
+    return Everything(generator_name("mobile-sam", config.untrained), network, config, sha256)
