@@ -28,6 +28,7 @@ class WeightFile:
 
 _SAM = "https://dl.fbaipublicfiles.com/segment_anything/"
 _SEMANTIC_SAM = "https://github.com/UX-Decoder/Semantic-SAM/releases/download/checkpoint/"
+_HUB = "https://huggingface.co/{}/resolve/main/model.safetensors"
 _VGGISH = "https://github.com/harritaylor/torchvggish/releases/download/v0.1/"
 
 # The file names of torchvision and torchvggish end in the first digits of their sha256, those of SAM in the md5's.
@@ -133,6 +134,46 @@ WEIGHT_FILES: dict[str, WeightFile] = {
             "Apache-2.0",
             "backbone pvt-v2-b5 (ImageNet)",
             328,
+        ),
+        WeightFile(
+            "sam2.1-hiera-tiny",
+            "sam2.1-hiera-tiny.safetensors",
+            _HUB.format("facebook/sam2.1-hiera-tiny"),
+            "Apache-2.0",
+            "proposals",
+            156,
+        ),
+        WeightFile(
+            "sam2.1-hiera-small",
+            "sam2.1-hiera-small.safetensors",
+            _HUB.format("facebook/sam2.1-hiera-small"),
+            "Apache-2.0",
+            "proposals",
+            184,
+        ),
+        WeightFile(
+            "sam2.1-hiera-base-plus",
+            "sam2.1-hiera-base-plus.safetensors",
+            _HUB.format("facebook/sam2.1-hiera-base-plus"),
+            "Apache-2.0",
+            "proposals",
+            323,
+        ),
+        WeightFile(
+            "sam2.1-hiera-large",
+            "sam2.1-hiera-large.safetensors",
+            _HUB.format("facebook/sam2.1-hiera-large"),
+            "Apache-2.0",
+            "proposals",
+            898,
+        ),
+        WeightFile(
+            "ast",
+            "ast-audioset.safetensors",
+            _HUB.format("MIT/ast-finetuned-audioset-10-10-0.4593"),
+            "BSD-3-Clause",
+            "audio",
+            346,
         ),
     )
 }

@@ -19,7 +19,7 @@ from ..errors import BadInput
 from ..model.audio import encoder
 from ..model.audio.border import AudioEncoder
 from ..model.combo import COMBO
-from ..model.foundation import GENERATORS, generator
+from ..model.foundation import generator, generator_names
 from ..model.foundation.border import ProposalGenerator
 from ..model.inference import label_map, semantic_scores
 from .config import load_config
@@ -89,7 +89,7 @@ def open_segmenter(run: Path, overrides: list[str], device: str, proposals: str 
     folding = asked.model_dump(include={"max_masks", "temporal"}) | info.proposals_maker.get("maskige", {})
     makers: dict[str, dict[str, Any]] = {}
     parameters = {**({} if proposals else info.proposals_maker["parameters"]), **asked.generator}
-    name = _known_generator(proposals or info.proposals_maker["name"])
+    name = proposals or _generator_of(info.proposals_maker)
     proposer = generator(name, parameters)
     makers["proposals"] = _maker("proposals", proposer, folding)
     listener = encoder(info.audio_maker["name"], {**info.audio_maker["parameters"], **asked.encoder})
@@ -111,10 +111,13 @@ def open_segmenter(run: Path, overrides: list[str], device: str, proposals: str 
     )
 
 
-def _known_generator(name: str) -> str:
-    if name not in GENERATORS:
+def _generator_of(maker: dict[str, Any]) -> str:
+    """The generator behind a cache. Raises `BadInput` for caches that no generator made, such as imported Maskiges."""
+    name = maker["name"].removeprefix("untrained-")
+    known = [known.split()[0] for known in generator_names()]  # of plug-ins the package stands behind the name
+    if name not in known:
         raise BadInput(
-            f"{name!r} is no proposal generator (there are {', '.join(GENERATORS)}); for a run on imported "
+            f"{name!r} is no proposal generator (there are {', '.join(known)}); for a run on imported "
             "Maskiges name the generator that comes nearest: --proposals NAME"
         )
     return name

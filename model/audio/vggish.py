@@ -71,7 +71,7 @@ def postprocess(embeddings: Tensor, eigen_vectors: Tensor, means: Tensor) -> Ten
 
 
 @contextlib.contextmanager
-def _plain_float32(device: torch.device) -> Iterator[None]:
+def plain_float32(device: torch.device) -> Iterator[None]:
     """Neither autocast nor TF32, so that cached features do not depend on what the caller has switched on."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
@@ -99,7 +99,7 @@ class VggishEncoder:
 
     @torch.no_grad()
     def __call__(self, log_mel: Tensor, waveform: Tensor) -> Tensor:
-        with _plain_float32(log_mel.device):
+        with plain_float32(log_mel.device):
             return torch.cat([self.network(part.float()) for part in log_mel.split(_AT_ONCE)])
 
     def to(self, device: torch.device) -> "VggishEncoder":

@@ -159,7 +159,7 @@ def test_postprocess_is_a_projection_to_bytes():
 
 
 def test_unknown_names_and_parameters():
-    with pytest.raises(BadInput, match="no audio encoder is called 'vgg'; known: logmel, vggish"):
+    with pytest.raises(BadInput, match="no audio encoder is called 'vgg'; known: ast, logmel, vggish"):
         encoder("vgg", {})
     with pytest.raises(BadInput, match="weight: Extra inputs"):
         encoder("vggish", {"weight": "vggish.pth"})

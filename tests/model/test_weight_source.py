@@ -126,7 +126,7 @@ class TestTable:
         for name, file in WEIGHT_FILES.items():
             assert name == file.name
             assert file.url.startswith("https://")
-            assert file.url.endswith(f"/{file.file_name}")
+            assert file.url.endswith((f"/{file.file_name}", "/resolve/main/model.safetensors"))
             assert file.size is None or abs(file.size / 1e6 - file.megabytes) <= 1
             assert file.sha256 is None or (len(file.sha256) >= 8 and int(file.sha256, 16) > 0)
 
