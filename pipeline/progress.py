@@ -11,10 +11,18 @@ from typing import Any
 from tqdm import tqdm
 
 
-def bar(total: int, what: str, unit: str, done: int = 0) -> tqdm:
+def bar(total: int, what: str, unit: str, done: int = 0, shown: bool = True) -> tqdm:
     """A progress bar on stderr; a line every 30 s when that is not a terminal."""
     interval = 0.2 if sys.stderr.isatty() else 30.0
-    return tqdm(total=total, initial=done, desc=what, unit=f" {unit}", mininterval=interval, dynamic_ncols=True)
+    return tqdm(
+        total=total,
+        initial=done,
+        desc=what,
+        unit=f" {unit}",
+        mininterval=interval,
+        dynamic_ncols=True,
+        disable=not shown,
+    )
 
 
 @contextmanager

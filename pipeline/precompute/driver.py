@@ -1,117 +1,161 @@
-"""Stage one from the outside: plan the shards that are missing, and have Dask workers do them."""
+"""Stage one from the outside: plan the shards that are missing, and have workers do them."""
 
 import json
-import logging
-import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from ...data.audio import log_mel_examples, waveform_seconds
-from ...data.cache_root import cache_path, create_cache, exclusive
-from ...data.store import Cache, ClipStore
+from ...data.cache_root import cache_path, create_cache, done_before, exclusive
+from ...data.location import Location, location, write_atomic
+from ...data.sealed import seal
+from ...data.store import ClipStore
 from ...errors import BadInput, ComboError
 from ...model.audio import encoder
 from ...model.audio.border import AudioEncoder
 from ...model.foundation import generator
-from ...model.foundation.border import ProposalGenerator
-from ..devices import pick_device
+from ..devices import device_count, pick_device
 from ..progress import bar
-from .config import PrecomputeConfig
-from .worker import Job, run_shard
-
-if TYPE_CHECKING:
-    from distributed import Client
+from .cluster import local_workers, running_scheduler, slurm_workers
+from .config import PrecomputeConfig, SlurmConfig
+from .dispatch import Outcome, Task, run_here, run_on_workers
+from .exactness import FILE as AGREEMENT
+from .exactness import approximations
+from .selection import Share, wanted_shards
+from .worker import AT_IMPORT, PACKAGE, Job, maker_of
 
 
 @dataclass(frozen=True)
 class Plan:
     """The work of one cache: its job, and the shards that have no valid receipt. Making a plan writes nothing."""
 
+    clips: ClipStore
     job: Job
     maker: dict[str, Any]
     extra: dict[str, Any]  # what else `create_cache` needs
     todo: tuple[int, ...]
+    again: tuple[int, ...]  # those of them that are done, but have clips to be tried once more
     wanted: int  # shards asked for, done ones included
+    share: Share | None
 
     @property
-    def path(self) -> Path:
-        return Path(self.job.cache)
+    def path(self) -> Location:
+        return location(self.job.cache)
 
     def __str__(self) -> str:
-        return f"{self.path}: {len(self.todo)} of {self.wanted} shards to do"
+        again = f", {len(self.again)} of them for their quarantined clips" if self.again else ""
+        return f"{self.path}: {len(self.todo)} of {self.wanted} shards to do{again}"
 
 
 def plan_caches(
-    root: Path, config: PrecomputeConfig, proposals: str | None, audio: str | None, split: str | None
+    root: str | Path,
+    config: PrecomputeConfig,
+    proposals: str | None,
+    audio: str | None,
+    split: str | None = None,
+    *,
+    clip_ids: tuple[str, ...] | None = None,
+    limit: int | None = None,
+    share: Share | None = None,
+    untrained: bool = False,
+    retry_quarantined: bool = False,
 ) -> list[Plan]:
     """Build the named generator and encoder once to check them, and list what is missing in their caches.
 
-    Raises `BadInput` for an unfinished clip store, unknown names, and bad parameters or weights.
+    split, clip_ids, limit, share: only the shards of these clips, see `selection.wanted_shards`.
+    untrained: the generator's networks get no weights; its cache is called so.
+    retry_quarantined: shards with clips on which the model failed count as missing.
+    Raises `BadInput` for an unfinished clip store, unknown names and clips, and bad parameters or weights.
     """
     if proposals is None and audio is None:
         raise BadInput("nothing to do: name --proposals, --audio or both")
     clips = ClipStore(root)
+    shards = wanted_shards(clips, split, clip_ids, limit, share)
     plans = []
     if proposals is not None:
-        model = generator(proposals, config.generator)
-        plans.append(_plan(clips, "proposals", model, config.generator, config, split))
+        parameters = {**config.generator, **({"untrained": True} if untrained else {})}
+        job = _job(clips, "proposals", proposals, parameters, config)
+        maker = maker_of(job, generator(proposals, parameters))
+        plans.append(_plan(clips, job, maker, {}, shards, share, retry_quarantined))
     if audio is not None:
+        job = _job(clips, "audio", audio, config.encoder, config)
         model = encoder(audio, config.encoder)
         extra = {"dim": model.dim, "probes": _probes(model)}
-        plans.append(_plan(clips, "audio", model, config.encoder, config, split, **extra))
+        plans.append(_plan(clips, job, maker_of(job, model), extra, shards, share, retry_quarantined))
     return plans
+
+
+def _job(clips: ClipStore, kind: str, name: str, parameters: dict[str, Any], config: PrecomputeConfig) -> Job:
+    """Paths are made absolute: workers need not run in this folder."""
+    if isinstance(weights := parameters.get("weights"), str):
+        parameters = {**parameters, "weights": str(Path(weights).absolute())}
+    root = clips.path.parent
+    return Job(
+        root=str(root.absolute() if isinstance(root, Path) else root),
+        kind=kind,
+        cache="",  # its name follows from the maker, see `_plan`
+        name=name,
+        parameters=json.dumps(parameters),
+        device=config.device,
+        batch_frames=config.batch_frames,
+        max_masks=config.max_masks,
+        temporal=config.temporal,
+        package=version(PACKAGE),
+    )
 
 
 def _plan(
     clips: ClipStore,
-    kind: str,
-    model: ProposalGenerator | AudioEncoder,
-    parameters: dict[str, Any],
-    config: PrecomputeConfig,
-    split: str | None,
-    **extra: Any,
+    job: Job,
+    maker: dict[str, Any],
+    extra: dict[str, Any],
+    shards: list[int],
+    share: Share | None,
+    retry: bool,
 ) -> Plan:
-    maker = {
-        "name": model.name,
-        "version": model.version,
-        "parameters": model.parameters,
-        "weights_sha256": model.weights_sha256,
-    }
-    path = cache_path(clips, kind, maker)
-    device = str(pick_device(config.device))
-    root = str(clips.path.parent)
-    job = Job(root, kind, str(path), model.name, json.dumps(parameters), device, config.batch_frames)
-    done = Cache(path).receipts() if path.exists() else {}
-    shards = clips.shards_of(split)
-    return Plan(job, maker, extra, tuple(s for s in shards if s not in done), len(shards))
+    path = cache_path(clips, job.kind, maker)
+    job = replace(job, cache=str(path.absolute() if isinstance(path, Path) else path))
+    done = done_before(path)
+    failed = {s for s, r in done.items() if any(why != AT_IMPORT for why in r.quarantined.values())} if retry else set()
+    todo = tuple(s for s in shards if s not in done or s in failed)
+    if todo and job.kind == "proposals" and approximations(maker["parameters"]):
+        known = (path / "_log" / AGREEMENT).exists()
+        job = replace(job, compare_on=None if known else todo[0])
+    return Plan(clips, job, maker, extra, todo, tuple(s for s in todo if s in failed), len(shards), share)
 
 
-def run_plans(plans: list[Plan], workers: int | None, scheduler: str | None) -> dict[str, str]:
+def run_plans(
+    plans: Sequence[Plan], workers: int | None = None, scheduler: str | None = None, slurm: SlurmConfig | None = None
+) -> dict[str, str]:
     """Do all shards of all plans. Gives the quarantined clips with their reasons.
 
     workers: local worker processes, one thread each; None: one per GPU, or one per core without any;
     0 runs in this process without Dask.
-    scheduler: address of a running Dask scheduler, instead of local workers.
-    Raises `ComboError` when shards failed (the others are finished), `BadInput` when a cache is in use.
+    scheduler: address of a running Dask scheduler; slurm: jobs to submit; either instead of local workers.
+    Raises `ComboError` when shards failed (the others are finished), `BadInput` when a cache is in use, no scheduler
+    answers, or a worker has another version of this package.
     """
-    caches = [create_cache(ClipStore(Path(p.job.root)), p.job.kind, p.maker, **p.extra) for p in plans]
+    caches = [create_cache(p.clips, p.job.kind, p.maker, **p.extra) for p in plans]
+    tasks = [Task(p.job, shard, shard in p.again) for p in plans for shard in p.todo]
+    failures: list[str] = []
+    busy = seconds = 0.0
+    done = sum(p.wanted - len(p.todo) for p in plans)
     with ExitStack() as held:
-        for cache in caches:
-            held.enter_context(exclusive(cache))
-        tasks = [(plan.job, shard) for plan in plans for shard in plan.todo]
-        failures: list[str] = []
-        done = sum(p.wanted - len(p.todo) for p in plans)
+        for plan, cache in zip(plans, caches, strict=True):
+            held.enter_context(exclusive(cache, None if plan.share is None else set(plan.todo)))
         with bar(done + len(tasks), "precompute", "shards", done=done) as progress:
-            for job, shard, error in _outcomes(tasks, workers, scheduler):
-                if error is not None:
-                    failures.append(f"{Path(job.cache).name} shard {shard}: {error}")
+            for outcome in _outcomes(tasks, workers, scheduler, slurm, held):
+                if outcome.summary is None:
+                    failures.append(_record_failure(outcome))
+                else:
+                    busy, seconds = busy + outcome.summary["busy"], seconds + outcome.summary["seconds"]
+                    progress.set_postfix_str(f"device waits {1 - busy / max(seconds, 1e-9):.0%}", refresh=False)
                 progress.update()
     if failures:
         headline = f"{len(failures)} of {len(tasks)} shards failed, the others are done:"
@@ -120,75 +164,40 @@ def run_plans(plans: list[Plan], workers: int | None, scheduler: str | None) -> 
 
 
 def _outcomes(
-    tasks: list[tuple[Job, int]], workers: int | None, scheduler: str | None
-) -> Iterator[tuple[Job, int, BaseException | None]]:
-    """Each task as it ends, with the exception that ended it."""
+    tasks: list[Task], workers: int | None, scheduler: str | None, slurm: SlurmConfig | None, held: ExitStack
+) -> Iterator[Outcome]:
+    """Each task as it ends. What the workers need is closed with `held`, also when the run is interrupted."""
     if not tasks:
-        return
-    if workers == 0 and scheduler is None:
-        for job, shard in tasks:
-            try:
-                run_shard(job, shard)
-            except Exception as error:
-                yield job, shard, error
-            else:
-                yield job, shard, None
-        return
-    from distributed import as_completed
-
-    count = min(len(tasks), workers or _devices(tasks[0][0].device))
-    with _client(count, scheduler) as client:
-        futures = {
-            client.submit(_run_on_worker, job, shard, key=f"{Path(job.cache).stem}-{shard}", retries=1): (job, shard)
-            for job, shard in tasks
-        }
-        for future in as_completed(futures):
-            yield *futures[future], future.exception()
-
-
-def _run_on_worker(job: Job, shard: int) -> dict[str, Any]:
-    """Local workers are numbered, and take the GPU of their number; others see the one they were started with."""
-    from distributed import get_worker
-
-    number = get_worker().name
-    if job.device == "cuda" and isinstance(number, int):
-        return run_shard(job, shard, f"cuda:{number % torch.cuda.device_count()}")
-    return run_shard(job, shard)
-
-
-def _devices(device: str) -> int:
-    return torch.cuda.device_count() if device == "cuda" else (os.cpu_count() or 1)
-
-
-@contextmanager
-def _client(workers: int, scheduler: str | None) -> Iterator["Client"]:
-    import dask
-    from distributed import Client, LocalCluster
-
+        return iter(())
     if scheduler is not None:
-        try:
-            client = Client(scheduler, timeout="10s")
-        except (OSError, TimeoutError, ValueError) as error:
-            raise BadInput(f"--scheduler {scheduler}: no Dask scheduler answers there ({error})") from error
-        with client:
-            yield client
-        return
-    # A shard that kills its worker is given up after three tries; a stuck dashboard port must not stop a job.
-    with (
-        TemporaryDirectory(prefix="combo-dask-") as scratch,
-        dask.config.set({"distributed.scheduler.allowed-failures": 3}),
-        LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address=None,
-            silence_logs=logging.ERROR,  # a stopped job says so itself
-            memory_limit=0,
-            local_directory=scratch,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
+        return run_on_workers(held.enter_context(running_scheduler(scheduler)), tasks)
+    if slurm is not None:
+        return run_on_workers(held.enter_context(slurm_workers(slurm, len(tasks))), tasks)
+    device = tasks[0].job.device
+    pick_device(device)
+    if workers == 0:
+        return run_here(tasks)
+    return run_on_workers(held.enter_context(local_workers(min(len(tasks), workers or device_count(device)))), tasks)
+
+
+def _record_failure(outcome: Outcome) -> str:
+    """Say why a shard failed, here and beside the logs of its cache, where it counts until the shard is done."""
+    job, shard = outcome.task.job, outcome.task.shard
+    why = _explain(outcome.error)
+    with suppress(OSError):  # a full disk is often the very reason
+        write_atomic(location(job.cache) / "_log" / f"{shard:06d}.failed.json", seal({"reason": why, "seal": ""}))
+    return f"{location(job.cache).name} shard {shard}: {why}"
+
+
+def _explain(error: BaseException | None) -> str:
+    from distributed import KilledWorker
+
+    if isinstance(error, KilledWorker):
+        return (
+            f"given up after it killed {error.allowed_failures + 1} workers, the last one {error.last_worker.address}; "
+            "their output says why (out of memory, a crash in native code)"
+        )
+    return str(error) or repr(error)
 
 
 def _probes(model: AudioEncoder, seconds: int = 10) -> dict[str, Any]:

@@ -6,33 +6,54 @@ import platform
 import time
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from ...data.masks import maskige, pack_masks, pack_stats
+from ...data.location import write_atomic
+from ...data.masks import pack_masks, pack_stats
 from ...data.receipts import write_shard
+from ...data.schema import BYTES, ArraySpec
+from ...data.sealed import seal
 from ...data.store import Cache, ClipStore
 from ...errors import ComboError
 from ...model.audio import encoder
 from ...model.audio.border import AudioEncoder
 from ...model.foundation import generator
 from ...model.foundation.border import ProposalGenerator, Proposals
+from ..devices import device_name, pick_device
+from .exactness import record_agreement
+from .maskige import fold_and_colour_frames, limit_masks
+from .shard_loop import Record, Rows, Stage, run_clips
+from .temporal import temporal_maskiges
+
+PACKAGE = "combo-avs"
+LOGGED_VERSIONS = (PACKAGE, "torch", "timm", "segment-anything", "scikit-image", "numpy", "zarr")
+AT_IMPORT = "quarantined at import"
+DROPPED = "dropped"  # beside the rows of a clip: int64 [T], masks beyond `max_masks`
+
+
+class OtherVersion(ComboError):
+    """This worker has another version of the package than the driver: what it would write could differ."""
 
 
 @dataclass(frozen=True)
 class Job:
     """What to run over which clips; small and picklable. `parameters` is JSON text, so that a job can be hashed."""
 
-    root: str
+    root: str  # folder or URL
     kind: str  # proposals or audio
-    cache: str  # path of the cache
-    name: str  # of the generator or encoder
+    cache: str  # path or URL of the cache
+    name: str  # in the table of generators or encoders
     parameters: str
-    device: str
+    device: str  # as in the config: auto is decided by the worker
     batch_frames: int
+    max_masks: int
+    temporal: bool
+    package: str  # version of this package that planned the job
+    compare_on: int | None = None  # the shard on which an approximate generator is compared with the exact one
 
 
 @functools.lru_cache(maxsize=2)
@@ -42,85 +63,168 @@ def load_model(kind: str, name: str, parameters: str, device: str) -> ProposalGe
     return build(name, json.loads(parameters)).to(torch.device(device))
 
 
-def run_shard(job: Job, shard: int, device: str | None = None) -> dict[str, Any]:
+def maker_of(job: Job, model: ProposalGenerator | AudioEncoder) -> dict[str, Any]:
+    """All that changes the data of a cache, apart from the clips: its name follows from this."""
+    maker = {
+        "name": model.name,
+        "version": model.version,
+        "parameters": model.parameters,
+        "weights_sha256": model.weights_sha256,
+    }
+    if job.kind == "proposals":
+        maker["maskige"] = {"max_masks": job.max_masks, "temporal": job.temporal}
+    return maker
+
+
+def run_shard(job: Job, shard: int, device: str | None = None, again: bool = False) -> dict[str, Any]:
     """Do one shard, unless it is done already. Gives a summary of under 1 kB, never arrays.
 
-    A clip that was quarantined at import stays so. Raises whatever the model or the disk raises.
+    device: instead of the job's. again: do it even if it is done, to try its quarantined clips once more.
+    A clip on which the model fails is quarantined, as are those that were at import: their rows hold fill values.
+    Raises `OtherVersion`, `ComboError` when this process has another model than the cache was made for or when the
+    model fails on every clip, and whatever the device or the disk raises.
     """
-    cache = Cache(Path(job.cache))
-    clips = ClipStore(Path(job.root))
-    done = cache.finished(shard)
-    if done is None:
-        started = time.perf_counter()
-        model = load_model(job.kind, job.name, job.parameters, device or job.device)
-        lo, hi = cache.shard_range(shard)
-        if job.kind == "proposals":
-            arrays, counts = _propose(model, clips, lo, hi, device or job.device, job.batch_frames)
-        else:
-            arrays, counts = _encode(model, clips, lo, hi, device or job.device)
-        bad = _quarantined(clips, shard)
-        log = _log(device or job.device, time.perf_counter() - started, hi - lo)
-        done = write_shard(
-            cache.path, shard, (lo, hi), cache.specs, arrays, counts=counts, quarantined=bad, notes={}, log=log
-        )
-    return {"shard": shard, "counts": done.counts, "quarantined": len(done.quarantined)}
-
-
-def _propose(
-    model: ProposalGenerator, clips: ClipStore, lo: int, hi: int, device: str, batch: int
-) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-    found: list[Proposals] = []
-    for first in range(lo, hi, batch):
-        frames = clips.read("frames", first, min(first + batch, hi))
-        found += model(torch.from_numpy(frames).to(device))
-    return proposal_rows(found), {"frames": hi - lo, "masks": sum(len(p.masks) for p in found)}
-
-
-def proposal_rows(found: list[Proposals]) -> dict[str, np.ndarray]:
-    """The rows of a proposals cache, [F, ...], for the proposals of F frames."""
-    masks = [p.masks.numpy() for p in found]
+    here = version(PACKAGE)
+    if here != job.package:
+        raise OtherVersion(f"this worker has {PACKAGE} {here}, the run needs {job.package}: install that here")
+    cache = Cache(job.cache)
+    done = None if again else cache.finished(shard)
+    if done is not None:
+        return {"shard": shard, "counts": done.counts, "quarantined": len(done.quarantined), "seconds": 0, "busy": 0}
+    started = time.perf_counter()
+    where = pick_device(device or job.device)
+    model = load_model(job.kind, job.name, job.parameters, str(where))
+    if maker_of(job, model) != cache.maker:
+        raise ComboError(f"{cache.path} is made by {cache.maker}, but this worker has {maker_of(job, model)}")
+    clips = _clip_store(job.root, job.cache)
+    if job.compare_on == shard:
+        record_agreement(cache, clips, model, job.name, job.parameters, shard, str(where))
+    loaded = time.perf_counter()
+    record = Record(where, job.batch_frames)
+    arrays, quarantined, counts = _make(job, model, clips, cache, shard, record)
+    log = {
+        "device": device_name(where),
+        "batch_frames": record.batch_frames,
+        "notes": record.notes,
+        "tracebacks": record.tracebacks,
+        "versions": _versions(),
+    }
+    span = cache.shard_range(shard)
+    write_shard(cache.path, shard, span, cache.specs, arrays, counts=counts, quarantined=quarantined, notes={}, log=log)
+    seconds = time.perf_counter() - loaded
+    log |= {
+        "seconds_per_frame": seconds / (span[1] - span[0]),
+        "seconds": seconds,
+        "seconds_loading": loaded - started,
+        "waiting_share": 1 - record.busy / seconds,  # of the device, with the writing that has just ended
+    }
+    write_atomic(cache.path / "_log" / f"{shard:06d}.json", seal({**log, "seal": ""}))
     return {
-        "maskige": np.stack([maskige(m) for m in masks]),
-        "masks": _objects([pack_masks(m) for m in masks]),
-        "mask_stats": _objects(
-            [
-                pack_stats(
-                    p.areas.numpy(), p.boxes.numpy(), p.predicted_iou.numpy(), p.stability.numpy(), p.points.numpy()
-                )
-                for p in found
-            ]
-        ),
-        "mask_count": np.array([len(m) for m in masks], np.uint16),
+        "shard": shard,
+        "counts": counts,
+        "quarantined": len(quarantined),
+        "seconds": round(seconds, 4),
+        "busy": round(record.busy, 4),
     }
 
 
-def _encode(
-    model: AudioEncoder, clips: ClipStore, lo: int, hi: int, device: str
-) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-    log_mel = torch.from_numpy(clips.read("log_mel", lo, hi))
-    waveform = torch.from_numpy(clips.read("waveform", lo, hi)).float() / 32768
-    with torch.inference_mode():
-        features = model(log_mel.to(device), waveform.to(device)).cpu().numpy()
-    if not np.isfinite(features[clips.read("audio_valid", lo, hi) > 0]).all():
-        raise ComboError(f"{model.name} gave NaN or Inf for frames {lo}..{hi} of {clips.path}; check its weights")
-    return {"features": features}, {"frames": hi - lo}
+@functools.cache
+def _versions() -> dict[str, str]:
+    return {p: version(p) for p in LOGGED_VERSIONS} | {"python": platform.python_version()}
 
 
-def _quarantined(clips: ClipStore, shard: int) -> dict[str, str]:
-    receipt = clips.finished(shard)
-    return {} if receipt is None else dict.fromkeys(receipt.quarantined, "quarantined at import")
+@functools.lru_cache(maxsize=2)
+def _clip_store(root: str, cache: str) -> ClipStore:
+    """Opened once per process. `cache` stands for the contents: its name follows from the clips' fingerprint."""
+    return ClipStore(root)
+
+
+def _make(
+    job: Job, model: Any, clips: ClipStore, cache: Cache, shard: int, record: Record
+) -> tuple[Rows, dict[str, str], dict[str, int]]:
+    """The arrays of a shard, its quarantined clips with their reasons, and its counts."""
+    lo, hi = cache.shard_range(shard)
+    receipt = clips.finished(shard)  # should it be gone, reading the frames says so
+    at_import = dict.fromkeys(receipt.quarantined if receipt else (), AT_IMPORT)
+    usable = [(first, clip) for first, clip in clips.clips_in(shard) if clip.id not in at_import]
+    outcomes = run_clips(stage_of(job, model, clips), usable, record)
+    failed = {clip: why for clip, why in outcomes.items() if isinstance(why, str)}
+    if len(failed) == len(usable) > 1:
+        one = usable[0][1].id
+        raise ComboError(f"{model.name} fails on every clip of shard {shard}; on {one} with\n{failed[one]}")
+    arrays = {name: _filled(spec, hi - lo) for name, spec in cache.specs.items()}
+    counts = {"frames": 0} if job.kind == "audio" else {"frames": 0, "masks": 0, "dropped_masks": 0}
+    for first, clip in usable:
+        rows = outcomes[clip.id]
+        if isinstance(rows, str):
+            continue
+        counts["frames"] += clip.num_frames
+        if job.kind == "proposals":
+            counts["masks"] += int(rows["mask_count"].sum(dtype=np.int64))
+            counts["dropped_masks"] += int(rows[DROPPED].sum())
+        for name, array in arrays.items():
+            array[first - lo : first - lo + clip.num_frames] = rows[name]
+    return arrays, at_import | failed, counts
+
+
+def stage_of(job: Job, model: ProposalGenerator | AudioEncoder, clips: ClipStore) -> Stage:
+    """How the model of a job makes rows of its cache from frames of the clip store."""
+    return _propose(job, model, clips) if job.kind == "proposals" else _encode(model, clips)
+
+
+def _propose(job: Job, model: ProposalGenerator, clips: ClipStore) -> Stage:
+    def read(lo: int, hi: int) -> tuple[Tensor]:
+        return (torch.from_numpy(clips.read("frames", lo, hi)),)
+
+    def rows(found: list[Proposals]) -> Rows:
+        for proposals in found:
+            if proposals.masks.shape[1:] != clips.size:
+                raise ValueError(f"masks of {tuple(proposals.masks.shape[1:])} pixels for frames of {clips.size}")
+        limited = [limit_masks(proposals, job.max_masks) for proposals in found]
+        rows = proposal_rows([proposals for proposals, _ in limited], job.temporal)
+        return rows | {DROPPED: np.array([dropped for _, dropped in limited])}
+
+    return Stage(read, model, rows)
+
+
+def proposal_rows(found: list[Proposals], temporal: bool = False) -> Rows:
+    """The rows of a proposals cache, [F, ...], for the proposals of F frames; with `temporal`, those of one clip."""
+    frames = [p.masks for p in found]
+    on_cpu = [p.to("cpu") for p in found]
+    return {
+        "maskige": temporal_maskiges(frames) if temporal else fold_and_colour_frames(frames),
+        "masks": _objects([pack_masks(p.masks.numpy()) for p in on_cpu]),
+        "mask_stats": _objects([_pack_stats(p) for p in on_cpu]),
+        "mask_count": np.array([len(masks) for masks in frames], np.uint16),
+    }
+
+
+def _pack_stats(p: Proposals) -> bytes:
+    return pack_stats(*(x.numpy() for x in (p.areas, p.boxes, p.predicted_iou, p.stability, p.points)))
+
+
+def _encode(model: AudioEncoder, clips: ClipStore) -> Stage:
+    def read(lo: int, hi: int) -> tuple[Tensor, Tensor, Tensor]:
+        log_mel, waveform, valid = (clips.read(name, lo, hi) for name in ("log_mel", "waveform", "audio_valid"))
+        return torch.from_numpy(log_mel), torch.from_numpy(waveform).float() / 32768, torch.from_numpy(valid > 0)
+
+    def call(log_mel: Tensor, waveform: Tensor, valid: Tensor) -> list[tuple[Tensor, Tensor]]:
+        return list(zip(model(log_mel, waveform).cpu(), valid.cpu(), strict=True))
+
+    def rows(seconds: list[tuple[Tensor, Tensor]]) -> Rows:
+        features = torch.stack([vector for vector, _ in seconds]).numpy()
+        if not np.isfinite(features[[bool(valid) for _, valid in seconds]]).all():
+            raise ValueError("NaN or Inf among the features")
+        return {"features": features}
+
+    return Stage(read, call, rows)
+
+
+def _filled(spec: ArraySpec, frames: int) -> np.ndarray:
+    return _objects([b""] * frames) if spec.dtype == BYTES else np.full(spec.rows(frames), spec.fill, spec.dtype)
 
 
 def _objects(values: list[bytes]) -> np.ndarray:
     out = np.empty(len(values), object)
     out[:] = values
     return out
-
-
-def _log(device: str, seconds: float, frames: int) -> dict[str, Any]:
-    packages = ("combo-avs", "torch", "timm", "scikit-image", "numpy", "zarr")
-    return {
-        "seconds_per_frame": seconds / frames,
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or device,
-        "versions": {p: version(p) for p in packages},
-    }

@@ -13,7 +13,7 @@ from combo_avs.data.store import Cache, ClipStore
 from combo_avs.errors import BadInput, ComboError
 from combo_avs.model.audio import encoder
 from combo_avs.model.foundation import generator
-from combo_avs.pipeline.precompute import driver
+from combo_avs.pipeline.precompute import dispatch
 from combo_avs.pipeline.precompute.config import PrecomputeConfig
 from combo_avs.pipeline.precompute.driver import plan_caches, run_plans
 from combo_avs.pipeline.precompute.worker import run_shard
@@ -90,12 +90,12 @@ class TestResume:
         assert contents(cache.path) == before
 
     def test_a_failing_shard_does_not_stop_the_others(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def fails_on_1(job, shard):
+        def fails_on_1(job, shard, again):
             if shard == 1:
                 raise RuntimeError("the device is on fire")
-            return run_shard(job, shard)
+            return run_shard(job, shard, again=again)
 
-        monkeypatch.setattr(driver, "run_shard", fails_on_1)
+        monkeypatch.setattr(dispatch, "run_shard", fails_on_1)
         plans = plan_caches(root, PrecomputeConfig(), "none", None, None)
         with pytest.raises(ComboError, match=r"(?s)1 of 3 shards failed.*shard 1: the device is on fire"):
             run_plans(plans, 0, None)
@@ -118,7 +118,7 @@ class TestDask:
     def test_a_running_scheduler(self, root: Path) -> None:
         from distributed import LocalCluster
 
-        with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+        with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster:
             plans = plan_caches(root, PrecomputeConfig(), "none", None, None)
             run_plans(plans, workers=1, scheduler=cluster.scheduler_address)
         assert Cache(plans[0].path).unfinished() == []

@@ -1,0 +1,134 @@
+"""Tasks out, outcomes in: through Dask, or one after another in this process."""
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
+from importlib.metadata import version
+from itertools import count, islice
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import uuid4
+
+import torch
+from tqdm import tqdm
+
+from ...errors import BadInput, ComboError
+from ..devices import worker_device
+from .worker import PACKAGE, Job, OtherVersion, run_shard
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+WINDOW = 1000  # tasks known to the scheduler at once: its memory does not grow with the number of shards
+SECONDS_BETWEEN_CHECKS = 2.0  # of who has joined
+
+
+class Task(NamedTuple):
+    """One shard of one cache."""
+
+    job: Job
+    shard: int
+    again: bool  # even if it is done
+
+
+class Outcome(NamedTuple):
+    """How a task ended: with the summary of `run_shard`, or with an error."""
+
+    task: Task
+    summary: dict[str, Any] | None
+    error: BaseException | None
+
+
+def run_here(tasks: Sequence[Task]) -> Iterator[Outcome]:
+    """In this process, without Dask."""
+    for task in tasks:
+        try:
+            yield Outcome(task, run_shard(task.job, task.shard, again=task.again), None)
+        except torch.AcceleratorError as error:  # it cannot be used again by this process
+            raise ComboError(f"the device failed ({error}); run the same command again to go on") from error
+        except Exception as error:
+            yield Outcome(task, None, error)
+
+
+def run_on_workers(client: "Client", tasks: Sequence[Task]) -> Iterator[Outcome]:
+    """On the workers of a cluster, which may join and leave. Outcomes come as they end.
+
+    Raises `BadInput` when workers have another version of this package, `ComboError` when the scheduler is lost.
+    """
+    from distributed import as_completed
+
+    crew = _Crew(client)
+    run = uuid4().hex[:8]  # keys of an earlier run may still be known to a scheduler that outlived it
+    numbers = count()
+    waiting = iter(tasks)
+    running: dict[str, Task] = {}
+    # Results are fetched at once: those of a worker that dies would have to be made again.
+    ended = as_completed(with_results=True, raise_errors=False)
+
+    def submit(task: Task) -> None:
+        name = f"{PurePath(task.job.cache).stem}-{task.shard}-{run}-{next(numbers)}"
+        future = client.submit(_run_on_worker, *task, key=name, retries=1, pure=False)
+        running[future.key] = task
+        ended.add(future)
+
+    for task in islice(waiting, WINDOW):
+        submit(task)
+    for future, result in ended:
+        if isinstance(result, CancelledError):
+            raise ComboError("the Dask scheduler went away; run the same command again to go on")
+        error = result[1] if future.status == "error" else None
+        task = running.pop(future.key)
+        other_version = isinstance(error, OtherVersion)  # a worker that joined an instant ago
+        crew.check(now=other_version)
+        if other_version:
+            submit(task)
+            continue
+        for following in islice(waiting, 1):
+            submit(following)
+        yield Outcome(task, result if error is None else None, error)
+
+
+class _Crew:
+    """The workers of a cluster, all of this version: at the start another one ends the run, later it is sent away."""
+
+    def __init__(self, client: "Client") -> None:
+        self._client = client
+        self._known: set[str] = set()
+        self._checked = time.monotonic()
+        if others := self._newcomers_of_other_versions():
+            advice = f"install {PACKAGE} {version(PACKAGE)} there, and restart them"
+            raise BadInput.listing("workers have another version of the package than this run:", others, advice)
+        if not self._known:
+            tqdm.write("no workers yet; the run begins when the first one joins", file=sys.stderr)
+
+    def check(self, now: bool) -> None:
+        if now or time.monotonic() - self._checked > SECONDS_BETWEEN_CHECKS:
+            self._checked = time.monotonic()
+            if others := self._newcomers_of_other_versions(send_away=True):
+                tqdm.write(f"sent away, for another version of the package: {'; '.join(others)}", file=sys.stderr)
+
+    def _newcomers_of_other_versions(self, send_away: bool = False) -> list[str]:
+        there = set(self._client.scheduler_info(n_workers=-1)["workers"])
+        new, self._known = there - self._known, there
+        if not new:
+            return []
+        # A function of the standard library, so that it also runs where this package is missing.
+        found = self._client.run(version, PACKAGE, workers=sorted(new), on_error="return")
+        others = {address: v for address, v in found.items() if v != version(PACKAGE)}
+        if others and send_away:
+            self._client.retire_workers(list(others))
+        return [f"{address}: {v if isinstance(v, str) else repr(v)}" for address, v in others.items()]
+
+
+def _run_on_worker(job: Job, shard: int, again: bool) -> dict[str, Any]:
+    from distributed import get_worker
+
+    try:
+        return run_shard(job, shard, str(worker_device(job.device, str(get_worker().name))), again)
+    except torch.AcceleratorError:
+        # No later call could use the device from this process. Dask starts another one and tries again there.
+        traceback.print_exc()
+        os._exit(1)

@@ -1,0 +1,92 @@
+"""What a plan would cost, from a few timed frames."""
+
+import time
+from dataclasses import dataclass
+
+from ...data.schema import array_specs, encode_shard
+from ...errors import ComboError
+from ..devices import device_name, pick_device
+from .driver import Plan
+from .shard_loop import Record, run_clips
+from .worker import load_model, stage_of
+
+TIMED_CLIPS = 3  # spread over the work; another one before them warms up
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The cost of a plan on workers like this machine. Zero everywhere when nothing is left to do."""
+
+    plan: Plan
+    frames: int
+    timed_frames: int = 0
+    seconds_per_frame: float = 0.0  # of one worker
+    bytes_per_frame: float = 0.0
+    device: str = ""
+
+    @property
+    def seconds(self) -> float:
+        return self.frames * self.seconds_per_frame
+
+    @property
+    def bytes(self) -> float:
+        return self.frames * self.bytes_per_frame
+
+    def __str__(self) -> str:
+        if not self.frames:
+            return str(self.plan)
+        return (
+            f"{self.plan}, {self.frames} frames, about {_size(self.bytes)} and {_duration(self.seconds)} on one worker "
+            f"({self.seconds_per_frame:.3g} s per frame on {self.device}, {self.timed_frames} frames timed)"
+        )
+
+
+def estimate(plan: Plan) -> Estimate:
+    """Run the model on a few of the plan's clips, here; writes nothing.
+
+    Raises `BadInput` when the device is not here, `ComboError` when the model fails on all of these clips.
+    """
+    clips = plan.clips
+    spans = [clips.shard_range(shard) for shard in plan.todo]
+    frames = sum(hi - lo for lo, hi in spans)
+    bad = clips.quarantined()
+    some = plan.todo[:: max(1, len(plan.todo) // TIMED_CLIPS)][:TIMED_CLIPS]
+    found = [next(((f, c) for f, c in clips.clips_in(shard) if c.id not in bad), None) for shard in some]
+    timed = [pair for pair in found if pair is not None]
+    if not timed:
+        return Estimate(plan, frames)
+    device = pick_device(plan.job.device)
+    model = load_model(plan.job.kind, plan.job.name, plan.job.parameters, str(device))
+    stage, record = stage_of(plan.job, model, clips), Record(device, plan.job.batch_frames)
+    run_clips(stage, timed[:1], record)
+    started = time.perf_counter()
+    outcomes = run_clips(stage, timed, record)
+    seconds = time.perf_counter() - started
+    made = [rows for rows in outcomes.values() if not isinstance(rows, str)]
+    if not made:
+        raise ComboError(f"{plan.job.name} fails on every clip that was tried:\n{next(iter(outcomes.values()))}")
+    of_made = sum(len(next(iter(rows.values()))) for rows in made)
+    specs = array_specs({"kind": plan.job.kind, "size": clips.size, "dim": plan.extra.get("dim")})
+    encoded = (encode_shard(spec, rows[name], clips.shard_frames) for rows in made for name, spec in specs.items())
+    return Estimate(
+        plan,
+        frames,
+        timed_frames=sum(clip.num_frames for _, clip in timed),
+        seconds_per_frame=seconds / sum(clip.num_frames for _, clip in timed),
+        bytes_per_frame=sum(len(e) for e in encoded if e is not None) / of_made,
+        device=device_name(device),
+    )
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

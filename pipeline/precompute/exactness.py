@@ -1,0 +1,42 @@
+"""How far an approximate setting is from the exact one: measured once on a few frames, and kept with the cache."""
+
+import json
+from typing import Any
+
+import torch
+
+from ...data.location import write_atomic
+from ...data.sealed import seal
+from ...data.store import Cache, ClipStore
+from ...model.foundation import generator
+from ...model.foundation.border import ProposalGenerator
+from .agreement import agreement, mean_agreement
+
+# Parameters that trade exactness for speed, where a generator has them, with their exact (published) values.
+EXACT = {"precision": "fp32", "points_per_side": 32}
+COMPARED_FRAMES = 4  # each of another clip
+FILE = "agreement.json"
+
+
+def approximations(parameters: dict[str, Any]) -> dict[str, Any]:
+    """What would have to be set so that a generator with these parameters is exact; empty if it is."""
+    return {k: v for k, v in EXACT.items() if k in parameters and parameters[k] != v}
+
+
+def record_agreement(
+    cache: Cache, clips: ClipStore, model: ProposalGenerator, name: str, parameters: str, shard: int, device: str
+) -> None:
+    """Compare `model` with its exact form on frames of a shard, and write the result beside the logs of `cache`.
+
+    name, parameters: what `model` was built from; see `agreement.agreement` for what is measured.
+    """
+    exact = generator(name, json.loads(parameters) | approximations(model.parameters)).to(torch.device(device))
+    bad = clips.quarantined()
+    firsts = [first for first, clip in clips.clips_in(shard) if clip.id not in bad][:COMPARED_FRAMES]
+    measured = []
+    for first in firsts:
+        frames = torch.from_numpy(clips.read("frames", first, first + 1)).to(device)
+        with torch.inference_mode():
+            measured.append(agreement(exact(frames)[0], model(frames)[0]))
+    result = {"exact": exact.parameters, "agreement": mean_agreement(measured), "seal": ""}
+    write_atomic(cache.path / "_log" / FILE, seal(result))
