@@ -13,7 +13,7 @@ from pydantic import Field
 
 from .clip import IGNORE_LABEL
 from .config import Section
-from .resize import resize
+from .resize import resize_window
 
 PAD_COLOUR = 128  # of frames and Maskiges alike
 PUBLISHED_SCALES = tuple(tenths / 10 for tenths in range(5, 21))  # at 224 pixels: 112, 134, 156, ... 425, 448
@@ -140,9 +140,9 @@ def _transform(
 ) -> np.ndarray:
     """Scale, crop, jitter, flip and pad uint8 [T, H, W, ...]; image i takes jitter i, if there are any."""
     out = np.full_like(images, fill)
-    top, left, height, width = geometry.crop
+    _, _, height, width = geometry.crop
     for i, image in enumerate(images):
-        image = resize(image, geometry.resized, nearest)[top : top + height, left : left + width]
+        image = resize_window(image, geometry.resized, geometry.crop, nearest)
         if jitters:
             image = apply_jitter(image, jitters[i])
         out[i, :height, :width] = image[:, ::-1] if geometry.flip else image
@@ -152,18 +152,19 @@ def _transform(
 def apply_jitter(image: np.ndarray, jitter: Jitter) -> np.ndarray:
     """SSD's photometric distortion of uint8 [H, W, 3], RGB; every step ends in whole numbers of 0..255."""
     if jitter.brightness is not None:
-        image = _linear_table(1.0, jitter.brightness)[image]
+        image = _linear_table(1.0, jitter.brightness).take(image)
     if jitter.contrast is not None and jitter.contrast_first:
-        image = _linear_table(jitter.contrast, 0.0)[image]
+        image = _linear_table(jitter.contrast, 0.0).take(image)
     # Saturation and hue each go to HSV and back: the rounding between them is part of the published result.
     if jitter.saturation is not None:
         hue, saturation, value = rgb_to_hsv(image)
-        image = hsv_to_rgb(hue, _linear_table(jitter.saturation, 0.0)[saturation], value)
+        image = hsv_to_rgb(hue, _linear_table(jitter.saturation, 0.0).take(saturation), value)
     if jitter.hue is not None:
         hue, saturation, value = rgb_to_hsv(image)
-        image = hsv_to_rgb((hue + jitter.hue) % 180, saturation, value)
+        turned = (np.arange(180) + jitter.hue) % 180
+        image = hsv_to_rgb(turned.take(hue), saturation, value)
     if jitter.contrast is not None and not jitter.contrast_first:
-        image = _linear_table(jitter.contrast, 0.0)[image]
+        image = _linear_table(jitter.contrast, 0.0).take(image)
     return image
 
 
@@ -181,15 +182,19 @@ _HUE_TABLE = np.rint((180 << _FRACTION_BITS) / (6.0 * _DIVISORS)).astype(np.int3
 
 
 def rgb_to_hsv(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """uint8 [H, W, 3] to hue (0..179), saturation and value (0..255), each int32 [H, W], as in OpenCV."""
-    red, green, blue = (rgb[..., c].astype(np.int32) for c in range(3))
+    """uint8 [H, W, 3] to hue (0..179), saturation and value (0..255), each [H, W] of whole numbers, as in OpenCV."""
+    red, green, blue = np.ascontiguousarray(rgb.transpose(2, 0, 1))
     value = np.maximum(np.maximum(red, green), blue)
     spread = value - np.minimum(np.minimum(red, green), blue)
-    saturation = (spread * _SATURATION_TABLE[value] + _HALF) >> _FRACTION_BITS
-    blue_or_green = np.where(value == green, blue - red + 2 * spread, red - green + 4 * spread)
-    sixths = np.where(value == red, green - blue, blue_or_green)
-    hue = (sixths * _HUE_TABLE[spread] + _HALF) >> _FRACTION_BITS
-    return hue + 180 * (hue < 0), saturation, value
+    saturation = (spread * _SATURATION_TABLE.take(value) + _HALF) >> _FRACTION_BITS
+    # In 16 bits, of which a vector unit does many at once.
+    short = spread.astype(np.int16)
+    red_max, green_max = value == red, value == green
+    red, green, blue = (channel.astype(np.int16) for channel in (red, green, blue))
+    blue_or_green = np.where(green_max, blue - red + 2 * short, red - green + 4 * short)
+    sixths = np.where(red_max, green - blue, blue_or_green)
+    hue = (sixths * _HUE_TABLE.take(spread) + _HALF) >> _FRACTION_BITS
+    return np.where(hue < 0, hue + 180, hue), saturation, value
 
 
 def _channel_weights() -> np.ndarray:
@@ -220,10 +225,11 @@ def hsv_to_rgb(hue: np.ndarray, saturation: np.ndarray, value: np.ndarray) -> np
     unit = np.float32(1 / 255)
     saturation = saturation.astype(np.float32) * unit
     value = value.astype(np.float32) * unit
+    hue = hue.astype(np.intp)  # else each look into a table converts it
     leftover = hue.shape[1] - hue.shape[1] % 32
     rgb = np.empty((*hue.shape, 3), np.uint8)
     for channel, weights in enumerate(_CHANNEL_WEIGHTS):
-        x = (np.float32(1) - saturation * weights[hue]) * value * np.float32(255)
+        x = (np.float32(1) - saturation * weights.take(hue)) * value * np.float32(255)
         np.rint(x[:, leftover:], out=x[:, leftover:])
         rgb[..., channel] = x
     return rgb

@@ -1,9 +1,10 @@
 """What training and evaluation read: clips of a store, with one cache of proposals and one of audio features."""
 
-import queue
-import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import accumulate, islice
 from typing import TypeVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from .clip import Clip
 from .store import Cache, ClipStore
 
 Item = TypeVar("Item")
+ARRAYS = ("frames", "maskiges", "features", "labels", "supervised")  # of a `Sample` and of a `Batch`
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples laid end to end along the frames, B = sum of T; nothing is padded. Arrays as in `Sample`."""
+    """Samples laid end to end along the frames, B = sum of T; nothing is padded. Arrays as in `Sample`.
+
+    places: of the clips in the batch of all processes. With seed and step they decide all that is random about a clip.
+    """
 
     clip_ids: tuple[str, ...]
+    places: tuple[int, ...]
     frames_per_clip: tuple[int, ...]
     frames: np.ndarray
     maskiges: np.ndarray
@@ -45,17 +51,26 @@ class Batch:
     supervised: np.ndarray
 
     @classmethod
-    def of(cls, samples: list[Sample]) -> "Batch":
-        joined = {
-            name: np.concatenate([getattr(s, name) for s in samples])
-            for name in ("frames", "maskiges", "features", "labels", "supervised")
-        }
+    def of(cls, samples: list[Sample], places: Sequence[int]) -> "Batch":
+        joined = {name: np.concatenate([getattr(s, name) for s in samples]) for name in ARRAYS}
         ids = tuple(s.clip.id for s in samples)
-        return cls(ids, tuple(s.clip.num_frames for s in samples), **joined)
+        return cls(ids, tuple(places), tuple(s.clip.num_frames for s in samples), **joined)
+
+    def parts(self, clips: int) -> list["Batch"]:
+        """The same clips in batches of at most `clips`; the arrays are views."""
+        ends = [0, *accumulate(self.frames_per_clip)]
+        found = []
+        for first in range(0, len(self.clip_ids), clips):
+            of = slice(first, first + clips)
+            lengths = self.frames_per_clip[of]
+            frames = slice(ends[first], ends[first] + sum(lengths))
+            arrays = {name: getattr(self, name)[frames] for name in ARRAYS}
+            found.append(Batch(self.clip_ids[of], self.places[of], lengths, **arrays))
+        return found
 
 
 class ClipDataset:
-    """The clips of one split that have proposals and audio features.
+    """The clips of one split that have proposals and audio features; quarantined ones are left out.
 
     Raises `BadInput` when a cache was made from other clips or does not cover the split.
     """
@@ -70,7 +85,9 @@ class ClipDataset:
                     f"{cache.path} does not cover split {split!r}: {len(missing)} of its {len(needed)} shards "
                     f"are missing; run 'combo precompute' again, it does only these"
                 )
-        self.rows = clips.usable_rows(split)
+        bad = proposals.quarantined().keys() | audio.quarantined().keys()
+        rows = clips.usable_rows(split)
+        self.rows = np.array([r for r in rows if clips.table[int(r)].id not in bad], np.int64) if bad else rows
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -100,52 +117,35 @@ def batch_indices(count: int, clips_per_batch: int, seed: int, step: int) -> lis
     return [int(orders[i // count][i % count]) for i in stream]
 
 
-def train_batch(dataset: ClipDataset, clips_per_batch: int, config: AugmentConfig, seed: int, step: int) -> Batch:
-    """The augmented batch of one step: a pure function of its arguments, whatever ran before."""
-    samples = []
-    for place, index in enumerate(batch_indices(len(dataset), clips_per_batch, seed, step)):
-        s = dataset[index]
+def train_batch(
+    dataset: ClipDataset, clips_per_batch: int, config: AugmentConfig, seed: int, step: int, share: slice = slice(None)
+) -> Batch:
+    """The augmented batch of one step: a pure function of its arguments, whatever ran before.
+
+    share: which places of the batch; shares laid end to end are the whole batch.
+    """
+    samples, places = [], range(clips_per_batch)[share]
+    indices = batch_indices(len(dataset), clips_per_batch, seed, step)
+    for place in places:
+        s = dataset[indices[place]]
         rng = np.random.default_rng([seed, step, place])
         frames, maskiges, labels = augment(s.frames, s.maskiges, s.labels, config, rng)
         samples.append(Sample(s.clip, frames, maskiges, s.features, labels, s.supervised))
-    return Batch.of(samples)
+    return Batch.of(samples, places)
 
 
-def prefetch(make: Callable[[int], Item], steps: range, depth: int = 2) -> Iterator[Item]:
-    """`make(step)` for every step, made ahead of time by one thread.
+def prefetch(make: Callable[[int], Item], steps: range, depth: int = 2, threads: int = 1) -> Iterator[Item]:
+    """`make(step)` for every step, in order, made up to `depth` steps ahead of time by one or more threads.
 
-    A thread, because worker processes cost more in copying than they gain with this store. Closing the generator
-    stops the thread; an exception in `make` is raised here, at its step.
+    Threads, because worker processes cost more in copying than they gain with this store. Closing the generator stops
+    them; an exception in `make` is raised here, at its step. With several threads `make` must stand being called by
+    them at once.
     """
-    ready: queue.Queue[Item | BaseException] = queue.Queue(depth)
-    stopped = threading.Event()
-
-    def put(item: Item | BaseException) -> None:
-        while not stopped.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            else:
-                return
-
-    def work() -> None:
+    with ThreadPoolExecutor(threads, thread_name_prefix="prefetch") as pool:
+        wanted, ahead = iter(steps), deque[Future[Item]]()
         try:
-            for step in steps:
-                if stopped.is_set():
-                    return
-                put(make(step))
-        except BaseException as error:
-            put(error)
-
-    thread = threading.Thread(target=work, name="prefetch", daemon=True)
-    thread.start()
-    try:
-        for _ in steps:
-            item = ready.get()
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stopped.set()
-        thread.join()
+            for _ in steps:
+                ahead.extend(pool.submit(make, step) for step in islice(wanted, depth + 1 - len(ahead)))
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)

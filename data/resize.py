@@ -38,3 +38,24 @@ def resize(image: np.ndarray, size: tuple[int, int], nearest: bool) -> np.ndarra
     height, width = size
     filter_ = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
     return np.array(Image.fromarray(image).resize((width, height), filter_))
+
+
+def resize_window(
+    image: np.ndarray, size: tuple[int, int], window: tuple[int, int, int, int], nearest: bool
+) -> np.ndarray:
+    """`resize`, and of that the window (top, left, height, width) alone: the same bytes in less time.
+
+    Pillow enlarges along rows, then along columns, and rounds in between. So the first pass may leave out the rows
+    that no pixel of the window comes from, and the second one the columns outside it.
+    """
+    top, left, height, width = window
+    source_height, source_width = image.shape[:2]
+    if nearest or window[2:] == size or size[0] < source_height or size[1] < source_width:
+        return resize(image, size, nearest)[top : top + height, left : left + width]
+    scale = source_height / size[0]
+    first, end = max(0, int(top * scale) - 2), min(source_height, int((top + height) * scale) + 3)
+    bilinear = Image.Resampling.BILINEAR
+    rows = Image.fromarray(image[first:end]).resize((size[1], end - first), bilinear)
+    # A crop beyond the picture's edges puts the rows back to their places.
+    columns = rows.crop((left, -first, left + width, source_height - first))
+    return np.array(columns.resize((width, size[0]), bilinear).crop((0, top, width, top + height)))

@@ -9,9 +9,11 @@ from functools import partial
 
 import timm
 import torch
-from timm.layers import GroupNorm
-from torch import nn
+from timm.layers import DropPath, GroupNorm
+from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
+
+from .draws import Uniform
 
 Built = tuple[nn.Module, list[int]]
 
@@ -23,7 +25,12 @@ def _r50() -> Built:
 
 def _pvt_v2_b5() -> Built:
     """PVT-v2-B5 with stochastic depth rising linearly to 0.1 over its 52 blocks, as published."""
-    return _features("pvt_v2_b5", drop_path_rate=0.1)
+    network, channels = _features("pvt_v2_b5", drop_path_rate=0.1)
+    for block in list(network.modules()):
+        for name, child in block.named_children():
+            if isinstance(child, DropPath):
+                setattr(block, name, DrawnDropPath(child.drop_prob))
+    return network, channels
 
 
 def _tiny() -> Built:
@@ -47,8 +54,46 @@ def _features(name: str, **options: object) -> Built:
     return network, network.feature_info.channels()
 
 
+class DrawnDropPath(DropPath):
+    """Stochastic depth by numbers that were drawn before, so that they can belong to clips; without them by its own."""
+
+    drawn_B: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.drawn_B is None or not self.training:
+            return super().forward(x)
+        keep_B = (self.drawn_B >= self.drop_prob) / (1 - self.drop_prob)
+        return x * keep_B.to(x.dtype).view(-1, *[1] * (x.ndim - 1))
+
+
+def draw_paths(backbone: nn.Module, uniform: Uniform | None, frames: int) -> None:
+    """Draw the stochastic depth of the next forward pass in training; None leaves it to torch."""
+    paths = [module for module in backbone.modules() if isinstance(module, DrawnDropPath)]
+    if paths:
+        drawn = [None] * len(paths) if uniform is None else uniform((frames, len(paths))).unbind(1)
+        for path, drawn_B in zip(paths, drawn, strict=True):
+            path.drawn_B = drawn_B
+
+
+def checkpoint_stages(backbone: nn.Module, enable: bool) -> None:
+    """Whether backward computes activations again: block by block where timm can, else stage by stage."""
+    inner = [m for m in backbone.modules() if m is not backbone and hasattr(m, "grad_checkpointing")]
+    for module in inner or [backbone]:
+        module.grad_checkpointing = enable
+
+
+class FrozenNorm(FrozenBatchNorm2d):
+    """Torchvision's frozen norm in one pass over the map, and in the map's dtype under autocast."""
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        scale_C = self.weight * (self.running_var + self.eps).rsqrt()
+        shift_C = self.bias - self.running_mean * scale_C
+        scale, shift = (v.to(x_BCHW.dtype)[:, None, None] for v in (scale_C, shift_C))
+        return torch.addcmul(shift, x_BCHW, scale)
+
+
 def _frozen_batch_norm(
     channels: int, device: torch.device | None = None, dtype: torch.dtype | None = None
 ) -> nn.Module:
     """Newer timm hands `device` and `dtype` to every norm; torchvision's frozen norm takes neither."""
-    return FrozenBatchNorm2d(channels).to(device=device, dtype=dtype)
+    return FrozenNorm(channels).to(device=device, dtype=dtype)

@@ -4,13 +4,18 @@ Where paper and published code differ, this is the code: the softmax runs over p
 residuals are the layer-normalised inputs (residual "raw": the inputs themselves), positions reach queries and
 keys only, and a learned layer scale starts at 1e-4.
 
+With one audio vector per frame, no linear map has to run over pixels: it runs over what a head asks of them, or takes
+from them, instead. Heads hold few vectors and a frame thousands of pixels; the numbers are the same.
+
 Letters: B frames, C channels, H W height and width of the stride-4 map, L = H * W, D width of the audio
 features, N heads, E = C / N.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .draws import Uniform
 from .position_encoding import sine_position_encoding
 
 SCORE_LIMIT = 50_000.0  # keeps scores finite in half precision
@@ -34,8 +39,11 @@ class NoFusion(nn.Module):
     def embed(self, visual_BCHW: Tensor) -> Tensor:
         return visual_BCHW + self.level_embed.weight[0, :, None, None]
 
-    def forward(self, visual_BCHW: Tensor, audio_BD: Tensor) -> tuple[Tensor, Tensor]:
-        """Mask features [B, C, H, W] and audio features [B, D], both in and out."""
+    def forward(self, visual_BCHW: Tensor, audio_BD: Tensor, uniform: Uniform | None = None) -> tuple[Tensor, Tensor]:
+        """Mask features [B, C, H, W] and audio features [B, D], both in and out.
+
+        uniform: draws for dropout in training, a row for each frame; None: torch's own.
+        """
         return self.embed(visual_BCHW), audio_BD
 
 
@@ -56,7 +64,7 @@ class VisualFusion(NoFusion):
         self.out_proj = _projection(width, width)
         self.gamma = nn.Parameter(torch.full((width,), LAYER_SCALE))
 
-    def forward(self, visual_BCHW: Tensor, audio_BD: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, visual_BCHW: Tensor, audio_BD: Tensor, uniform: Uniform | None = None) -> tuple[Tensor, Tensor]:
         pixels_BLC = _tokens(self.embed(visual_BCHW))
         sound_BC = self.out_proj(self.value_proj(self.key_norm(audio_BD)))
         kept_BLC = pixels_BLC if self.raw else self.query_norm(pixels_BLC)
@@ -79,27 +87,41 @@ class AudioFusion(NoFusion):
         self.values_v_proj = _projection(width, width)
         self.out_a_proj = _projection(width, audio_dim)
         self.gamma_a = nn.Parameter(torch.full((audio_dim,), LAYER_SCALE))
-        self.dropout = nn.Dropout(DROPOUT)
 
     def attention(self, x_BLC: Tensor, a_BD: Tensor, size: tuple[int, int]) -> Tensor:
         """[B, L, N]: per head, how the sound spreads over the pixels; sums to 1 over L. Inputs normalised."""
         position_LC = sine_position_encoding(*size, x_BLC.shape[-1], x_BLC.device).flatten(1).T
-        q_BLNE = self.v_proj(x_BLC + position_LC).unflatten(-1, (self.heads, -1))
-        k_BNE = self.a_proj(a_BD + self.audio_pos.weight).unflatten(-1, (self.heads, -1))
-        scores_BLN = torch.einsum("blne,bne->bln", q_BLNE * q_BLNE.shape[-1] ** -0.5, k_BNE)
+        k_BNE = self._heads(self.a_proj(a_BD + self.audio_pos.weight))
+        k_BNE = k_BNE * k_BNE.shape[-1] ** -0.5
+        # Query times key, (W x + b) k, is x (W' k) + b k.
+        asked_BNC = torch.einsum("bne,nec->bnc", k_BNE, self._heads(self.v_proj.weight, 0))
+        offset_BN = torch.einsum("bne,ne->bn", k_BNE, self._heads(self.v_proj.bias))
+        scores_BLN = (x_BLC + position_LC) @ asked_BNC.mT + offset_BN[:, None]
         return scores_BLN.clamp(-SCORE_LIMIT, SCORE_LIMIT).softmax(dim=1)
+
+    def _heads(self, x: Tensor, dim: int = -1) -> Tensor:
+        """Dimension `dim` as N x E."""
+        return x.unflatten(dim, (self.heads, -1))
+
+    def dropout(self, attention_BLN: Tensor, uniform: Uniform | None) -> Tensor:
+        """In training, a tenth of the attention is dropped and the rest enlarged in turn."""
+        if uniform is None or not self.training:
+            return F.dropout(attention_BLN, DROPOUT, self.training)
+        return attention_BLN * (uniform(attention_BLN.shape) >= DROPOUT) / (1 - DROPOUT)
 
     def picture_into_sound(self, kept_BD: Tensor, x_BLC: Tensor, attention_BLN: Tensor) -> Tensor:
         """The audio features [B, D] after fusion: `kept_BD` and what each head sees where it attends."""
-        values_BLNE = self.values_v_proj(x_BLC).unflatten(-1, (self.heads, -1))
-        heard_BNE = torch.einsum("bln,blne->bne", self.dropout(attention_BLN), values_BLNE)
+        seen_BNC = attention_BLN.mT @ x_BLC
+        heard_BNE = torch.einsum("bnc,nec->bne", seen_BNC, self._heads(self.values_v_proj.weight, 0))
+        heard_BNE = heard_BNE + attention_BLN.sum(1)[..., None] * self._heads(self.values_v_proj.bias)
         return kept_BD + self.gamma_a * self.out_a_proj(heard_BNE.flatten(1))
 
-    def forward(self, visual_BCHW: Tensor, audio_BD: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, visual_BCHW: Tensor, audio_BD: Tensor, uniform: Uniform | None = None) -> tuple[Tensor, Tensor]:
         visual_BCHW = self.embed(visual_BCHW)
         x_BLC, a_BD = self.norm_v(_tokens(visual_BCHW)), self.norm_a(audio_BD)
         attention_BLN = self.attention(x_BLC, a_BD, visual_BCHW.shape[-2:])
-        return visual_BCHW, self.picture_into_sound(audio_BD if self.raw else a_BD, x_BLC, attention_BLN)
+        kept_BD = audio_BD if self.raw else a_BD
+        return visual_BCHW, self.picture_into_sound(kept_BD, x_BLC, self.dropout(attention_BLN, uniform))
 
 
 class BilateralFusion(AudioFusion):
@@ -111,19 +133,20 @@ class BilateralFusion(AudioFusion):
         self.out_v_proj = _projection(width, width)
         self.gamma_v = nn.Parameter(torch.full((width,), LAYER_SCALE))
 
-    def sound_into_picture(self, kept_BLC: Tensor, a_BD: Tensor, attention_BLN: Tensor) -> Tensor:
-        """The pixels [B, L, C] after fusion: each head adds its part of the audio vector where it attends."""
-        values_BNE = self.values_a_proj(a_BD).unflatten(-1, (self.heads, -1))
-        spread_BLNE = self.dropout(attention_BLN)[..., None] * values_BNE[:, None]
-        return kept_BLC + self.gamma_v * self.out_v_proj(spread_BLNE.flatten(2))
+    def sound_into_picture(self, a_BD: Tensor, attention_BLN: Tensor) -> Tensor:
+        """What fusion adds to the pixels, unscaled, [B, L, C]: each head's part of the sound where it attends."""
+        values_BNE = self._heads(self.values_a_proj(a_BD))
+        given_BNC = torch.einsum("bne,cne->bnc", values_BNE, self._heads(self.out_v_proj.weight, 1))
+        return attention_BLN @ given_BNC + self.out_v_proj.bias
 
-    def forward(self, visual_BCHW: Tensor, audio_BD: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, visual_BCHW: Tensor, audio_BD: Tensor, uniform: Uniform | None = None) -> tuple[Tensor, Tensor]:
         pixels_BLC = _tokens(self.embed(visual_BCHW))
         x_BLC, a_BD = self.norm_v(pixels_BLC), self.norm_a(audio_BD)
         attention_BLN = self.attention(x_BLC, a_BD, visual_BCHW.shape[-2:])
         kept_BLC, kept_BD = (pixels_BLC, audio_BD) if self.raw else (x_BLC, a_BD)
-        fused_BLC = self.sound_into_picture(kept_BLC, a_BD, attention_BLN)
-        return _image(fused_BLC, visual_BCHW), self.picture_into_sound(kept_BD, x_BLC, attention_BLN)
+        added_BLC = self.sound_into_picture(a_BD, self.dropout(attention_BLN, uniform))
+        fused_BD = self.picture_into_sound(kept_BD, x_BLC, self.dropout(attention_BLN, uniform))
+        return _image(kept_BLC + self.gamma_v * added_BLC, visual_BCHW), fused_BD
 
 
 FUSIONS: dict[str, type[NoFusion]] = {

@@ -13,9 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import BadInput
+from .backbones import checkpoint_stages
 from .bilateral_fusion import FUSIONS
 from .config import ModelConfig
-from .decoder import MaskedDecoder, Predictions, mlp, query_width
+from .decoder import MaskedDecoder, Predictions, maybe_checkpoint, mlp, query_width
+from .draws import Uniform
 from .pixel_decoder import PixelDecoder
 from .siam_encoder import SiamEncoder
 
@@ -50,15 +52,23 @@ class COMBO(nn.Module):
         for name, parameter in self.named_parameters():
             if name.startswith(without_effect(config)):
                 parameter.requires_grad_(False)
+        self.checkpointing = False
         self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(3, 1, 1), persistent=False)
 
-    def forward(self, frames_B3HW: Tensor, maskiges_B3HW: Tensor | None, audio_BD: Tensor) -> Predictions:
+    def forward(
+        self,
+        frames_B3HW: Tensor,
+        maskiges_B3HW: Tensor | None,
+        audio_BD: Tensor,
+        uniform: Uniform | None = None,
+    ) -> Predictions:
         """Segment B frames, each with its Maskige and the audio features of its second.
 
         frames_B3HW, maskiges_B3HW: uint8 or float [B, 3, H, W], RGB 0..255, any H and W. With siam="none"
         Maskiges are not looked at and may be None.
         audio_BD: float [B, D], D = config.audio_dim.
+        uniform: in training, random numbers for dropout and stochastic depth, a row for each frame; None: torch's own.
 
         Sizes that are no multiple of 32 are padded with zeros at the right and bottom after normalisation,
         and masks are cut back to ceil(H/4), ceil(W/4). Raises ValueError where shapes do not fit.
@@ -67,13 +77,20 @@ class COMBO(nn.Module):
         frames = self._normalise(frames_B3HW)
         maskiges = None if self.config.siam == "none" else self._normalise(maskiges_B3HW)
 
-        maps = self.siam_encoder(frames, maskiges)
-        scales, mask_features = self.pixel_decoder(maps)
-        mask_features, audio_BD = self.fusion(mask_features, audio_BD)
+        maps = self.siam_encoder(frames, maskiges, uniform)
+        scales, mask_features = maybe_checkpoint(self.checkpointing, self.pixel_decoder, maps)
+        mask_features, audio_BD = self.fusion(mask_features, audio_BD, uniform)
         logits, masks = self.decoder(scales, mask_features, self.audio_mlp(audio_BD))
 
         height, width = frames_B3HW.shape[-2:]
         return Predictions(logits, masks[..., : -(-height // 4), : -(-width // 4)])
+
+    def set_checkpointing(self, enable: bool) -> None:
+        """Whether backward computes activations again instead of keeping them: less memory, more time, same numbers."""
+        self.checkpointing = self.decoder.checkpointing = enable
+        for backbone in (self.siam_encoder.image_backbone, self.siam_encoder.maskige_backbone):
+            if backbone is not None:
+                checkpoint_stages(backbone, enable)
 
     def _normalise(self, images_B3HW: Tensor) -> Tensor:
         height, width = images_B3HW.shape[-2:]

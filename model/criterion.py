@@ -5,9 +5,8 @@ one entry more, "no object"), h w masks at stride 4, H W labels, M matched pairs
 """
 
 from collections.abc import Sequence
-from functools import partial
-from itertools import accumulate
-from typing import Literal
+from itertools import islice
+from typing import Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -16,7 +15,8 @@ from pydantic import Field
 from torch import Tensor
 
 from .config import Section
-from .matcher import IGNORE_LABEL, Targets, Uniform, find_targets, last_first, match, sample_points
+from .draws import ClipUniform, Uniform, rand_on, rows_of
+from .matcher import IGNORE_LABEL, Targets, find_targets, last_first, match, sample_points
 
 CLIP = 5  # frames that the published consistency loss takes together; longer clips are multiples of it
 
@@ -42,97 +42,129 @@ class CriterionConfig(Section):
     importance: float = Field(0.75, ge=0, le=1)  # share of the points that is taken where masks are unsure
 
 
+class Totals(NamedTuple):
+    """What the sums over a batch are divided by; under torch.distributed the means over ranks."""
+
+    class_weight: float  # sum of the class loss's weights, over the queries of all supervised frames
+    targets: float  # at least 1
+    neighbours: float  # pairs of successive frames in the consistency loss
+
+    @classmethod
+    def of(
+        cls, targets: Targets, num_queries: int, frames_per_clip: Sequence[int], config: CriterionConfig
+    ) -> "Totals":
+        """Of the whole batch. Every rank must call this in step."""
+        matched = sum(targets.matched(num_queries))
+        unmatched = len(targets.counts) * num_queries - matched
+        neighbours = sum(n - 1 for n in successive(frames_per_clip, config.consistency_clip))
+        sums = torch.tensor([matched + config.no_object * unmatched, sum(targets.counts), neighbours])
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(sums)
+            sums /= dist.get_world_size()
+        class_weight, num_targets, neighbours = sums.tolist()
+        return cls(class_weight, max(num_targets, 1.0), neighbours)
+
+
 def criterion(
     logits_PBQK: Tensor,
     masks_PBQhw: Tensor,
     labels_BHW: Tensor,
     supervised_B: Tensor,
-    frames_per_clip: list[int],
+    frames_per_clip: Sequence[int],
     config: CriterionConfig,
-    uniform: Uniform | None = None,
+    uniform: ClipUniform | None = None,
+    totals: Totals | None = None,
 ) -> dict[str, Tensor]:
     """All losses of one batch, weighted, float32 scalars, and their sum under "total".
 
-    All tensors are on one device.
     logits_PBQK: [P, B, Q, K + 1]. masks_PBQhw: [P, B, Q, ceil(H/4), ceil(W/4)] logits. Prediction 0 comes
     from the raw queries, the last one is the result.
     labels_BHW: uint8, 0..K-1; 255 belongs to no target. supervised_B: bool; the other frames (S4: all but a
-    clip's first) enter the consistency loss alone, and their labels are not read.
+    clip's first) enter the consistency loss alone, and their labels are not read. Both are best left on the host,
+    where their targets are counted; on another device this waits for it.
     frames_per_clip: the batch's clips in order, 5 or 10 frames each, B in sum.
-    uniform: gives random numbers of 0..1 of a shape; default: torch.rand on the device of the masks.
+    uniform: gives random numbers on the device of the masks; default: torch.rand.
+    totals: of a larger batch, of which this one is a part: the losses of all parts add up to those of the whole.
 
     Names: loss_ce, loss_mask, loss_dice for the last prediction, with _0, _1, ... for the others;
     loss_cosine_0, loss_cosine_1, ...: 39 for the published ten predictions. Without supervised frames the
-    first three kinds are 0. Under torch.distributed every rank must call this in step.
+    first three kinds are 0. Under torch.distributed every rank must call this in step, and the mean over ranks is
+    the loss of all their clips in one batch.
     Raises ValueError for shapes and labels that do not fit, FloatingPointError for predictions that are not
-    finite.
+    finite (see `match`).
     """
     _check(logits_PBQK, masks_PBQhw, labels_BHW, supervised_B, frames_per_clip)
-    device, num_predictions = masks_PBQhw.device, len(masks_PBQhw)
-    uniform = uniform or partial(torch.rand, device=device)
+    device, (num_predictions, _, num_queries) = masks_PBQhw.device, logits_PBQK.shape[:3]
+    names = [f"_{p}" for p in range(num_predictions - 1)] + [""]
     losses = {}
     with torch.autocast(device.type, enabled=False):
-        targets = find_targets(_fill_stride(labels_BHW, masks_PBQhw), supervised_B, logits_PBQK.shape[-1] - 1)
+        labels_BHW = fill_stride(labels_BHW, masks_PBQhw)
+        targets = find_targets(labels_BHW, supervised_B, logits_PBQK.shape[-1] - 1, device)
+        totals = totals or Totals.of(targets, num_queries, frames_per_clip, config)
+        uniform = uniform or rand_on(device)
+        frames, pairs = pairs_of_clips(targets, num_queries, frames_per_clip, supervised_B.cpu())
         weights = (config.class_weight, config.mask_weight, config.dice_weight)
-        pairs_P3M = match(logits_PBQK, masks_PBQhw, targets, weights, config.num_points, uniform)
-        num_targets = _mean_over_ranks(sum(targets.counts), device)
-        # Unbound once: indexing again and again would fill a gradient of all predictions each time.
-        logits, masks = logits_PBQK.unbind(), masks_PBQhw.unbind()
-        for p in last_first(num_predictions):
-            name = "" if p == num_predictions - 1 else f"_{p}"
-            ce = class_loss(logits[p], targets, pairs_P3M[p], config.no_object)
-            bce, dice = mask_losses(masks[p], targets, pairs_P3M[p], num_targets, config, uniform)
-            losses["loss_ce" + name] = config.class_weight * ce
-            losses["loss_mask" + name] = config.mask_weight * bce
-            losses["loss_dice" + name] = config.dice_weight * dice
-        lengths = frames_per_clip if config.consistency_clip == "whole" else None
-        for p in consistent_predictions(num_predictions, config.consistency_on):
-            name = "" if p == num_predictions - 1 else f"_{p}"
-            cosine = consistency_loss(masks[p], lengths, config.consistency_detach)
-            losses["loss_cosine" + name] = config.consistency_weight * cosine
-    losses["total"] = torch.stack(list(losses.values())).sum()
+        pairs_P3M = match(logits_PBQK, masks_PBQhw, targets, weights, config.num_points, rows_of(uniform, frames))
+        terms = {"loss_ce": config.class_weight * class_losses(logits_PBQK, targets, pairs_P3M, totals, config)}
+        bce_P, dice_P = mask_losses(masks_PBQhw, targets, pairs_P3M, totals, config, rows_of(uniform, pairs))
+        terms["loss_mask"], terms["loss_dice"] = config.mask_weight * bce_P, config.dice_weight * dice_P
+        lengths = successive(frames_per_clip, config.consistency_clip)
+        cosine_P = consistency_loss(masks_PBQhw.flatten(2), lengths, config.consistency_detach, totals.neighbours)
+        read = consistent_predictions(num_predictions, config.consistency_on)
+        terms["loss_cosine"] = config.consistency_weight * cosine_P[read.start : read.stop]
+    for kind, values in terms.items():
+        of_kind = [names[p] for p in read] if kind == "loss_cosine" else names
+        losses |= {kind + name: value for name, value in zip(of_kind, values.unbind(), strict=True)}
+    losses["total"] = torch.cat(list(terms.values())).sum()
     return losses
 
 
-def class_loss(logits_BQK: Tensor, targets: Targets, pairs_3M: Tensor, no_object: float) -> Tensor:
-    """Cross-entropy over all queries of supervised frames; unmatched ones are "no object", weighted less.
+def class_losses(
+    logits_PBQK: Tensor, targets: Targets, pairs_P3M: Tensor, totals: Totals, config: CriterionConfig
+) -> Tensor:
+    """[P]: cross-entropy over all queries of supervised frames; unmatched ones are "no object", weighted less.
 
     The mean is weighted, too: the sum is divided by the sum of weights.
     """
-    if not len(targets.frames_S):
-        return 0 * logits_BQK.float().sum()  # keeps every parameter in the graph
-    logits_SQK = logits_BQK[targets.frames_S].float()
-    num_classes = logits_SQK.shape[-1] - 1
-    row_M, query_M, class_M = pairs_3M
-    wanted_SQ = torch.full(logits_SQK.shape[:2], num_classes, device=logits_SQK.device)
-    wanted_SQ[row_M, query_M] = class_M
-    weight_K = torch.ones(num_classes + 1, device=logits_SQK.device)
-    weight_K[-1] = no_object
-    return F.cross_entropy(logits_SQK.flatten(0, 1), wanted_SQ.flatten(), weight_K)
+    logits_PSQK = logits_PBQK[:, targets.frames_S].float()
+    num_predictions, num_classes = len(logits_PSQK), logits_PSQK.shape[-1] - 1
+    row_PM, query_PM, class_PM = pairs_P3M.unbind(1)
+    wanted_PSQ = torch.full(logits_PSQK.shape[:3], num_classes, device=logits_PSQK.device)
+    wanted_PSQ[_prediction(row_PM), row_PM, query_PM] = class_PM
+    weight_K = torch.ones(num_classes + 1, device=logits_PSQK.device)
+    weight_K[-1] = config.no_object
+    ce = F.cross_entropy(logits_PSQK.flatten(0, 2), wanted_PSQ.flatten(), weight_K, reduction="none")
+    return ce.view(num_predictions, -1).sum(-1) / max(totals.class_weight, 1e-12)
 
 
 def mask_losses(
-    masks_BQhw: Tensor,
+    masks_PBQhw: Tensor,
     targets: Targets,
-    pairs_3M: Tensor,
-    num_targets: Tensor,
+    pairs_P3M: Tensor,
+    totals: Totals,
     config: CriterionConfig,
     uniform: Uniform,
 ) -> tuple[Tensor, Tensor]:
-    """Binary cross-entropy and dice of matched pairs at points, each summed over pairs / `num_targets`."""
-    row_M, query_M, class_M = pairs_3M
-    if not len(row_M):
-        zero = 0 * masks_BQhw.float().sum()
-        return zero, zero
-    masks_M1hw = masks_BQhw[targets.frames_S[row_M], query_M].float()[:, None]
-    shown_M1HW = (targets.labels_SHW[row_M] == class_M[:, None, None]).float()[:, None]
-    points_MR2 = unsure_points(masks_M1hw, config, uniform)
-    x_MR = sample_points(masks_M1hw, points_MR2)[:, 0]
-    t_MR = sample_points(shown_M1HW, points_MR2)[:, 0]
-    bce_M = F.binary_cross_entropy_with_logits(x_MR, t_MR, reduction="none").mean(-1)
-    p_MR = x_MR.sigmoid()
-    dice_M = 1 - (2 * (p_MR * t_MR).sum(-1) + 1) / (p_MR.sum(-1) + t_MR.sum(-1) + 1)
-    return bce_M.sum() / num_targets, dice_M.sum() / num_targets
+    """[P] each: binary cross-entropy and dice of matched pairs at points, summed over pairs / number of targets.
+
+    Points are chosen prediction by prediction, which bounds the memory for candidates; all predictions are then
+    read in one batch.
+    """
+    row_PM, query_PM, class_PM = pairs_P3M.unbind(1)
+    masks_PMhw = masks_PBQhw[_prediction(row_PM), targets.frames_S[row_PM], query_PM].float()
+    points, shown = {}, {}
+    for p in last_first(len(masks_PMhw)):
+        with torch.no_grad():
+            points[p] = unsure_points(masks_PMhw[p][:, None], config, uniform)
+            labels_MHW = targets.labels_SHW[row_PM[p]]
+            shown_M1HW = (labels_MHW == class_PM[p][:, None, None]).float()[:, None]
+            shown[p] = sample_points(shown_M1HW, points[p])[:, 0]
+    points_PMR2, t_PMR = (torch.stack([of[p] for p in range(len(of))]) for of in (points, shown))
+    x_PMR = sample_points(masks_PMhw.flatten(0, 1)[:, None], points_PMR2.flatten(0, 1)).view_as(t_PMR)
+    bce_PM = F.binary_cross_entropy_with_logits(x_PMR, t_PMR, reduction="none").mean(-1)
+    p_PMR = x_PMR.sigmoid()
+    dice_PM = 1 - (2 * (p_PMR * t_PMR).sum(-1) + 1) / (p_PMR.sum(-1) + t_PMR.sum(-1) + 1)
+    return bce_PM.sum(-1) / totals.targets, dice_PM.sum(-1) / totals.targets
 
 
 @torch.no_grad()
@@ -157,39 +189,64 @@ def consistent_predictions(num_predictions: int, consistency_on: str) -> range:
     return spans[consistency_on]
 
 
-def consistency_loss(masks_BQhw: Tensor, frames_per_clip: Sequence[int] | None = None, detach: bool = False) -> Tensor:
+def successive(frames_per_clip: Sequence[int], consistency_clip: str) -> list[int]:
+    """Lengths of the runs of frames that the consistency loss takes together."""
+    if consistency_clip == "whole":
+        return list(frames_per_clip)
+    return [CLIP] * (sum(frames_per_clip) // CLIP)
+
+
+def consistency_loss(
+    frames_BV: Tensor,
+    lengths: Sequence[int] | None = None,
+    detach: bool = False,
+    neighbours: float | None = None,
+) -> Tensor:
     """Adaptive inter-frame consistency (paper, equation 7): (1 - c) exp(c - 1), mean over neighbours.
 
     c is the cosine between the mask logits of all queries in successive frames of a clip. The exponential
     spares neighbours that do differ. As published it is not detached: the slope over c is then -c exp(c - 1),
     which drives neighbours of negative c apart. With `detach` it is -exp(c - 1), which never does.
 
-    frames_per_clip: which frames are successive, B in sum; None: each five, as published.
+    frames_BV: [..., B, V], a row for the mask logits of all queries of a frame. Gives [...].
+    lengths: which frames are successive, B in sum; None: each five, as published.
+    neighbours: what the sum is divided by; None: their number.
     """
-    frames_BV = masks_BQhw.float().flatten(1)
-    squares_B = frames_BV.square().sum(-1) + 1e-12
-    products = (frames_BV[:-1] * frames_BV[1:]).sum(-1)
-    cosine = products * (squares_B[:-1] * squares_B[1:]).rsqrt()
-    lengths = frames_per_clip or [CLIP] * (len(frames_BV) // CLIP)
-    assert sum(lengths) == len(frames_BV)
-    within = [cosine[end - n : end - 1] for n, end in zip(lengths, accumulate(lengths), strict=True)]
-    cosine = torch.cat(within)
+    lengths = lengths or [CLIP] * (frames_BV.shape[-2] // CLIP)
+    assert sum(lengths) == frames_BV.shape[-2]
+    products, squares = [], []
+    for clip_TV in frames_BV.float().split(list(lengths), dim=-2):
+        gram_TT = clip_TV @ clip_TV.mT  # squares and products in one pass over the masks, and no copies of them
+        square_T = gram_TT.diagonal(dim1=-2, dim2=-1) + 1e-12
+        products.append(gram_TT.diagonal(1, dim1=-2, dim2=-1))
+        squares.append(square_T[..., :-1] * square_T[..., 1:])
+    cosine = torch.cat(products, dim=-1) * torch.cat(squares, dim=-1).rsqrt()
     factor = (cosine - 1).exp()
-    return ((1 - cosine) * (factor.detach() if detach else factor)).mean()
+    terms = (1 - cosine) * (factor.detach() if detach else factor)
+    return terms.sum(-1) / (neighbours or terms.shape[-1])
 
 
-def _mean_over_ranks(count: int, device: torch.device) -> Tensor:
-    """The mean of `count` over ranks, at least 1."""
-    mean = torch.tensor(float(count), device=device)
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(mean)
-        mean /= dist.get_world_size()
-    return mean.clamp(min=1)
+def pairs_of_clips(
+    targets: Targets, num_queries: int, frames_per_clip: Sequence[int], supervised_B: Tensor
+) -> tuple[list[int], list[int]]:
+    """For every clip the number of its supervised frames, and of its pairs."""
+    frames, pairs, matched = [], [], iter(targets.matched(num_queries))
+    for clip in supervised_B.split(list(frames_per_clip)):
+        frames.append(int(clip.sum()))
+        pairs.append(sum(islice(matched, frames[-1])))
+    return frames, pairs
 
 
-def _fill_stride(labels_BHW: Tensor, masks_PBQhw: Tensor) -> Tensor:
+def _prediction(pairs_PM: Tensor) -> Tensor:
+    """[P, 1]: the number of each pair's prediction, for indexing."""
+    return torch.arange(len(pairs_PM), device=pairs_PM.device)[:, None]
+
+
+def fill_stride(labels_BHW: Tensor, masks_PBQhw: Tensor) -> Tensor:
     """Labels of 4h x 4w, so that masks and labels end at the same place; added pixels show nothing."""
     (height, width), (h, w) = labels_BHW.shape[-2:], masks_PBQhw.shape[-2:]
+    if (height, width) == (4 * h, 4 * w):
+        return labels_BHW
     return F.pad(labels_BHW, (0, 4 * w - width, 0, 4 * h - height), value=IGNORE_LABEL)
 
 
@@ -198,7 +255,7 @@ def _check(
     masks_PBQhw: Tensor,
     labels_BHW: Tensor,
     supervised_B: Tensor,
-    frames_per_clip: list[int],
+    frames_per_clip: Sequence[int],
 ) -> None:
     batch, (h, w) = masks_PBQhw.shape[1], masks_PBQhw.shape[-2:]
     if logits_PBQK.shape[:3] != masks_PBQhw.shape[:3]:

@@ -7,11 +7,12 @@ one map, P predictions.
 """
 
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .position_encoding import sine_position_encoding
 
@@ -98,7 +99,7 @@ class MaskedDecoder(nn.Module):
     ) -> None:
         """`queries` and `audio_queries` as in `ModelConfig`."""
         super().__init__()
-        self.mode, self.layout = queries, audio_queries
+        self.mode, self.layout, self.checkpointing = queries, audio_queries, False
         self.query_feat = nn.Embedding(num_queries, query_width(width, queries))
         self.query_embed = nn.Embedding(num_queries, width)
         self.level_embed = nn.Embedding(SCALES, width)
@@ -114,14 +115,17 @@ class MaskedDecoder(nn.Module):
         """
         memories = [m.flatten(2).transpose(1, 2) + e for m, e in zip(scales, self.level_embed.weight, strict=True)]
         positions = [sine_position_encoding(*m.shape[-2:], m.shape[1], m.device).flatten(1).T for m in scales]
+        looked_at = [F.interpolate(mask_features_BCHW.detach(), m.shape[-2:], mode="bilinear") for m in scales]
         x_BQC = self._queries(audio)
-        steps = [self._predict(x_BQC, mask_features_BCHW)]
+        steps = [self.decoder_norm(x_BQC)]
         for i, layer in enumerate(self.layers):
             scale = i % SCALES
-            allowed = allowed_tokens(steps[-1].masks, scales[scale].shape[-2:])
-            x_BQC = layer(x_BQC, self.query_embed.weight, memories[scale], positions[scale], allowed)
-            steps.append(self._predict(x_BQC, mask_features_BCHW))
-        return Predictions(torch.stack([s.logits for s in steps]), torch.stack([s.masks for s in steps]))
+            with torch.no_grad():
+                allowed = allowed_tokens(self.mask_embed(steps[-1]), looked_at[scale])
+            inputs = x_BQC, self.query_embed.weight, memories[scale], positions[scale], allowed
+            x_BQC = maybe_checkpoint(self.checkpointing, layer, *inputs)
+            steps.append(self.decoder_norm(x_BQC))
+        return self._predict(torch.stack(steps, dim=1), mask_features_BCHW)
 
     def _queries(self, audio_BC: Tensor) -> Tensor:
         """[B, Q, C]: how sound enters the queries (Table 6)."""
@@ -137,11 +141,12 @@ class MaskedDecoder(nn.Module):
             case _:
                 return learned
 
-    def _predict(self, x_BQC: Tensor, mask_features_BCHW: Tensor) -> Predictions:
-        """Classes [B, Q, K + 1] and masks [B, Q, H, W] of one step; the same heads serve all steps."""
-        y_BQC = self.decoder_norm(x_BQC)
-        masks = self.mask_embed(y_BQC) @ mask_features_BCHW.flatten(2)
-        return Predictions(self.class_embed(y_BQC), masks.unflatten(2, mask_features_BCHW.shape[-2:]))
+    def _predict(self, y_BPQC: Tensor, mask_features_BCHW: Tensor) -> Predictions:
+        """Classes and masks of all steps at once, from the normalised queries; the same heads serve all steps."""
+        embedded_BLC = self.mask_embed(y_BPQC).flatten(1, 2)
+        masks = (embedded_BLC @ mask_features_BCHW.flatten(2)).unflatten(2, mask_features_BCHW.shape[-2:])
+        logits = self.class_embed(y_BPQC)
+        return Predictions(logits.transpose(0, 1), masks.unflatten(1, y_BPQC.shape[1:3]).transpose(0, 1))
 
 
 def audio_per_query(audio_BC: Tensor, num_queries: int, layout: str) -> Tensor:
@@ -157,13 +162,14 @@ def audio_per_query(audio_BC: Tensor, num_queries: int, layout: str) -> Tensor:
     return heard.reshape(num_queries, len(audio_BC), -1).transpose(0, 1)
 
 
-def allowed_tokens(masks_BQHW: Tensor, size: tuple[int, int]) -> Tensor:
-    """bool [B, 1, Q, L]: the tokens of a map of `size` where the query's mask, resized, is at least 0.5.
+def allowed_tokens(embedded_BQC: Tensor, features_BChw: Tensor) -> Tensor:
+    """bool [B, 1, Q, L]: the tokens of a map where the query's mask, resized to that map, is at least 0.5.
 
+    features_BChw: the mask features, resized. A mask is their product with the query's mask embedding, so that
+    resizing them once does for all queries and layers.
     A query whose mask is empty there may look everywhere. No gradient passes.
     """
-    resized = F.interpolate(masks_BQHW.detach(), size=size, mode="bilinear", align_corners=False)
-    inside = resized.flatten(2) >= 0
+    inside = embedded_BQC @ features_BChw.flatten(2) >= 0
     return (inside | ~inside.any(-1, keepdim=True))[:, None]
 
 
@@ -178,3 +184,10 @@ def mlp(*widths: int) -> nn.Sequential:
     for inputs, outputs in pairwise(widths):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
+
+
+def maybe_checkpoint(enable: bool, module: nn.Module, *inputs: Any) -> Any:
+    """`module(*inputs)`; in training and if enabled, backward computes its activations again."""
+    if enable and module.training:
+        return checkpoint(module, *inputs, use_reentrant=False)
+    return module(*inputs)

@@ -1,14 +1,14 @@
-"""Which query answers for which target mask: point-sampled costs and the Hungarian algorithm.
+"""Which query answers for which target mask: point-sampled costs and their optimal assignment.
 
-A target is one class in one supervised frame; background is an ordinary class. Costs of all frames and of all
-predictions are computed on the device and leave it in one copy.
+A target is one class in one supervised frame; background is an ordinary class. With at most two targets in a frame
+the optimum is found on the device. With more, the Hungarian algorithm runs on the host, and the costs of all frames
+and predictions go there in one copy.
 
 P predictions, B frames of the batch, S supervised ones among them, s some of those, Q queries, K classes
 (class logits hold one entry more, "no object"), N most targets in one frame, h w masks, H W labels, R points,
 M pairs.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,29 +17,39 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-IGNORE_LABEL = 255  # label of pixels that belong to no target
-FRAMES_AT_ONCE = 10  # bounds the memory for costs: 50 MB per intermediate at 100 queries and 12,544 points
+from .draws import Uniform
+from .transfer import to_device
 
-Uniform = Callable[[tuple[int, ...]], Tensor]  # shape -> numbers in [0, 1) on the right device
+IGNORE_LABEL = 255  # label of pixels that belong to no target
+FRAMES_AT_ONCE = 20  # bounds the memory for costs: 100 MB per intermediate at 100 queries and 12,544 points
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What the supervised frames of a batch show."""
+    """What the supervised frames of a batch show. Tensors are on the device of the predictions."""
 
     frames_S: Tensor  # int64: their positions in the batch
     labels_SHW: Tensor  # uint8
-    classes_SN: Tensor  # int64: the classes in each frame, ascending; the row's rest is filled with 0
+    classes_SN: Tensor  # int64: the classes in each frame, ascending; the row's rest is -1
     counts: list[int]  # S numbers: how many of each row are meant
 
+    def matched(self, num_queries: int) -> list[int]:
+        """S numbers: how many targets of each frame get a query."""
+        return [min(count, num_queries) for count in self.counts]
 
-def find_targets(labels_BHW: Tensor, supervised_B: Tensor, num_classes: int) -> Targets:
+
+def find_targets(
+    labels_BHW: Tensor, supervised_B: Tensor, num_classes: int, device: torch.device | None = None
+) -> Targets:
     """Every class that occurs in a supervised frame is a target, background included; 255 is none.
 
-    labels_BHW: uint8, 0..num_classes-1 or 255. supervised_B: bool. Raises ValueError naming any other label.
+    labels_BHW: uint8, 0..num_classes-1 or 255. supervised_B: bool. Both are looked at on the host: where they lie on
+    another device, that waits for it. device: of the result; default: that of the labels.
+    Raises ValueError naming any other label.
     """
-    frames_S = supervised_B.nonzero()[:, 0].to(labels_BHW.device)
-    labels_SHW = labels_BHW[frames_S]
+    device = device or labels_BHW.device
+    frames_S = supervised_B.nonzero()[:, 0]
+    labels_SHW = labels_BHW[frames_S.to(labels_BHW.device)]
     present = torch.zeros(len(frames_S), 256, dtype=torch.bool, device=labels_BHW.device)
     present = present.scatter_(1, labels_SHW.flatten(1).long(), True).cpu()
     present[:, IGNORE_LABEL] = False
@@ -52,10 +62,10 @@ def find_targets(labels_BHW: Tensor, supervised_B: Tensor, num_classes: int) -> 
         )
     classes = [row.nonzero()[:, 0] for row in present]
     counts = [len(c) for c in classes]
-    classes_SN = torch.zeros(len(classes), max(counts, default=0), dtype=torch.int64)
+    classes_SN = torch.full((len(classes), max(counts, default=0)), -1, dtype=torch.int64)
     for row, c in zip(classes_SN, classes, strict=True):
         row[: len(c)] = c
-    return Targets(frames_S, labels_SHW, classes_SN.to(labels_BHW.device), counts)
+    return Targets(*(to_device(x, device) for x in (frames_S, labels_SHW, classes_SN)), counts)
 
 
 def sample_points(masks_sQhw: Tensor, points_sR2: Tensor) -> Tensor:
@@ -73,7 +83,8 @@ def matching_costs(
     smoothed by one point.
     """
     probabilities_sQK = logits_sQK.float().softmax(dim=-1)
-    class_cost = -probabilities_sQK.gather(2, classes_sN[:, None].expand(-1, logits_sQK.shape[1], -1))
+    columns = classes_sN.clamp(min=0)[:, None].expand(-1, logits_sQK.shape[1], -1)
+    class_cost = -probabilities_sQK.gather(2, columns)
 
     x_sQR = sample_points(masks_sQhw.float(), points_sR2)
     shown_sNHW = labels_sHW[:, None] == classes_sN[:, :, None, None]
@@ -102,11 +113,31 @@ def match(
     `uniform` is called once per prediction with (S, num_points, 2), for the last prediction first.
     Gives int64 [P, 3, M]: supervised frame (position in S), query, class; by frame, then by query. Where a
     frame has more targets than queries, the most expensive ones are left out.
-    Raises FloatingPointError if a cost is not finite.
+    Raises FloatingPointError if a cost is not finite, where costs are on the host anyway: always on a CPU, on other
+    devices when a frame has more than two targets.
     """
-    num_predictions, num_frames = len(logits_PBQK), len(targets.counts)
+    num_predictions, num_queries = logits_PBQK.shape[0], logits_PBQK.shape[2]
     if not sum(targets.counts):
         return torch.zeros(num_predictions, 3, 0, dtype=torch.int64, device=logits_PBQK.device)
+    costs_PSQN = all_costs(logits_PBQK, masks_PBQhw, targets, weights, num_points, uniform)
+    few = costs_PSQN.shape[-1] <= min(2, num_queries)
+    if not few or costs_PSQN.device.type == "cpu":
+        costs = costs_PSQN.cpu().numpy()
+        if not np.isfinite(costs).all():
+            raise FloatingPointError(_what_broke(costs, logits_PBQK, masks_PBQhw, targets))
+    return assign_few(costs_PSQN, targets) if few else assign_any(costs, targets).to(logits_PBQK.device)
+
+
+def all_costs(
+    logits_PBQK: Tensor,
+    masks_PBQhw: Tensor,
+    targets: Targets,
+    weights: tuple[float, float, float],
+    num_points: int,
+    uniform: Uniform,
+) -> Tensor:
+    """Weighted costs [P, S, Q, N]; arguments are those of `match`. Columns beyond a frame's targets have no meaning."""
+    num_predictions, num_frames = len(logits_PBQK), len(targets.counts)
     costs: dict[int, Tensor] = {}
     for p in last_first(num_predictions):
         points_SR2 = uniform((num_frames, num_points, 2))
@@ -123,13 +154,7 @@ def match(
             )
             parts.append(sum(w * term for w, term in zip(weights, terms, strict=True)))
         costs[p] = torch.cat(parts)
-    costs_PSQN = torch.stack([costs[p] for p in range(num_predictions)]).cpu().numpy()
-    if not np.isfinite(costs_PSQN).all():
-        raise FloatingPointError(_what_broke(costs_PSQN, logits_PBQK, masks_PBQhw, targets))
-
-    classes_SN = targets.classes_SN.cpu().numpy()
-    pairs_P3M = np.stack([_assign(costs_SQN, classes_SN, targets.counts) for costs_SQN in costs_PSQN])
-    return torch.from_numpy(pairs_P3M).to(logits_PBQK.device)
+    return torch.stack([costs[p] for p in range(num_predictions)])
 
 
 def last_first(num_predictions: int) -> tuple[int, ...]:
@@ -137,7 +162,38 @@ def last_first(num_predictions: int) -> tuple[int, ...]:
     return (num_predictions - 1, *range(num_predictions - 1))
 
 
-def _assign(costs_SQN: np.ndarray, classes_SN: np.ndarray, counts: list[int]) -> np.ndarray:
+def assign_few(costs_PSQN: Tensor, targets: Targets) -> Tensor:
+    """The pairs [P, 3, M] of `match` for one or two targets per frame and no fewer queries; nothing leaves the device.
+
+    Of each target only the two cheapest queries can be part of the optimum, so four sums are compared.
+    """
+    num_queries = costs_PSQN.shape[2]
+    absent_SN = targets.classes_SN < 0
+    costs_PSQN = costs_PSQN.masked_fill(absent_SN[:, None], 0)  # then the other target gets its cheapest
+    if costs_PSQN.shape[-1] == 1:
+        query_PSN = costs_PSQN.argmin(dim=2)
+    else:
+        cost_PS2N, query_PS2N = costs_PSQN.topk(2, dim=2, largest=False)
+        (one, other), (of_one, of_other) = cost_PS2N.double().unbind(-1), query_PS2N.unbind(-1)
+        clash = of_one[..., :, None] == of_other[..., None, :]
+        sums = (one[..., :, None] + other[..., None, :]).masked_fill(clash, torch.inf)
+        best_PS1 = sums.flatten(-2).argmin(-1, keepdim=True)
+        query_PSN = torch.cat([of_one.gather(-1, best_PS1 // 2), of_other.gather(-1, best_PS1 % 2)], dim=-1)
+    query_PSN, order = query_PSN.masked_fill(absent_SN, num_queries).sort(dim=-1)
+    class_PSN = targets.classes_SN.expand_as(order).gather(-1, order)
+    row_PSN = torch.arange(len(targets.counts), device=order.device)[:, None].expand_as(order)
+    pairs_P3L = torch.stack([row_PSN, query_PSN, class_PSN], dim=1).flatten(2)
+    present_SN = torch.arange(order.shape[-1]) < torch.tensor(targets.counts)[:, None]
+    return pairs_P3L[..., to_device(present_SN.flatten().nonzero()[:, 0], order.device)]
+
+
+def assign_any(costs_PSQN: np.ndarray, targets: Targets) -> Tensor:
+    """The pairs [P, 3, M] of `match`, on the host, for any number of targets."""
+    classes_SN = targets.classes_SN.cpu().numpy()
+    return torch.from_numpy(np.stack([_hungarian(costs_SQN, classes_SN, targets.counts) for costs_SQN in costs_PSQN]))
+
+
+def _hungarian(costs_SQN: np.ndarray, classes_SN: np.ndarray, counts: list[int]) -> np.ndarray:
     """int64 [3, M]: the optimal pairs of one prediction."""
     pairs = []
     for s, (costs_QN, count) in enumerate(zip(costs_SQN, counts, strict=True)):

@@ -6,7 +6,8 @@ Letters: B frames, C channels, H W height and width.
 import torch
 from torch import Tensor, nn
 
-from .backbones import BACKBONES
+from .backbones import BACKBONES, draw_paths
+from .draws import Uniform
 
 
 class ChannelWeightedBlock(nn.Module):
@@ -40,8 +41,15 @@ class SiamEncoder(nn.Module):
         self.maskige_backbone = build()[0] if siam == "separate" else None
         self.gates = None if siam == "none" else nn.ModuleList(ChannelWeightedBlock(c) for c in self.channels)
 
-    def forward(self, frames_B3HW: Tensor, maskiges_B3HW: Tensor | None) -> list[Tensor]:
-        """Maps at strides 4, 8, 16, 32 with `self.channels`; inputs normalised, H and W multiples of 32."""
+    def forward(
+        self, frames_B3HW: Tensor, maskiges_B3HW: Tensor | None, uniform: Uniform | None = None
+    ) -> list[Tensor]:
+        """Maps at strides 4, 8, 16, 32 with `self.channels`; inputs normalised, H and W multiples of 32.
+
+        uniform: draws for stochastic depth in training, a row for each frame; None: torch's own.
+        """
+        if self.training:
+            self._draw(uniform, len(frames_B3HW))
         if self.gates is None:
             return self.image_backbone(frames_B3HW)
         if self.maskige_backbone is None:
@@ -52,3 +60,15 @@ class SiamEncoder(nn.Module):
             maskige_maps = self.maskige_backbone(maskiges_B3HW)
         joined = zip(self.gates, image_maps, maskige_maps, strict=True)
         return [image + gate(maskige) * maskige for gate, image, maskige in joined]
+
+    def _draw(self, uniform: Uniform | None, frames: int) -> None:
+        if self.gates is not None and self.maskige_backbone is None and uniform is not None:
+            draw_paths(
+                self.image_backbone,
+                lambda shape: torch.cat([uniform((frames, *shape[1:])) for _ in range(2)]),
+                2 * frames,
+            )
+            return
+        draw_paths(self.image_backbone, uniform, frames)
+        if self.maskige_backbone is not None:
+            draw_paths(self.maskige_backbone, uniform, frames)

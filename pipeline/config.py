@@ -1,5 +1,6 @@
 """The one config tree: sections stand beside the code they configure, presets hold only differences."""
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,9 @@ def load_config(preset: str | None, overrides: list[str]) -> Config:
     tree: dict[str, Any] = {}
     if preset is not None:
         if preset not in presets():
-            raise BadInput(f"no preset {preset!r}; there are {', '.join(presets())}")
+            nearest = get_close_matches(preset, presets(), n=1)
+            meant = f"; did you mean {nearest[0]}?" if nearest else ""
+            raise BadInput(f"no preset {preset!r}; there are {', '.join(presets())}{meant}")
         tree = yaml.safe_load((PRESETS / f"{preset}.yaml").read_text()) or {}
     for override in overrides:
         _apply(tree, override)
@@ -52,6 +55,11 @@ def parse_config(tree: dict[str, Any]) -> Config:
         return Config.model_validate(tree)
     except ValidationError as error:
         raise BadInput.listing("the config is not valid:", [_explain(e) for e in error.errors()]) from None
+
+
+def show_config(config: Config) -> str:
+    """The whole tree as YAML, as it is saved with a run."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -74,7 +82,9 @@ def _explain(error: Any) -> str:
     path = [str(p) for p in error["loc"]]
     message = error["msg"]
     if error["type"] == "extra_forbidden":
-        return f"{'.'.join(path)}: no such key; {'.'.join(path[:-1]) or 'the config'} has {_known_keys(path[:-1])}"
+        known = f"{'.'.join(path[:-1]) or 'the config'} has {_known_keys(path[:-1])}"
+        nearest = _nearest(path)
+        return f"{'.'.join(path)}: no such key; {known}" + (f"; did you mean {nearest}?" if nearest else "")
     return f"{'.'.join(path)} = {error['input']!r}: {message}"
 
 
@@ -83,3 +93,10 @@ def _known_keys(path: list[str]) -> str:
     for key in path:
         section = section.model_fields[key].annotation
     return ", ".join(section.model_fields)
+
+
+def _nearest(path: list[str]) -> str | None:
+    """The full name of the key that was meant: right but for its section, or spelt nearly so."""
+    names = [f"{s}.{key}" for s, field in Config.model_fields.items() for key in field.annotation.model_fields]
+    elsewhere = [name for name in names if name.endswith(f".{path[-1]}")]
+    return next(iter(elsewhere or get_close_matches(".".join(path), [*names, *Config.model_fields], n=1)), None)

@@ -1,6 +1,5 @@
 """Score a model on a split: M_J and M_F in any protocol, with the right sound or with a wrong one."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,19 +12,21 @@ from torch import Tensor
 from ..data.cache_root import open_cache
 from ..data.clip import Clip
 from ..data.dataset import ClipDataset, Sample
-from ..data.receipts import write_atomic
 from ..data.store import ClipStore
 from ..errors import BadInput
 from ..model.combo import COMBO
 from ..model.inference import foreground_score, label_map, semantic_scores
 from .devices import pick_device
-from .metrics import BinaryMetrics, SemanticMetrics, binary_counts, class_areas, make_metrics
+from .distributed import Ranks, joined
+from .metrics import BinaryCounts, BinaryMetrics, SemanticMetrics, binary_counts, class_areas, make_metrics
 from .progress import bar
 from .protocols import find_protocol, full_name
-from .run_folder import load_run_weights, read_run, save_weights
+from .run_folder import load_run_weights, read_best, read_run, write_best
 from .tensors import image_tensor
 
 Sound = Literal["right", "swapped", "silent", "noise"]
+Counts = BinaryCounts | np.ndarray  # of one clip: `metrics.binary_counts` or `metrics.class_areas`
+ALONE = Ranks()
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,10 @@ def evaluate_run(
 def evaluate_run_by(
     run: Path, protocols: Sequence[str], split: str = "test", sound: Sound = "right", device: str = "auto"
 ) -> dict[str, Scores]:
-    """As `evaluate_run`, in several protocols by one pass over the clips: name -> scores, in that order."""
+    """As `evaluate_run`, in several protocols by one pass over the clips: name -> scores, in that order.
+
+    Under torchrun the processes share the clips, and all get the scores.
+    """
     config, info = read_run(run)
     clips = ClipStore(Path(info.root))
     if clips.fingerprint() != info.clips_fingerprint:
@@ -64,54 +68,80 @@ def evaluate_run_by(
         find_protocol(name, len(clips.classes))
     caches = open_cache(clips, "proposals", info.proposals), open_cache(clips, "audio", info.audio)
     dataset = ClipDataset(clips, *caches, split)
-    where = pick_device(device)
     model = COMBO(config.model, len(clips.classes))
     load_run_weights(run, model)
-    return evaluate_dataset_by(model.to(where), dataset, where, protocols, sound)
+    with joined() as ranks:
+        where = pick_device(device)
+        return evaluate_dataset_by(model.to(where), dataset, where, protocols, sound, ranks)
 
 
 def evaluate_dataset(
-    model: COMBO, dataset: ClipDataset, device: torch.device, sound: Sound = "right", protocol: str = "published"
+    model: COMBO,
+    dataset: ClipDataset,
+    device: torch.device,
+    sound: Sound = "right",
+    protocol: str = "published",
+    ranks: Ranks = ALONE,
+    between_clips: Callable[[], None] = lambda: None,
 ) -> Scores:
     """Score a model on a split, one clip per forward pass as published. Leaves the model's mode as it was.
 
     protocol: a name of `protocols.PROTOCOLS`, or avsbench-bsN.
+    ranks: processes that share the clips; all get the scores that one alone would get, to the last bit.
+    between_clips: called by all ranks equally often; what it raises ends the evaluation.
     Raises `BadInput` when no frame of the split has ground truth, or when the protocol does not fit the set.
     """
-    return evaluate_dataset_by(model, dataset, device, [protocol], sound)[protocol]
+    return evaluate_dataset_by(model, dataset, device, [protocol], sound, ranks, between_clips)[protocol]
 
 
 def evaluate_dataset_by(
-    model: COMBO, dataset: ClipDataset, device: torch.device, protocols: Sequence[str], sound: Sound = "right"
+    model: COMBO,
+    dataset: ClipDataset,
+    device: torch.device,
+    protocols: Sequence[str],
+    sound: Sound = "right",
+    ranks: Ranks = ALONE,
+    between_clips: Callable[[], None] = lambda: None,
 ) -> dict[str, Scores]:
     """As `evaluate_dataset`, in several protocols by one pass over the clips: name -> scores, in that order."""
     classes = dataset.clips.classes
     chosen = {name: find_protocol(name, len(classes)) for name in protocols}
     if not any(any(dataset.clip(i).frame_annotated) for i in range(len(dataset))):
         raise BadInput(f"split {dataset.split!r} has no annotated frame to score")
-    metrics = {name: make_metrics(protocol, len(classes)) for name, protocol in chosen.items()}
-    per_clip: dict[str, dict[str, tuple[float, float]]] = {name: {} for name in chosen}
     features_of = sound_source(dataset, sound)
     was_training = model.training
     model.eval()
-    with bar(len(dataset), f"evaluate {dataset.split}, {sound} sound", "clips") as progress:
-        for index in range(len(dataset)):
-            sample = dataset[index]
-            progress.update()
-            if not sample.supervised.any():
-                continue
-            scores = segment(model, sample, features_of(index, sample), device)[sample.supervised]
-            truth = torch.from_numpy(sample.labels[sample.supervised])
-            if len(classes) == 2:
-                counts = binary_counts(foreground_score(scores), truth)
-                for name, binary in metrics.items():
-                    per_clip[name][sample.clip.id] = binary.update(counts)
-            else:
-                areas = class_areas(label_map(scores), truth, len(classes))
-                for semantic in metrics.values():
-                    semantic.update(areas, sample.clip.num_frames)
+    counted: dict[int, Counts] = {}
+    with bar(len(dataset), f"evaluate {dataset.split}, {sound} sound", "clips", shown=ranks.first) as progress:
+        for start in range(0, len(dataset), ranks.count):
+            between_clips()
+            if (index := start + ranks.rank) < len(dataset):
+                sample = dataset[index]
+                if sample.supervised.any():
+                    counted[index] = count_clip(model, sample, features_of(index, sample), device, len(classes))
+            progress.update(min(ranks.count, len(dataset) - start))
     model.train(was_training)
+    everywhere = {index: counts for share in ranks.gather(counted) for index, counts in share.items()}
+
+    metrics = {name: make_metrics(protocol, len(classes)) for name, protocol in chosen.items()}
+    per_clip: dict[str, dict[str, tuple[float, float]]] = {name: {} for name in chosen}
+    for index, counts in sorted(everywhere.items()):
+        clip = dataset.clip(index)
+        for name, metric in metrics.items():
+            if isinstance(metric, BinaryMetrics):
+                per_clip[name][clip.id] = metric.update(counts)
+            else:
+                metric.update(counts, clip.num_frames)
     return {name: _scores(full_name(name, chosen[name]), metrics[name], classes, per_clip[name]) for name in chosen}
+
+
+def count_clip(model: COMBO, sample: Sample, features: np.ndarray, device: torch.device, num_classes: int) -> Counts:
+    """The pixel counts behind the scores of one clip, of its annotated frames."""
+    scores = segment(model, sample, features, device)[sample.supervised]
+    truth = torch.from_numpy(sample.labels[sample.supervised])
+    if num_classes == 2:
+        return binary_counts(foreground_score(scores), truth)
+    return class_areas(label_map(scores), truth, num_classes)
 
 
 @torch.inference_mode()
@@ -153,14 +183,11 @@ def swap_partners(clips: list[Clip]) -> list[int]:
     return partners
 
 
-def save_best(run: Path, step: int, model: COMBO, scores: Scores) -> None:
+def keep_best(run: Path, step: int, model: COMBO, scores: Scores) -> None:
     """Keep the weights and scores in RUN/best if M_J is higher than that of the best so far."""
-    best = run / "best"
-    if (best / "metrics.json").exists() and json.loads((best / "metrics.json").read_text())["M_J"] >= scores.M_J:
-        return
-    best.mkdir(exist_ok=True)
-    save_weights(best / "model.safetensors", model)
-    write_atomic(best / "metrics.json", json.dumps({"step": step, **scores.summary()}, indent=1) + "\n")
+    best = read_best(run)
+    if best is None or best["M_J"] < scores.M_J:
+        write_best(run, model.state_dict(), {"step": step, **scores.summary()})
 
 
 def _scores(

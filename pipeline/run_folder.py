@@ -1,35 +1,51 @@
 """A run folder: what was trained on what, its log, and its checkpoints.
 
 RUN/config.yaml                    the whole config
-RUN/run.json                       data set, classes, caches and their fingerprints, package versions
+RUN/run.json                       data set, classes, caches and their fingerprints
 RUN/log.jsonl                      one line per step, one per evaluation
-RUN/checkpoints/step-00001000/     model.safetensors, state.pt; the two newest
+RUN/tensorboard/  RUN/pictures/    the same to look at; truth and prediction on some clips of val
+RUN/checkpoints/step-00001000/     see `checkpoints`; the two newest
 RUN/best/                          model.safetensors and metrics.json of the best evaluation
+RUN/broken/step-00001234/          what is needed to run a step again whose loss was not finite
 """
 
+import fcntl
 import json
 import os
-import re
 import shutil
-import warnings
-from collections.abc import Mapping
+import socket
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from ..data.receipts import sync, write_atomic
+from ..data.receipts import write_atomic
 from ..data.store import Cache, ClipStore
 from ..errors import BadInput
-from .config import Config, parse_config
+from .checkpoints import checkpoints, newest_checkpoint, read_checkpoint, separate
+from .config import Config, parse_config, show_config
 
-KEEP = 2
-MAY_CHANGE = ("train.steps", "train.evaluate_every", "train.checkpoint_every", "train.device")  # when resuming
+# Keys that may differ when a run goes on. But for steps, which the learning rate follows, none changes what is learned.
+MAY_CHANGE = (
+    "train.steps",
+    "train.evaluate_every",
+    "train.checkpoint_every",
+    "train.device",
+    "train.micro_batch_clips",
+    "train.checkpointing",
+)
+
+ALLOWED = {  # names for `allow`, and what each lets differ
+    "clips": ("dataset", "size", "clips_fingerprint"),
+    "proposals": ("proposals", "proposals_maker"),
+    "audio": ("audio", "audio_maker"),
+}
 
 
 @dataclass(frozen=True)
@@ -61,25 +77,71 @@ class RunInfo:
             audio.maker,
         )
 
+    @classmethod
+    def of_json(cls, values: dict[str, Any]) -> "RunInfo":
+        return cls(**{**values, "classes": tuple(values["classes"]), "size": tuple(values["size"])})
 
-def create_run(folder: Path, config: Config, info: RunInfo, resume: bool) -> None:
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Hold a run folder for training, and clear away what killed saves left in it.
+
+    Raises `BadInput` when a live process trains in it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"{folder} is a file; name a folder for the run")
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "_lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise BadInput(
+                f"{folder} is in use: {file.read().strip()} trains in it; wait for it, stop it, or name another folder"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        for left in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        yield
+
+
+def create_run(folder: Path, config: Config, info: RunInfo, resume: bool, allow: Collection[str] = ()) -> None:
     """Write config and info of a new run, or check that they are those of the run to resume.
 
+    allow: keys of `ALLOWED` that may be others than the run began with.
     Raises `BadInput` when the folder holds a run and `resume` is off, or another run than this one.
     """
     if (folder / "run.json").exists():
         if not resume:
-            raise BadInput(f"{folder} already holds a run; continue it with --resume auto, or name another folder")
+            steps = f" ({checkpoints(folder)[-1].name})" if checkpoints(folder) else ""
+            raise BadInput(
+                f"{folder} already holds a run{steps}; continue it with --resume auto, or name another folder"
+            )
         old_config, old_info = read_run(folder)
-        old, new = asdict(old_info), asdict(info)
-        differing = [k for k in new if new[k] != old[k] and k != "root"]
-        old_tree, new_tree = old_config.model_dump(), config.model_dump()
-        differing += [f"{s}.{k}" for s in new_tree for k in new_tree[s] if new_tree[s][k] != old_tree[s][k]]
-        differing = [k for k in differing if k not in MAY_CHANGE]
-        if differing:
-            raise BadInput(f"{folder} cannot be resumed with other settings; different: {', '.join(differing)}")
-    write_atomic(folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        check_same_data(folder, old_info, info, allow)
+        old, new = old_config.model_dump(), config.model_dump()
+        changed = [(f"{s}.{k}", old[s][k], new[s][k]) for s in new for k in new[s] if new[s][k] != old[s][k]]
+        changed = [f"{k} was {was!r}, is {now!r}" for k, was, now in changed if k not in MAY_CHANGE]
+        if changed:
+            advice = f"Only {', '.join(MAY_CHANGE)} may change; take the old values, or name another folder"
+            raise BadInput.listing(f"{folder} cannot be resumed with other settings:", changed, advice)
+    write_atomic(folder / "config.yaml", show_config(config))
     write_atomic(folder / "run.json", json.dumps(asdict(info), indent=1) + "\n")
+
+
+def check_same_data(where: Path, old: RunInfo, new: RunInfo, allow: Collection[str]) -> None:
+    """Raise `BadInput` when clips or caches are not those that `old` says, unless `allow` names them."""
+    may_differ = {"root", *(key for name in allow for key in ALLOWED[name])}
+    before, now = asdict(old), asdict(new)
+    differing = [key for key in now if now[key] != before[key] and key not in may_differ]
+    if differing:
+        names = [name for name, keys in ALLOWED.items() if set(keys) & set(differing)]
+        problems = [f"{key} was {before[key]!r}, is {now[key]!r}" for key in differing if not key.endswith("_maker")]
+        advice = "Name the old ones, or another folder"
+        advice += f"; to go on with the new ones all the same, allow {', '.join(names)} by name" if names else ""
+        raise BadInput.listing(f"{where} was trained on other data:", problems, advice)
 
 
 def create_converted_run(folder: Path, config: Config, info: RunInfo, weights: Mapping[str, Tensor]) -> None:
@@ -88,11 +150,8 @@ def create_converted_run(folder: Path, config: Config, info: RunInfo, weights: M
     weights: as in `COMBO.state_dict()`. What is there already of the same run stays.
     """
     create_run(folder, config, info, resume=True)
-    best = folder / "best"
-    if not (best / "metrics.json").exists():
-        best.mkdir(exist_ok=True)
-        _write_weights(best / "model.safetensors", weights)
-        write_atomic(best / "metrics.json", json.dumps({"step": 0}) + "\n")
+    if not (folder / "best" / "metrics.json").exists():
+        write_best(folder, weights, {"step": 0})
 
 
 def read_run(folder: Path) -> tuple[Config, RunInfo]:
@@ -102,85 +161,71 @@ def read_run(folder: Path) -> tuple[Config, RunInfo]:
         info = json.loads((folder / "run.json").read_text())
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise BadInput(f"{folder}: not a run folder ({error}); 'combo train ... --out {folder}' makes one") from error
-    return parse_config(config), RunInfo(**{**info, "classes": tuple(info["classes"]), "size": tuple(info["size"])})
+    return parse_config(config), RunInfo.of_json(info)
 
 
 def append_log(folder: Path, lines: list[dict[str, Any]]) -> None:
-    with (folder / "log.jsonl").open("a") as file:
-        file.writelines(json.dumps(line) + "\n" for line in lines)
+    """Add entries, each a line of its own even where a kill has cut the last one."""
+    with (folder / "log.jsonl").open("ab+") as file:
+        if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
+            file.write(b"\n")
+        file.writelines(json.dumps(line).encode() + b"\n" for line in lines)
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """All whole lines of the log; steps that were done again after a kill appear once, as last done."""
     if not (folder / "log.jsonl").exists():
         return []
-    last: dict[tuple[str, int], dict[str, Any]] = {}
+    last: dict[tuple[int, bool], dict[str, Any]] = {}
     for line in (folder / "log.jsonl").read_text().splitlines():
         try:
             entry = json.loads(line)
         except ValueError:
-            continue  # a kill can cut the last line
-        last[("metrics" if "M_J" in entry else "loss", entry["step"])] = entry
-    return sorted(last.values(), key=lambda e: e["step"])
+            continue  # cut by a kill
+        last[(entry["step"], "M_J" not in entry)] = entry
+    return [last[key] for key in sorted(last)]
 
 
-def save_checkpoint(folder: Path, step: int, model: nn.Module, state: dict[str, Any]) -> None:
-    """Write the checkpoint of a step under a temporary name, sync, rename; then drop all but the newest two."""
-    final = folder / "checkpoints" / f"step-{step:08d}"
-    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_weights(temporary / "model.safetensors", model)
-    torch.save({"step": step, **state}, temporary / "state.pt")
-    for path in (*temporary.iterdir(), temporary):
-        sync(path)
-    shutil.rmtree(final, ignore_errors=True)
-    temporary.rename(final)
-    for old in checkpoints(folder)[:-KEEP]:
-        shutil.rmtree(old)
+def write_best(folder: Path, weights: Mapping[str, Tensor], metrics: dict[str, Any]) -> None:
+    """Replace RUN/best. The metrics that count stand in the weight file, so that a kill cannot part them from it."""
+    content = save(separate(weights), metadata={"metrics": json.dumps(metrics)})
+    write_atomic(folder / "best" / "model.safetensors", content)
+    _write_metrics(folder, metrics)
 
 
-def checkpoints(folder: Path) -> list[Path]:
-    """Checkpoint folders, oldest first."""
-    return sorted(p for p in (folder / "checkpoints").glob("step-*") if re.fullmatch(r"step-\d{8}", p.name))
+def _write_metrics(folder: Path, metrics: dict[str, Any]) -> None:
+    write_atomic(folder / "best" / "metrics.json", json.dumps(metrics, indent=1) + "\n")
 
 
-def load_checkpoint(folder: Path, model: nn.Module) -> dict[str, Any] | None:
-    """Load the newest checkpoint that can be read into `model`, and give its state; None when there is none.
-
-    A damaged checkpoint is passed over with a warning.
-    """
-    for path in reversed(checkpoints(folder)):
-        try:
-            state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
-            weights = load_file(path / "model.safetensors")
-        except (OSError, RuntimeError, EOFError, SafetensorError, ValueError) as error:
-            warnings.warn(f"{path}: damaged, passed over ({error})", stacklevel=2)
-            continue
-        model.load_state_dict(weights)
-        return state
-    return None
+def read_best(folder: Path) -> dict[str, Any] | None:
+    """The metrics of the best weights, None when there are none. They are read from the weight file itself."""
+    path = folder / "best" / "model.safetensors"
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            return json.loads((file.metadata() or {})["metrics"])
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise BadInput(f"{path} is damaged ({error}); remove {path.parent} to use the newest checkpoint") from error
 
 
-def save_weights(path: Path, model: nn.Module) -> None:
-    """Weights of a model as safetensors, replaced as a whole; a tensor with two names is stored under both."""
-    _write_weights(path, model.state_dict())
-
-
-def _write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
-    write_atomic(path, save({k: v.detach().cpu().clone().contiguous() for k, v in weights.items()}))
+def mend_best(folder: Path) -> None:
+    """Bring RUN/best/metrics.json in line with the weights, should a kill have come between the two."""
+    if (metrics := read_best(folder)) is not None:
+        _write_metrics(folder, metrics)
 
 
 def load_run_weights(folder: Path, model: nn.Module) -> str:
-    """The best weights of a run, else those of its newest checkpoint; gives a name for them.
+    """The best weights of a run, else those of its newest checkpoint (EMA if it has one); gives a name for them.
 
-    Raises `BadInput` when the run has no weights yet.
+    Raises `BadInput` when the run has no weights yet, or damaged ones.
     """
-    best = folder / "best" / "model.safetensors"
-    if best.exists():
-        model.load_state_dict(load_file(best))
-        return f"best of {folder}, step {json.loads((folder / 'best' / 'metrics.json').read_text())['step']}"
-    state = load_checkpoint(folder, model)
-    if state is None:
+    if (best := read_best(folder)) is not None:
+        model.load_state_dict(load_file(folder / "best" / "model.safetensors"))
+        return f"best of {folder}, step {best['step']}"
+    path = newest_checkpoint(folder)
+    if path is None:
         raise BadInput(f"{folder}: no checkpoint yet; train it first")
-    return f"{folder} at step {state['step']}"
+    checkpoint = read_checkpoint(path)
+    model.load_state_dict(checkpoint.tensors.get("ema", checkpoint.tensors["model"]))
+    return f"{folder} at step {checkpoint.about['step']}"

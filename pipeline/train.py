@@ -1,185 +1,239 @@
 """Stage two: train COMBO on cached tensors. No frozen model runs here, nor is one imported."""
 
-import math
+import json
+import threading
 import time
-import warnings
-from dataclasses import dataclass
+from collections.abc import Collection
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from ..data.cache_root import open_cache
 from ..data.dataset import Batch, ClipDataset, prefetch, train_batch
 from ..data.store import ClipStore
 from ..errors import BadInput, ComboError, Interrupted
-from ..model.checkpoint import load_backbone
 from ..model.combo import COMBO
-from ..model.criterion import CriterionConfig, criterion
-from ..model.weights import load_weights, read_state_dict
+from .checkpoints import Checkpoint, checkpoint_path, drop_old, newest_checkpoint, read_checkpoint, write_checkpoint
 from .config import Config
-from .devices import pick_device
-from .evaluate import Scores, evaluate_dataset, save_best
-from .optim import make_optimizer, set_learning_rate
-from .progress import bar, stop_request
-from .run_folder import RunInfo, append_log, create_run, load_checkpoint, save_checkpoint
-from .tensors import image_tensor
+from .distributed import Ranks, joined
+from .ema import make_ema, update_ema
+from .evaluate import Scores, evaluate_dataset, keep_best
+from .monitor import Monitor, validation_picture
+from .progress import stop_request
+from .replay import dump_step
+from .run_folder import RunInfo, check_same_data, claimed, create_run, mend_best, read_log
+from .train_step import NotFinite, Trainer, make_trainer, train_step
 
-LOG_EVERY = 10  # steps between looks at the loss: each one waits for the device
 
+@dataclass(frozen=True)
+class Job:
+    """What one training works with, in this process."""
 
-@dataclass
-class Trainer:
-    """What one training step works on."""
-
-    model: COMBO
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    device: torch.device
+    out: Path
     config: Config
+    info: RunInfo
+    dataset: ClipDataset
+    validation: ClipDataset | None
+    ranks: Ranks
+    trainer: Trainer
+    model: COMBO  # `trainer.model` holds it, or is it
+    ema: COMBO | None
+    stop: threading.Event
 
-    def state(self) -> dict[str, Any]:
-        """All that resuming needs beside the weights. Data, drop-path and points follow from seed and step."""
-        return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+    def batch(self, step: int, share: slice = slice(None)) -> Batch:
+        settings = self.config.train
+        return train_batch(
+            self.dataset, settings.clips_per_batch, self.config.augment, settings.seed, step, share=share
+        )
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+    def to_score(self, done: int) -> bool:
+        """Whether the model is scored on val after so many steps."""
+        settings = self.config.train
+        return self.validation is not None and (done % settings.evaluate_every == 0 or done == settings.steps)
 
 
-def train(root: Path, config: Config, proposals: str, audio: str, out: Path, resume: bool = False) -> Scores | None:
+def train(
+    root: Path,
+    config: Config,
+    proposals: str,
+    audio: str,
+    out: Path,
+    resume: bool = False,
+    allow: Collection[str] = (),
+) -> Scores | None:
     """Train on the store and caches of `root`, into the run folder `out`. Gives the last scores on val, if any.
 
-    proposals, audio: names of caches of `root`. resume: go on from the newest checkpoint of `out`.
+    proposals, audio: names of caches of `root`. resume: go on from the newest checkpoint of `out`; allow: "clips",
+    "proposals" or "audio" that may be others than those it was trained on.
+    Under torchrun every process calls this alike, and they share each batch.
     Raises `BadInput` before the first step when something does not fit, `Interrupted` after a checkpoint when
     stopped, and `ComboError` when the loss is not finite.
     """
+    with joined() as ranks, stop_request() as stop, ExitStack() as stack:
+        job = ranks.all_do(prepare, root, config, proposals, audio, out, ranks, stop)
+        ranks.first_does(stack.enter_context, claimed(out))
+        ranks.first_does(create_run, out, config, job.info, resume, allow)
+        first = go_on(job, allow) if resume else 0
+        if ranks.count > 1:
+            job.trainer.model = DistributedDataParallel(job.model, broadcast_buffers=False)
+        monitor = stack.enter_context(Monitor(out, config.train, first, ranks, job.trainer.device))
+        try:
+            return run_steps(job, first, monitor)
+        except NotFinite as broken:
+            if broken.everywhere:
+                return ranks.first_does(give_up, job, broken)
+            return give_up(job, broken)
+
+
+def run_steps(job: Job, first: int, monitor: Monitor) -> Scores | None:
+    """The loop: from step `first` to the last. Gives the last scores."""
+    settings, ranks, trainer = job.config.train, job.ranks, job.trainer
+    steps = range(first, settings.steps)
+    scores = None
+    if first and job.to_score(first) and not ranks.first_does(is_scored, job.out, first):
+        scores = score(job, first, monitor)
+    make = partial(job.batch, share=ranks.share(settings.clips_per_batch))
+    with closing(prefetch(make, steps, threads=settings.loader_threads)) as batches:
+        for step in steps:
+            started = time.perf_counter()
+            batch = next(batches)
+            waited = time.perf_counter() - started
+            entry = train_step(trainer, batch, step)
+            if job.ema is not None:
+                update_ema(job.ema, job.model, settings.ema_decay, step)
+            monitor.step(entry, waited)
+
+            done = step + 1
+            stopping, scoring = ranks.any(job.stop.is_set()), job.to_score(done)
+            saving = stopping or scoring or done % settings.checkpoint_every == 0 or done == settings.steps
+            if saving:
+                monitor.look()  # before the save: nothing that is not finite is ever kept
+                ranks.first_does(save, job, done)
+            if stopping and (scoring or done < settings.steps):
+                raise ranks.once(stopped(done))
+            if scoring:
+                scores = score(job, done, monitor)
+            if saving:
+                monitor.restart_clock()
+    return scores
+
+
+def prepare(
+    root: Path, config: Config, proposals: str, audio: str, out: Path, ranks: Ranks, stop: threading.Event
+) -> Job:
+    """Open everything and build the model. Raises `BadInput` when something does not fit."""
     clips = ClipStore(root)
     caches = open_cache(clips, "proposals", proposals), open_cache(clips, "audio", audio)
     dataset = ClipDataset(clips, *caches, "train")
     validation = ClipDataset(clips, *caches, "val") if "val" in clips.table.splits() else None
+    info = RunInfo.of(root, clips, *caches)
+    check_fits(config, info, dataset, ranks)
     trainer = make_trainer(config, len(clips.classes), caches[1].attributes["dim"])
-    create_run(out, config, RunInfo.of(root, clips, *caches), resume)
+    ema = None if config.train.ema_decay is None else make_ema(trainer.model)
+    return Job(out, config, info, dataset, validation, ranks, trainer, trainer.model, ema, stop)
 
-    first = 0
-    if resume and (state := load_checkpoint(out, trainer.model)) is not None:
-        trainer.load_state(state)
-        first = state["step"]
+
+def check_fits(config: Config, info: RunInfo, dataset: ClipDataset, ranks: Ranks) -> None:
+    """Raise `BadInput` listing the settings that do not fit the clips or the processes."""
     settings = config.train
-    make = partial(train_batch, dataset, settings.clips_per_batch, config.augment, settings.seed)
-    steps = range(first, settings.steps)
-    scores = None
-    pending: list[dict[str, Any]] = []
-    with stop_request() as stop, bar(settings.steps, "train", "steps", done=first) as progress:
-        batches = prefetch(make, steps)
-        for step, batch in zip(steps, batches, strict=True):
-            pending.append(train_step(trainer, batch, step))
-            done = step + 1
-            last = done == settings.steps or stop.is_set()
-            save = done % settings.checkpoint_every == 0 or last
-            progress.update()
-            if done % LOG_EVERY == 0 or save:
-                progress.set_postfix(loss=f"{flush_log(out, pending):.3f}", refresh=False)
-            if save:
-                save_checkpoint(out, done, trainer.model, trainer.state())
-            if stop.is_set() and done < settings.steps:
-                batches.close()
-                raise Interrupted(f"stopped after step {done}; go on with --resume auto")
-            if validation and (done % settings.evaluate_every == 0 or done == settings.steps):
-                scores = evaluate_dataset(trainer.model, validation, trainer.device)
-                append_log(out, [{"step": done, **scores.summary()}])
-                save_best(out, done, trainer.model, scores)
+    size, problems = settings.clips_per_batch, []
+    if settings.subset is not None and info.dataset.rsplit("-", 1)[-1] != settings.subset:
+        problems.append(
+            f"train.subset = {settings.subset}, but {info.root} holds {info.dataset} with {len(info.classes)} classes; "
+            "take the preset of that subset, or train.subset=null to train on it all the same"
+        )
+    if size > len(dataset):
+        problems.append(
+            f"train.clips_per_batch = {size}, but split 'train' has {len(dataset)} usable clips; at most that many"
+        )
+    if size % ranks.count:
+        allowed = ", ".join(str(n) for n in (size - size % ranks.count, size + ranks.count - size % ranks.count) if n)
+        problems.append(
+            f"train.clips_per_batch = {size} is shared by {ranks.count} processes; a multiple of that: {allowed}"
+        )
+    if problems:
+        raise BadInput.listing("the config does not fit:", problems)
+
+
+def go_on(job: Job, allow: Collection[str]) -> int:
+    """Load the newest whole checkpoint of the run; gives the step to do next, 0 when there is none."""
+    job.ranks.first_does(mend_best, job.out)
+    path = job.ranks.first_does(newest_checkpoint, job.out)
+    return 0 if path is None else job.ranks.all_do(load, job, path, allow)
+
+
+def load(job: Job, path: Path, allow: Collection[str]) -> int:
+    """Load a checkpoint; gives the step that it stands at. Raises `ComboError` when this process cannot read it."""
+    try:
+        checkpoint = read_checkpoint(path)
+    except ValueError as error:
+        advice = "a run of several machines needs a folder that all of them share"
+        raise ComboError(f"{path}: {error}; {advice}") from error
+    check_same_data(path, RunInfo.of_json(checkpoint.about["run"]), job.info, allow)
+    job.model.load_state_dict(checkpoint.tensors["model"])
+    if job.ema is not None:
+        job.ema.load_state_dict(checkpoint.tensors["ema"])
+    job.trainer.load_state(checkpoint.state)
+    torch.set_rng_state(checkpoint.state["rng"])
+    return checkpoint.about["step"]
+
+
+def save(job: Job, done: int) -> None:
+    """Write the checkpoint after so many steps, and drop old ones."""
+    tensors = {"model": job.model.state_dict(), **({"ema": job.ema.state_dict()} if job.ema is not None else {})}
+    state = {**job.trainer.state(), "rng": torch.get_rng_state()}
+    write_checkpoint(checkpoint_path(job.out, done), Checkpoint(tensors, state, describe(job, done)))
+    drop_old(job.out)
+
+
+def describe(job: Job, step: int) -> dict[str, Any]:
+    """What a checkpoint says of itself: JSON."""
+    return {
+        "step": step,
+        "version": version("combo-avs"),
+        "config": job.config.model_dump(mode="json"),
+        "run": json.loads(json.dumps(asdict(job.info))),
+    }
+
+
+def score(job: Job, done: int, monitor: Monitor) -> Scores:
+    """Score the model (its average, if it has one) on val after so many steps, log it, and keep the best."""
+    model, device = job.ema or job.model, job.trainer.device
+
+    def stop_if_asked() -> None:
+        if job.ranks.any(job.stop.is_set()):
+            raise job.ranks.once(stopped(done))
+
+    scores = evaluate_dataset(model, job.validation, device, ranks=job.ranks, between_clips=stop_if_asked)
+    if job.ranks.first:
+        keep_best(job.out, done, model, scores)
+        monitor.scored(done, scores, validation_picture(model, job.validation, device))
     return scores
 
 
-def make_trainer(config: Config, num_classes: int, audio_dim: int) -> Trainer:
-    """A freshly initialised model with its optimiser. Raises `BadInput` when the audio features do not fit it."""
-    if config.model.audio_dim != audio_dim:
-        raise BadInput(
-            f"the audio cache has {audio_dim} features, the model takes {config.model.audio_dim}: "
-            f"--set model.audio_dim={audio_dim}"
-        )
-    device = pick_device(config.train.device)
-    torch.manual_seed(config.train.seed)
-    model = COMBO(config.model, num_classes)
-    if config.train.start_from is not None:
-        path = Path(config.train.start_from)
-        load_weights(model, read_state_dict(path), path)
-    elif config.train.backbone_weights is not None:
-        path = Path(config.train.backbone_weights)
-        load_backbone(model, read_state_dict(path), str(path))
-    elif config.model.backbone != "tiny":
-        warnings.warn(
-            f"{config.model.backbone} starts from random weights; the published recipe starts from ImageNet's: "
-            "--set train.backbone_weights=FILE",
-            stacklevel=2,
-        )
-    model = model.to(device).train()
-    scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16")
-    return Trainer(model, make_optimizer(model, config.train), scaler, device, config)
+def is_scored(run: Path, done: int) -> bool:
+    """Whether the log has scores after so many steps: a kill can come between the checkpoint and the scores."""
+    return any("M_J" in entry and entry["step"] == done for entry in read_log(run))
 
 
-def train_step(trainer: Trainer, batch: Batch, step: int) -> dict[str, Any]:
-    """One step: forward, losses, backward, clip, update. Gives the step's log entry, losses still on the device."""
-    settings = trainer.config.train
-    started = time.perf_counter()
-    torch.manual_seed((settings.seed << 32) + step)
-    lr = set_learning_rate(trainer.optimizer, settings, step)
-    try:
-        losses = batch_losses(trainer.model, batch, trainer.config.loss, trainer.device, settings.precision)
-    except FloatingPointError as error:
-        raise _diverged(step, batch.clip_ids, str(error)) from error
-    trainer.optimizer.zero_grad(set_to_none=True)
-    trainer.scaler.scale(losses["total"]).backward()
-    trainer.scaler.unscale_(trainer.optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), settings.clip_norm)
-    trainer.scaler.step(trainer.optimizer)
-    trainer.scaler.update()
-    tensors = {name: value.detach() for name, value in losses.items()}
-    seconds = time.perf_counter() - started
-    return {"step": step, "lr": lr, "seconds": seconds, "clips": batch.clip_ids, "grad_norm": norm, **tensors}
+def stopped(done: int) -> Interrupted:
+    return Interrupted(f"stopped after step {done}; go on with --resume auto")
 
 
-def batch_losses(
-    model: COMBO, batch: Batch, config: CriterionConfig, device: torch.device, precision: str
-) -> dict[str, Tensor]:
-    """The weighted losses of a batch and their sum, "total"."""
-    amp = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": None}[precision]
-    with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
-        predictions = model(
-            image_tensor(batch.frames, device),
-            image_tensor(batch.maskiges, device),
-            torch.from_numpy(batch.features).to(device),
-        )
-    return criterion(
-        predictions.logits,
-        predictions.masks,
-        torch.from_numpy(batch.labels).to(device),
-        torch.from_numpy(batch.supervised).to(device),
-        batch.frames_per_clip,
-        config,
-    )
-
-
-def flush_log(out: Path, pending: list[dict[str, Any]]) -> float:
-    """Write the pending entries and give the last total loss. Raises `ComboError` when a loss is not finite."""
-    entries = []
-    for entry in pending:
-        values = {k: v.item() if isinstance(v, Tensor) else v for k, v in entry.items() if k != "clips"}
-        entries.append(values)
-        if not math.isfinite(values["total"]):
-            terms = [k for k, v in values.items() if isinstance(v, float) and not math.isfinite(v)]
-            append_log(out, entries)
-            raise _diverged(entry["step"], entry["clips"], f"not finite: {', '.join(terms)}")
-    append_log(out, entries)
-    pending.clear()
-    return entries[-1]["total"]
-
-
-def _diverged(step: int, clips: tuple[str, ...], what: str) -> ComboError:
-    return ComboError(
-        f"training broke at step {step} ({what}); clips of the batch: {', '.join(clips)}. "
-        "Lower train.lr or use train.precision=fp32, and go on with --resume auto"
+def give_up(job: Job, broken: NotFinite) -> None:
+    """Keep all that the broken step depends on, and raise `ComboError` that says what broke."""
+    step, batch = broken.step, job.batch(broken.step)
+    whose = "" if job.ranks.first else f"-rank-{job.ranks.rank}"
+    path = job.out / "broken" / f"step-{step:08d}{whose}"
+    dump_step(path, job.model, job.trainer, batch, describe(job, step))
+    raise ComboError(
+        f"training broke at step {step} ({broken}); clips of the batch: {', '.join(batch.clip_ids)}. 'combo replay "
+        f"{path}' does the step again. Start a new run with a lower train.lr or train.precision=fp32; --resume auto "
+        "comes to the same step again"
     )

@@ -1,12 +1,14 @@
 """The random numbers that the loss fixtures were made with, in the order that `criterion` asks for."""
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import torch
 from golden import uniform
 
 
 class PublishedDraws:
-    """A `uniform` for `criterion`.
+    """A `uniform` for `match`, and by `by_clip` one for `criterion`.
 
     Call i of the published code got the rule's array `rand:i`. Its calls, for one prediction after the other:
     one per supervised frame for the matcher, then candidates and plain points for the losses. Ours: the
@@ -28,3 +30,10 @@ class PublishedDraws:
 
     def _call(self, number: int, shape: tuple[int, ...]) -> torch.Tensor:
         return torch.from_numpy(((uniform(f"rand:{number}", shape, self.salt) + 1) / 2).astype(np.float32))
+
+
+def by_clip(
+    uniform: Callable[[tuple[int, ...]], torch.Tensor],
+) -> Callable[[Sequence[int], tuple[int, ...]], torch.Tensor]:
+    """A `uniform` for `criterion` from one that does not ask which clip a row belongs to."""
+    return lambda rows, shape: uniform((sum(rows), *shape))

@@ -22,7 +22,7 @@ from combo_avs.data.augment import (
     hsv_to_rgb,
     rgb_to_hsv,
 )
-from combo_avs.data.resize import fit_crop, fit_squash
+from combo_avs.data.resize import fit_crop, fit_squash, resize, resize_window
 
 OFF = AugmentConfig(scale=(), flip=0, colour=False)
 
@@ -228,3 +228,19 @@ def test_fitting_to_a_square(size: tuple[int, int]) -> None:
     assert cropped.flags.writeable
     with pytest.raises(ValueError, match="uint8"):
         fit_squash(labels.astype(int), 8, nearest=True)
+
+
+@given(
+    source=st.tuples(st.integers(1, 60), st.integers(1, 60)),
+    size=st.tuples(st.integers(1, 120), st.integers(1, 120)),
+    ends=st.tuples(*[st.floats(0, 1)] * 4),
+    nearest=st.booleans(),
+)
+@settings(deadline=None, max_examples=100)
+def test_resizing_a_window_is_resizing_all_and_cutting_it_out(source, size, ends, nearest) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*source, 3), dtype=np.uint8)
+    (height, width), (a, b, c, d) = size, ends
+    top, left = int(a * (height - 1)), int(b * (width - 1))
+    window = (top, left, 1 + int(c * (height - top - 1)), 1 + int(d * (width - left - 1)))
+    expected = resize(image, size, nearest)[top : top + window[2], left : left + window[3]]
+    np.testing.assert_array_equal(resize_window(image, size, window, nearest), expected)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from published_draws import by_clip
 from torch import Tensor
 
 from combo_avs.model.criterion import CriterionConfig, consistency_loss, criterion
@@ -127,7 +128,7 @@ def test_equals_the_direct_version(frames: int, size: tuple[int, int], every: in
     labels[0, :3] = 255
     supervised = torch.arange(frames) % every == 0
     uniform = Recorder()
-    losses = criterion(logits, masks, labels, supervised, [frames], CONFIG, uniform)
+    losses = criterion(logits, masks, labels, supervised, [frames], CONFIG, by_clip(uniform))
     draws = [g.double().numpy() for g in uniform.given]
     expected = slow_criterion(*(a.numpy().astype(float) for a in (logits, masks, labels)), supervised.numpy(), draws)
     assert set(losses) == set(expected)
@@ -151,13 +152,13 @@ def test_unsupervised_frames_enter_the_consistency_loss_alone() -> None:
     logits.requires_grad_()
     masks.requires_grad_()
     supervised = torch.tensor([True, False, False, True, False])
-    losses = criterion(logits, masks, labels, supervised, [5], CONFIG, Recorder())
+    losses = criterion(logits, masks, labels, supervised, [5], CONFIG, by_clip(Recorder()))
     losses["total"].backward()
     assert not logits.grad[:, ~supervised].any()
     assert not masks.grad[-1, ~supervised].any()
     assert masks.grad[0].flatten(1).any(1).all()
     labels[~supervised] = 77  # not even read
-    again = criterion(logits, masks, labels, supervised, [5], CONFIG, Recorder())
+    again = criterion(logits, masks, labels, supervised, [5], CONFIG, by_clip(Recorder()))
     assert again == losses
 
 
@@ -179,10 +180,10 @@ def test_consistency_gradient_passes_the_exponential_and_survives_empty_frames()
     masks = torch.randn(5, 2, 3, 4, generator=torch.Generator().manual_seed(0))
     masks[3] = 0
     masks.requires_grad_()
-    consistency_loss(masks).backward()
+    consistency_loss(masks.flatten(1)).backward()
     assert masks.grad.isfinite().all()
     one, two = (torch.tensor([[math.cos(a), math.sin(a)]], requires_grad=True) for a in (0.0, 1.0))
-    consistency_loss(torch.stack([one, one, one, one, two])[:, None]).backward()
+    consistency_loss(torch.cat([one, one, one, one, two])).backward()
     c = math.cos(1.0)  # of the only pair of four that differs; the derivative by c is -c exp(c - 1)
     expected = -c * math.exp(c - 1) / 4 * -math.sin(1.0)  # along the circle, where c falls by sin 1
     along = two.grad @ torch.tensor([-math.sin(1.0), math.cos(1.0)])
@@ -202,9 +203,9 @@ def test_every_target_has_its_own_query_and_surplus_targets_none() -> None:
 def test_autocast_around_it_changes_nothing() -> None:
     logits, masks, labels = make_batch()
     supervised = torch.ones(5, dtype=torch.bool)
-    expected = criterion(logits, masks, labels, supervised, [5], CONFIG, Recorder())
+    expected = criterion(logits, masks, labels, supervised, [5], CONFIG, by_clip(Recorder()))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert criterion(logits, masks, labels, supervised, [5], CONFIG, Recorder()) == expected
+        assert criterion(logits, masks, labels, supervised, [5], CONFIG, by_clip(Recorder())) == expected
 
 
 @settings(deadline=None, max_examples=20)
@@ -212,8 +213,8 @@ def test_autocast_around_it_changes_nothing() -> None:
 def test_order_of_queries_does_not_matter(order: list[int], seed: int) -> None:
     logits, masks, labels = make_batch(seed=seed)
     supervised = torch.ones(5, dtype=torch.bool)
-    one = criterion(logits, masks, labels, supervised, [5], CONFIG, Recorder())
-    two = criterion(logits[:, :, order], masks[:, :, order], labels, supervised, [5], CONFIG, Recorder())
+    one = criterion(logits, masks, labels, supervised, [5], CONFIG, by_clip(Recorder()))
+    two = criterion(logits[:, :, order], masks[:, :, order], labels, supervised, [5], CONFIG, by_clip(Recorder()))
     for name in ("loss_ce", "loss_ce_0", "loss_cosine_0"):  # points of masks go by the order of pairs
         assert one[name].item() == pytest.approx(two[name].item(), rel=1e-5)
 
@@ -250,30 +251,32 @@ def test_diverged_predictions_are_named() -> None:
 
 RANK = """
 import sys, torch, torch.distributed as dist
-sys.path.insert(0, sys.argv[3])
-from test_criterion import CONFIG, Recorder, criterion, make_batch
+sys.path[:0] = sys.argv[3:]
+from test_criterion import CONFIG, Recorder, by_clip, criterion, make_batch
 rank = int(sys.argv[1])
 store = dist.FileStore(sys.argv[2], 2)
 dist.init_process_group("gloo", rank=rank, world_size=2, store=store)
 logits, masks, labels = make_batch(seed=rank)
 supervised = torch.arange(5) < (1, 5)[rank]
-print(criterion(logits, masks, labels, supervised, [5], CONFIG, Recorder())["loss_mask"].item())
+print(criterion(logits, masks, labels, supervised, [5], CONFIG, by_clip(Recorder()))["loss_mask"].item())
 dist.destroy_process_group()
 """
 
 
 def test_ranks_share_the_mean_number_of_targets(tmp_path: Path) -> None:
-    here = str(Path(__file__).parent)
+    here = Path(__file__).parent
     command = [sys.executable, "-c", RANK]
     ranks = [
-        subprocess.Popen([*command, str(r), str(tmp_path / "store"), here], stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [*command, str(r), str(tmp_path / "store"), str(here), str(here.parent)], stdout=subprocess.PIPE, text=True
+        )
         for r in range(2)
     ]
     shared = [float(r.communicate(timeout=120)[0]) for r in ranks]
     alone, counts = [], []
     for rank, supervised in enumerate((torch.arange(5) < 1, torch.arange(5) < 5)):
         logits, masks, labels = make_batch(seed=rank)
-        losses = criterion(logits, masks, labels, supervised, [5], CONFIG, Recorder())
+        losses = criterion(logits, masks, labels, supervised, [5], CONFIG, by_clip(Recorder()))
         alone.append(losses["loss_mask"].item())
         counts.append(sum(find_targets(labels, supervised, CLASSES).counts))
     assert counts[0] != counts[1]

@@ -143,14 +143,16 @@ class TestConsistency:
         masks = clips_of_masks(15)[1][0]
         cosines = torch.cosine_similarity(masks.flatten(1)[:-1], masks.flatten(1)[1:])
         pairs = (1 - cosines) * (cosines - 1).exp()
-        torch.testing.assert_close(consistency_loss(masks, [10, 5]), torch.cat([pairs[:9], pairs[10:]]).mean())
+        torch.testing.assert_close(
+            consistency_loss(masks.flatten(1), [10, 5]), torch.cat([pairs[:9], pairs[10:]]).mean()
+        )
 
     @pytest.mark.parametrize("detach", [False, True])
     def test_whether_unlike_neighbours_are_drawn_together(self, detach: bool) -> None:
         """A step down the gradient: with the published slope, masks of negative cosine go further apart."""
         one = torch.tensor([1.0, 0.0])
         two = torch.tensor([-0.5, 1.0], requires_grad=True)
-        loss = consistency_loss(torch.stack([one, one, one, one, two])[:, None, None], detach=detach)
+        loss = consistency_loss(torch.stack([one, one, one, one, two]).flatten(1), detach=detach)
         loss.backward()
         before = torch.cosine_similarity(one, two, dim=0)
         after = torch.cosine_similarity(one, two - 0.1 * two.grad, dim=0)
@@ -158,7 +160,7 @@ class TestConsistency:
         assert (after > before) == detach
 
     def test_detaching_leaves_the_value(self) -> None:
-        masks = clips_of_masks(10)[1][0]
+        masks = clips_of_masks(10)[1][0].flatten(1)
         assert consistency_loss(masks, detach=True) == consistency_loss(masks, detach=False)
 
 

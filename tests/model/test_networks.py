@@ -185,17 +185,26 @@ def test_published_layout_rereads_the_expanded_audio():
 
 
 def test_queries_look_where_their_mask_is():
-    masks = torch.full((1, 3, 8, 8), -1.0, requires_grad=True)
-    with torch.no_grad():
-        masks[0, 0, :, :4] = 1  # left half
-        masks[0, 1, 0, 0] = 0.5  # too little to survive the resize
-        masks[0, 2] = 0  # sigmoid is exactly one half
-    allowed = allowed_tokens(masks, (4, 4))
+    masks = torch.full((1, 3, 8, 8), -1.0)
+    masks[0, 0, :, :4] = 1  # left half
+    masks[0, 1, 0, 0] = 0.5  # too little to survive the resize
+    masks[0, 2] = 0  # sigmoid is exactly one half
+    features = nn.functional.interpolate(masks, (4, 4), mode="bilinear")
+    allowed = allowed_tokens(torch.eye(3)[None], features)  # query q's mask is channel q
     assert allowed.shape == (1, 1, 3, 16)
-    assert not allowed.requires_grad
     assert allowed[0, 0, 0].view(4, 4).tolist() == [[True, True, False, False]] * 4
     assert allowed[0, 0, 1].all()
     assert allowed[0, 0, 2].all()
+
+
+@torch.no_grad()
+def test_resizing_features_once_is_resizing_every_mask():
+    torch.manual_seed(0)
+    embedded, features = torch.randn(2, 7, 16), torch.randn(2, 16, 8, 12)
+    masks = (embedded @ features.flatten(2)).unflatten(2, (8, 12))
+    expected = nn.functional.interpolate(masks, (4, 6), mode="bilinear").flatten(2) >= 0
+    allowed = allowed_tokens(embedded, nn.functional.interpolate(features, (4, 6), mode="bilinear"))
+    assert torch.equal(allowed[:, 0], expected | ~expected.any(-1, keepdim=True))
 
 
 def test_attention_is_torch_multihead_attention():

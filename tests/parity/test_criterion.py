@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from golden import fixtures, load_arrays, load_json
-from published_draws import PublishedDraws
+from published_draws import PublishedDraws, by_clip
 
 from combo_avs.model.criterion import CriterionConfig, consistency_loss, criterion
 from combo_avs.model.inference import label_map, semantic_scores
@@ -48,7 +48,7 @@ def test_losses(name: str) -> None:
     arrays, spec = load_arrays("combo", name), load_json("combo", name)
     logits, masks, labels, supervised = batch(name)
     draws = PublishedDraws(spec["salt"], int(supervised.sum()), spec["num_points"])
-    losses = criterion(logits, masks, labels, supervised, spec["videos_frames"], config(name), draws)
+    losses = criterion(logits, masks, labels, supervised, spec["videos_frames"], config(name), by_clip(draws))
     assert set(losses) == {*spec["loss_names"], "total"}
     for key in spec["loss_names"]:
         actual = losses[key].item() / spec["weight_dict"][key]
@@ -94,7 +94,7 @@ def test_matching_costs(name: str) -> None:
 def test_consistency_loss_and_gradient(name: str) -> None:
     arrays = load_arrays("combo", name)
     masks = torch.from_numpy(arrays["in.masks"]).requires_grad_()
-    loss = consistency_loss(masks)
+    loss = consistency_loss(masks.flatten(1))
     loss.backward()
     assert loss.item() == pytest.approx(arrays["out.loss"][0], abs=1e-6)
     np.testing.assert_allclose(masks.grad.numpy(), arrays["out.grad"], rtol=0, atol=1e-6)

@@ -70,13 +70,12 @@ def test_fusion(name):
     fusion = FUSIONS[kind](spec["fused_backbone_dim"][0], spec["audio_dim"], spec["num_heads"])
     fill(fusion, name, HEAD + "fusion_module.", "fusion.")
     projected = {}
-
-    def note(leaf: str):
-        return lambda module, inputs, output: projected.update({leaf: output})
-
-    for leaf in ("out_v_proj", "out_a_proj", "out_proj"):
+    for leaf in ("out_a_proj", "out_proj"):
         if hasattr(fusion, leaf):
             getattr(fusion, leaf).register_forward_hook(lambda m, i, out, leaf=leaf: projected.update({leaf: out}))
+    if kind == "bilateral":
+        add = fusion.sound_into_picture
+        fusion.sound_into_picture = lambda *inputs: projected.setdefault("added", add(*inputs))
 
     visual, audio = fusion(given(name, "visual", 2, 0.2), given(name, "audio", 1.5, 0.4)[:, 0])
 
@@ -85,7 +84,7 @@ def test_fusion(name):
     if "out.delta_v" in arrays:
         pixels = visual.shape[2] * visual.shape[3]
         constant = kind == "visual"
-        delta = projected["out_proj"][:, None].expand(-1, pixels, -1) if constant else projected["out_v_proj"]
+        delta = projected["out_proj"][:, None].expand(-1, pixels, -1) if constant else projected["added"]
         check(name, "delta_v", delta, 1e-5)
     if "out.delta_a" in arrays:
         check(name, "delta_a", projected["out_a_proj"][:, None], 1e-5)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from golden import fixtures, load_arrays, load_json
-from published_draws import PublishedDraws
+from published_draws import PublishedDraws, by_clip
 from published_head import given, head_network
 
 from combo_avs.model.checkpoint import to_published
@@ -36,7 +36,7 @@ def test_train_step(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         torch.from_numpy(supervised),
         lengths,
         CriterionConfig(num_points=spec["num_points"], no_object=spec["eos_coef"]),
-        PublishedDraws(spec["salt"], int(supervised.sum()), spec["num_points"]),
+        by_clip(PublishedDraws(spec["salt"], int(supervised.sum()), spec["num_points"])),
     )
     losses["total"].backward()
 

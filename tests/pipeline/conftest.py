@@ -40,7 +40,7 @@ def root(prepared: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(prepared, tmp_path / "root"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def config() -> Config:
     """The tiny preset, tinier: two steps take a second."""
     return load_config("tiny", [*TINY, "train.steps=2", "train.evaluate_every=2", "train.checkpoint_every=1"])

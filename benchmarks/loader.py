@@ -1,0 +1,186 @@
+"""Clips per second and core: our store against the published files. Writes JSON and a Markdown table.
+
+    OMP_NUM_THREADS=1 python benchmarks/loader.py --clips 40 --out bench
+
+Makes synthetic clips of 224 x 224 as a store with caches and, of the same clips, the files that the published code
+reads: frames as PNG (AVSS: JPEG), label PNGs, Maskige PNGs with a palette, a pickle with the log-mel. Then reads all
+clips both ways in turns, on one core, from the page cache, with and without augmentation. The time is that of the
+processor. With `--steps` it also trains, and tells which share of the time the step waits for its batch.
+"""
+
+import argparse
+import json
+import os
+import pickle
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from combo_avs.data.augment import AugmentConfig, augment
+from combo_avs.data.cache_root import open_cache
+from combo_avs.data.dataset import ClipDataset, prefetch, train_batch
+from combo_avs.data.palette import PALETTE
+from combo_avs.data.store import ClipStore
+from combo_avs.data.synthetic import SyntheticSource
+from combo_avs.pipeline.config import load_config
+from combo_avs.pipeline.import_clips import import_clips
+from combo_avs.pipeline.precompute.config import PrecomputeConfig
+from combo_avs.pipeline.precompute.driver import plan_caches, run_plans
+from combo_avs.pipeline.train_step import make_trainer, train_step
+
+FLAVOURS = ("s4", "ms3", "avss")
+CACHES = ("felzenszwalb", "logmel")
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # frames, Maskiges, labels, sound
+
+
+def prepare(folder: Path, flavour: str, clips: int) -> tuple[ClipDataset, list[Path]]:
+    """The training clips as a store, and as a folder of files for each; made once."""
+    root, tree = folder / flavour / "root", folder / flavour / "files"
+    if not (root / "clips.zarr").exists():
+        import_clips(SyntheticSource(flavour, clips, seed=0, size=224), root)
+    run_plans(plan_caches(root, PrecomputeConfig(), *CACHES, None), workers=0, scheduler=None)
+    dataset = open_dataset(root)
+    homes = [tree / dataset.clip(i).id for i in range(len(dataset))]
+    for index, home in enumerate(homes):
+        if not (home / "audio.pkl").exists():
+            write_files(dataset, index, home)
+    return dataset, homes
+
+
+def open_dataset(root: Path) -> ClipDataset:
+    clips = ClipStore(root)
+    proposals, audio = open_cache(clips, "proposals", CACHES[0]), open_cache(clips, "audio", CACHES[1])
+    return ClipDataset(clips, proposals, audio, "train")
+
+
+def write_files(dataset: ClipDataset, index: int, home: Path) -> None:
+    """One clip as the published code stores it."""
+    sample = dataset[index]
+    home.mkdir(parents=True, exist_ok=True)
+    binary = len(dataset.clips.classes) == 2
+    for k, (frame, label, maskige) in enumerate(zip(sample.frames, sample.labels, sample.maskiges, strict=True)):
+        Image.fromarray(frame).save(home / (f"frame-{k}.png" if binary else f"frame-{k}.jpg"))
+        if sample.supervised[k]:
+            Image.fromarray(label * 255 if binary else label).save(home / f"label-{k}.png")
+        ranks = (maskige[:, :, None] == PALETTE).all(-1).argmax(-1).astype(np.uint8)
+        paletted = Image.fromarray(ranks, mode="P")
+        paletted.putpalette(PALETTE.tobytes())
+        paletted.save(home / f"maskige-{k}.png")
+    log_mel = dataset.clips.read("log_mel", *dataset.clips.span(int(dataset.rows[index])))
+    (home / "audio.pkl").write_bytes(pickle.dumps(log_mel[:, None]))
+
+
+def read_files(home: Path, binary: bool) -> Arrays:
+    """One clip the published way."""
+    frames = np.stack([np.array(Image.open(p).convert("RGB")) for p in sorted(home.glob("frame-*"))])
+    maskiges = np.stack([np.array(Image.open(p).convert("RGB")) for p in sorted(home.glob("maskige-*"))])
+    labels = np.full(frames.shape[:3], 255, np.uint8)
+    for path in home.glob("label-*"):
+        label = np.array(Image.open(path))
+        labels[int(path.stem.removeprefix("label-"))] = label // 255 if binary else label
+    return frames, maskiges, labels, pickle.loads((home / "audio.pkl").read_bytes())  # noqa: S301, written above
+
+
+def read_store(dataset: ClipDataset, index: int) -> Arrays:
+    sample = dataset[index]
+    return sample.frames, sample.maskiges, sample.labels, sample.features
+
+
+def clips_per_second(read: Callable[[int], Arrays], count: int, config: AugmentConfig | None) -> float:
+    """Of processor time, all threads of the process together."""
+    before = time.process_time()
+    for index in range(count):
+        frames, maskiges, labels, _ = read(index)
+        if config is not None:
+            augment(frames, maskiges, labels, config, np.random.default_rng(index))
+    return count / (time.process_time() - before)
+
+
+def measure_loader(folder: Path, flavour: str, clips: int, repeats: int) -> dict[str, Any]:
+    dataset, homes = prepare(folder, flavour, clips)
+    binary, count = len(dataset.clips.classes) == 2, len(dataset)
+    ways = {
+        "files": lambda i: read_files(homes[i], binary),
+        "store": lambda i: read_store(dataset, i),
+    }
+    for index in range(count):  # the same clips, but for what JPEG loses and AVSS files do not say
+        one, two = ways["files"](index), ways["store"](index)
+        assert np.array_equal(one[1], two[1])
+        assert np.array_equal(one[2], two[2])
+    result: dict[str, Any] = {"clips": count}
+    for name, config in (("plain", None), ("augmented", load_config(f"{flavour}-r50", []).augment)):
+        rates: dict[str, list[float]] = {way: [] for way in ways}
+        for _ in range(repeats):
+            for way, read in ways.items():
+                rates[way].append(clips_per_second(read, count, config))
+        medians = {way: statistics.median(r) for way, r in rates.items()}
+        result[name] = {**medians, "ratio": medians["store"] / medians["files"], "all": rates}
+    return result
+
+
+def waiting_share(folder: Path, steps: int, overrides: list[str]) -> dict[str, Any]:
+    """Train on the MS3 clips with the R50 preset as `combo train` does, and time `next(batch)`."""
+    dataset = open_dataset(folder / "ms3" / "root")
+    dim = dataset.audio.attributes["dim"]
+    config = load_config("ms3-r50", [f"model.audio_dim={dim}", *overrides])
+    settings, trainer = config.train, make_trainer(config, 2, dim)
+    make = partial(train_batch, dataset, settings.clips_per_batch, config.augment, 0)
+    waited = []
+    with closing(prefetch(make, range(steps + 1), threads=settings.loader_threads)) as batches:
+        for step in range(steps + 1):
+            start = time.perf_counter()
+            batch = next(batches)
+            waited.append(time.perf_counter() - start)
+            if step == 0:
+                begun, waited = time.perf_counter(), []
+                continue
+            float(train_step(trainer, batch, step)["total"])  # waits for the device
+    seconds = time.perf_counter() - begun
+    return {"clips_per_batch": settings.clips_per_batch, "seconds": seconds, "share": sum(waited) / seconds}
+
+
+def table(result: dict[str, Any]) -> str:
+    """Markdown."""
+    lines = [
+        "| | files, clips/s | store, clips/s | ratio | files, augmented | store, augmented | ratio |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for flavour, r in result["loader"].items():
+        cells = [f"{r[kind][key]:.3g}" for kind in ("plain", "augmented") for key in ("files", "store", "ratio")]
+        lines.append(f"| {flavour} | {' | '.join(cells)} |")
+    if "waiting" in result:
+        w = result["waiting"]
+        lines += ["", f"Waiting for data: {w['share']:.3%} of a step with {w['clips_per_batch']} clips."]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--clips", type=int, default=40, help="of each flavour, all splits together")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=0, help="training steps for the share of waiting; 0: none")
+    parser.add_argument("--set", action="append", default=[], help="section.key=value, of those steps")
+    parser.add_argument("--data", type=Path, default=Path("bench/data"), help="where clips are made and kept")
+    parser.add_argument("--out", type=Path, default=Path("bench"))
+    args = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    result: dict[str, Any] = {
+        "loader": {f: measure_loader(args.data, f, args.clips, args.repeats) for f in FLAVOURS},
+    }
+    if args.steps:
+        result["waiting"] = waiting_share(args.data, args.steps, args.set)
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "loader.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(table(result))
+    print(f"\nwrote {args.out / 'loader.json'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Trainings as processes of their own, which can be killed; forked from a server that has imported everything."""
+
+import multiprocessing
+import os
+import socket
+import sys
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from combo_avs.errors import ComboError
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["combo_avs.pipeline.train"])
+
+
+def start_training(*arguments: Any, rank: int = 0, count: int = 1, port: int = 0) -> BaseProcess:
+    """Start `train(*arguments)` as torchrun would start that rank. Its exit code is that of the command line."""
+    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    environment = {name: str(value) for name, value in names.items()}
+    process = CONTEXT.Process(target=_train, args=(environment, arguments))
+    process.start()
+    return process
+
+
+def start_ranks(count: int, *arguments: Any) -> list[BaseProcess]:
+    """Start as many processes that train together."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    return [start_training(*arguments, rank=rank, count=count, port=port) for rank in range(count)]
+
+
+def exit_codes(processes: list[BaseProcess], timeout: float = 120) -> list[int | None]:
+    """Wait for all; None stands for one that had to be killed."""
+    codes = []
+    for process in processes:
+        process.join(timeout)
+        codes.append(process.exitcode)
+        process.kill()
+    return codes
+
+
+def _train(environment: dict[str, str], arguments: tuple[Any, ...]) -> None:
+    os.environ.update(environment)
+    from combo_avs.pipeline.train import train
+
+    try:
+        train(*arguments)
+    except ComboError as error:
+        print(f"combo: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
