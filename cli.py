@@ -50,10 +50,10 @@ def precompute(
         str | None,
         typer.Option(
             help="Proposal generator: sam-vit-b, sam-vit-l, sam-vit-h, mobile-sam, semantic-sam-t, semantic-sam-l, "
-            "felzenszwalb, none, or a plug-in's."
+            "sam2.1-hiera-{tiny,small,base-plus,large}, felzenszwalb, none, or a plug-in's."
         ),
     ] = None,
-    audio: Annotated[str | None, typer.Option(help="Audio encoder: vggish, logmel, or a plug-in's.")] = None,
+    audio: Annotated[str | None, typer.Option(help="Audio encoder: vggish, logmel, ast, or a plug-in's.")] = None,
     workers: Annotated[
         int | None,
         typer.Option(min=0, help="Local Dask workers; default: one per GPU, else per core. 0: this process, no Dask."),
@@ -154,6 +154,24 @@ def predict(
     )
     for line in lines:
         typer.echo(line)
+
+
+@app.command()
+def report(
+    targets: Annotated[
+        list[Path], typer.Argument(metavar="TARGET...", help="Run folders, comparisons, cache roots and single caches.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the page; an earlier report in it is replaced.")] = Path(
+        "report"
+    ),
+    split: Annotated[str, typer.Option(help="Score runs on train, val or test.")] = "test",
+    protocol: Annotated[str, typer.Option(help="As for evaluate.")] = "published",
+    device: Device = "auto",
+) -> None:
+    """One page, without network, of runs, comparisons and caches, with their pictures and sounds beside it."""
+    from .pipeline.report.build import report as build_it
+
+    typer.echo(build_it(targets, out, split, protocol, device))
 
 
 @app.command()

@@ -44,3 +44,32 @@ def label_colours(num_classes: int) -> np.ndarray:
     if num_classes == 2:
         return np.array([(0, 0, 0), GREEN], np.uint8)
     return np.concatenate([np.zeros((1, 3), np.uint8), PALETTE[1:num_classes]])
+
+
+def outlined(frame: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """A faded frame with every mask's outline in a colour of its own, the first mask's on top.
+
+    frame: uint8 [H, W, 3]. masks: bool [K, H, W]. Gives uint8 [H, W, 3].
+    """
+    out = frame // 2 + 64
+    if len(masks):
+        inner = masks.copy()  # pixels whose four neighbours belong to the mask, too
+        inner[:, 1:] &= masks[:, :-1]
+        inner[:, :-1] &= masks[:, 1:]
+        inner[:, :, 1:] &= masks[:, :, :-1]
+        inner[:, :, :-1] &= masks[:, :, 1:]
+        edges = masks & ~inner
+        drawn = edges.any(axis=0)
+        out[drawn] = PALETTE[1 + edges.argmax(axis=0)[drawn] % 149]
+    return out
+
+
+def heat(frame: np.ndarray, probability: np.ndarray) -> np.ndarray:
+    """A frame in grey with a map painted over it, from blue (0) through green (1/2) to red (1).
+
+    frame: uint8 [H, W, 3]. probability: float32 [H, W], 0..1. Gives uint8 [H, W, 3].
+    """
+    grey = frame.mean(axis=2, keepdims=True)
+    distance = np.abs(probability[..., None] - np.array([1, 0.5, 0], np.float32))
+    tint = 255 * np.clip(1.5 - 2.5 * distance, 0, 1)
+    return (0.35 * grey + 0.65 * tint).astype(np.uint8)

@@ -9,11 +9,10 @@ import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ...data.dataset import ClipDataset
-from ...data.palette import PALETTE
 from ...model.combo import COMBO
 from ...model.inference import foreground_score
 from ..evaluate import Scores, segment, sound_source
-from ..pictures import outline, overlay
+from ..pictures import outlined, overlay
 from ..run_folder import read_log
 from .embed import curves, log_mel_picture, png, smooth, wav
 
@@ -88,7 +87,7 @@ def _clip(result: DemoResult, index: int, scores: Scores) -> dict[str, Any]:
         frames.append(
             {
                 "frame": png(frame),
-                "masks": png(_outlined(frame, masks)),
+                "masks": png(outlined(frame, masks)),
                 "mask_count": len(masks),
                 "maskige": png(sample.maskiges[t]),
                 "truth": png(overlay(frame, sample.labels[t] == 1)),
@@ -112,11 +111,3 @@ def _predict(result: DemoResult, index: int, sound: str) -> np.ndarray:
     features = sound_source(result.dataset, sound)(index, sample)
     scores = segment(result.model.eval(), sample, features, result.device)
     return (foreground_score(scores) > 0).cpu().numpy()
-
-
-def _outlined(frame: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Every proposal's outline in a colour of its own, over the frame."""
-    out = frame // 2 + 64
-    for rank, mask in enumerate(masks):
-        out[outline(mask.astype(np.uint8))] = PALETTE[1 + rank % 149]
-    return out

@@ -6,12 +6,14 @@ import wave
 
 import matplotlib
 import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from ...data.clip import SAMPLE_RATE
 
-matplotlib.use("svg")  # never a window, whatever the machine has
-from matplotlib import pyplot as plt
+plt.switch_backend("svg")  # never a window, whatever the machine has
 
 
 def png(image: np.ndarray) -> str:
@@ -33,22 +35,38 @@ def wav(waveform: np.ndarray) -> str:
 
 
 def log_mel_picture(log_mel: np.ndarray) -> str:
-    """float32 [T, 96, 64] as one picture of T x 96 steps, low bands at the bottom; -4.6 (silence) is dark."""
+    """float32 [T, 96, 64] as one picture, see `log_mel_image`."""
+    return png(log_mel_image(log_mel))
+
+
+def log_mel_image(log_mel: np.ndarray) -> np.ndarray:
+    """float32 [T, 96, 64] as uint8 [64, T x 96, 3], low bands at the bottom; -4.6 (silence) is dark."""
     picture = np.concatenate(list(log_mel)).T[::-1]
     shade = np.clip((picture + 4.605) / 6.0, 0, 1)
-    return png((matplotlib.colormaps["magma"](shade)[..., :3] * 255).astype(np.uint8))
+    return (matplotlib.colormaps["magma"](shade)[..., :3] * 255).astype(np.uint8)
 
 
 def curves(series: dict[str, tuple[list[float], list[float]]], ylabel: str, log: bool = False) -> str:
     """Lines over training steps, name -> (steps, values), as SVG."""
     figure, axes = plt.subplots(figsize=(5.2, 3.0), layout="constrained")
     for name, (x, y) in series.items():
-        axes.plot(x, y, label=name, marker="o" if len(x) < 20 else None, markersize=4)
+        axes.plot(x, y, label=literal(name), marker="o" if len(x) < 20 else None, markersize=4)
     axes.set(xlabel="training step", ylabel=ylabel, yscale="log" if log else "linear")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     if len(series) > 1:
         axes.legend(frameon=False, fontsize=8)
+    return svg(figure)
+
+
+def literal(name: str) -> str:
+    """A name as a label: neither mathematics between dollar signs, nor hidden for a leading underscore."""
+    return f"\u200b{name}".replace("$", r"\$")
+
+
+def svg(figure: Figure) -> str:
+    """A figure as SVG, closed afterwards."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     plt.close(figure)

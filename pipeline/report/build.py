@@ -1,0 +1,65 @@
+"""`combo report`: one page of caches, training runs and comparisons, with its pictures and sounds beside it."""
+
+import shutil
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from ...data.location import write_atomic
+from ...errors import BadInput
+from ..compare_table import spread
+from ..devices import pick_device
+from .caches import CacheSection, cache_section
+from .gallery import FILES
+from .plots import difference_plot, joint_curves, run_curves, score_bars, value_bars
+from .runs import RunSection, consistency, run_sections, untrained_parts
+from .targets import Targets, find_targets
+
+PAGE = "index.html"
+
+
+def report(
+    targets: list[Path], out: Path, split: str = "test", protocol: str = "published", device: str = "auto"
+) -> Path:
+    """Write `out`/index.html about run folders, comparisons, cache roots and caches; gives its path.
+
+    split, protocol: on what and how runs are scored; caches show all splits. What is missing or damaged stands at the
+    head of the page. A report that is in `out` already is replaced.
+    Raises `BadInput` when a target is nothing to show, or `out` holds something else.
+    """
+    found = find_targets(targets)
+    where = pick_device(device)
+    _make_room(out)
+    caches = []
+    for number, (root, names) in enumerate(found.roots.items()):
+        caches.append(cache_section(root, names, out, f"cache-{number}", found.problems))
+    runs = run_sections(found.runs, out, split, protocol, where, found.problems) if found.runs else []
+    write_atomic(out / PAGE, render(found, caches, runs))
+    return out / PAGE
+
+
+def _make_room(out: Path) -> None:
+    """An empty folder, but for the page of an earlier report, which is replaced last."""
+    if out.exists() and not out.is_dir():
+        raise BadInput(f"{out} is a file; name a folder for the report")
+    if out.exists() and (others := sorted({p.name for p in out.iterdir()} - {PAGE, FILES})):
+        raise BadInput(f"{out} holds other files ({', '.join(others[:5])}); name an empty folder, or that of a report")
+    shutil.rmtree(out / FILES, ignore_errors=True)
+    (out / FILES).mkdir(parents=True)
+
+
+def render(found: Targets, caches: list[CacheSection], runs: list[RunSection]) -> str:
+    """The page as HTML; all text in it is escaped."""
+    environment = Environment(loader=PackageLoader(__package__, "."), autoescape=True, undefined=StrictUndefined)
+    environment.filters |= {"percent": lambda value: "–" if value is None else f"{100 * value:.1f}"}
+    environment.globals |= {
+        "run_curves": run_curves,
+        "joint_curves": joint_curves,
+        "score_bars": score_bars,
+        "value_bars": value_bars,
+        "difference_plot": difference_plot,
+        "spread": spread,
+        "consistency": consistency,
+        "untrained_parts": untrained_parts,
+    }
+    return environment.get_template("report.html").render(found=found, caches=caches, runs=runs)

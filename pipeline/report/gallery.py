@@ -1,0 +1,135 @@
+"""What a gallery shows: clips with picture sheets and numbers, as files beside the page and JSON inside it.
+
+A sheet is one picture: a column for each frame of a clip, a row for each kind of picture. The page cuts single frames
+out of it. Files are numbered, so that no clip's name becomes a path.
+
+T frames of one clip, H W pixels, h w those of a picture.
+"""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from PIL import Image
+
+from ...data.clip import IGNORE_LABEL, SAMPLE_RATE, Clip
+from ..pictures import overlay_labels
+
+PICTURE = 128  # pixels, the longer side at most
+QUALITY = 82  # of WebP
+FILES = "files"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number of every clip, and perhaps of every frame, to sort by. shown: beside the clip, too."""
+
+    key: str
+    label: str
+    shown: bool = True
+
+
+@dataclass
+class Item:
+    """One clip. values: by measure; frames: by measure, one for each frame; None: it has none.
+
+    sheets: file names relative to the page, one for each of the gallery's sheets; None: it was not made.
+    """
+
+    id: str
+    split: str
+    objects: tuple[str, ...]
+    length: int  # T
+    aspect: float  # width / height of a frame
+    sheets: list[str | None] = field(default_factory=list)
+    values: dict[str, float | None] = field(default_factory=dict)
+    frames: dict[str, list[float | None]] = field(default_factory=dict)
+    sound: str | None = None
+
+    @classmethod
+    def of(cls, clip: Clip, size: tuple[int, int]) -> "Item":
+        return cls(clip.id, clip.split, clip.objects, clip.num_frames, size[1] / size[0])
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """rows: for each sheet the names of its rows. sort: the measure that it opens with, highest first or lowest."""
+
+    title: str
+    rows: list[list[str]]
+    measures: list[Measure]
+    items: list[Item]
+    sort: str
+    highest_first: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Short numbers: with thousands of clips they are most of the page."""
+        items = [
+            asdict(item)
+            | {
+                "values": {k: _short(v) for k, v in item.values.items()},
+                "frames": {k: [_short(v) for v in row] for k, row in item.frames.items()},
+            }
+            for item in self.items
+        ]
+        return {**vars(self), "measures": [asdict(m) for m in self.measures], "items": items}
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.4g}")
+
+
+def shrink(images: np.ndarray) -> np.ndarray:
+    """uint8 [T, H, W, 3] to [T, h, w, 3], with no side above `PICTURE`; smaller ones stay."""
+    height, width = picture_size(*images.shape[1:3])
+    if (height, width) == images.shape[1:3]:
+        return images
+    return np.stack([np.asarray(Image.fromarray(i).resize((width, height), Image.Resampling.BOX)) for i in images])
+
+
+def picture_size(height: int, width: int) -> tuple[int, int]:
+    """(h, w) of the pictures of frames of (H, W)."""
+    scale = min(1.0, PICTURE / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def pick_pixels(masks: np.ndarray, height: int, width: int) -> np.ndarray:
+    """[..., H, W] to [..., height, width] by taking pixels, for masks and labels."""
+    rows = np.arange(height) * masks.shape[-2] // height
+    columns = np.arange(width) * masks.shape[-1] // width
+    return masks[..., rows[:, None], columns]
+
+
+def write_sheet(out: Path, name: str, rows: list[np.ndarray]) -> str:
+    """Write rows of pictures, each uint8 [T, h, w, 3], as one WebP. Gives its name relative to the page."""
+    lines = [
+        np.concatenate(list(np.pad(row, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)), 1) for row in rows
+    ]
+    Image.fromarray(np.concatenate(lines)).save(out / FILES / f"{name}.webp", quality=QUALITY, method=2)
+    return f"{FILES}/{name}.webp"
+
+
+def write_sound(out: Path, name: str, waveform: np.ndarray) -> str:
+    """Write int16 [samples], mono, 16 kHz, as FLAC, which every browser plays."""
+    soundfile.write(out / FILES / f"{name}.flac", waveform, SAMPLE_RATE)
+    return f"{FILES}/{name}.flac"
+
+
+def sound_row(log_mel: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The picture of a log-mel, uint8 [64, T x 96, 3], as a row of T pictures of `size` = (h, w)."""
+    seconds = np.stack(np.split(log_mel, log_mel.shape[1] // 96, axis=1))
+    return np.stack([np.asarray(Image.fromarray(s).resize(size[::-1], Image.Resampling.BILINEAR)) for s in seconds])
+
+
+def truth_row(frames: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """Frames [T, H, W, 3] with their labels [T, H, W] painted over, as pictures; those without truth are blank."""
+    pairs = zip(frames, labels, strict=True)
+    shown = [
+        np.full_like(f, 235)
+        if (t == IGNORE_LABEL).all()
+        else overlay_labels(f, np.where(t == IGNORE_LABEL, 0, t), colours)
+        for f, t in pairs
+    ]
+    return shrink(np.stack(shown))

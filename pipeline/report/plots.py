@@ -1,0 +1,116 @@
+"""The report's diagrams, drawn by matplotlib as SVG when the page is made."""
+
+import re
+from typing import Any
+
+import numpy as np
+
+from .embed import curves, literal, plt, smooth, svg
+from .paired import Paired
+from .targets import Run
+
+POINTS = 400  # of one curve; a page does not show more
+
+
+def run_curves(run: Run) -> list[tuple[str, str]]:
+    """(what it shows, SVG) for the losses, the learning rate and the scores on val, as far as they were logged."""
+    steps = [entry for entry in run.log if "total" in entry]
+    scored = [entry for entry in run.log if "M_J" in entry]
+    found = []
+    if steps:
+        x = [float(entry["step"]) for entry in steps]
+        terms = {key: smooth([e.get(key, np.nan) for e in steps], 20) for key in _last_terms(steps[-1])}
+        losses = {"total": smooth([e["total"] for e in steps], 20), **terms}
+        thin = {re.sub(r"^loss_|_\d+$", "", key): _thin(x, values) for key, values in losses.items()}
+        what = "loss, all terms together, and each term of the last prediction that has it"
+        found.append((what, curves(thin, "loss", log=_positive(thin))))
+        rates = {key: _thin(x, [e[key] for e in steps]) for key in ("lr", "lr_backbone") if key in steps[-1]}
+        found.append(("learning rate", curves(rates, "learning rate")))
+    if scored:
+        x = [float(entry["step"]) for entry in scored]
+        found.append(("score on val", curves({m: (x, [e[m] for e in scored]) for m in ("M_J", "M_F")}, "score on val")))
+    return found
+
+
+def joint_curves(runs: list[Run]) -> list[tuple[str, str]]:
+    """The same of several runs in one diagram: loss, and M_J on val."""
+    losses, scores = {}, {}
+    for run in runs:
+        name = f"{run.variant}, seed {run.seed}"
+        steps = [entry for entry in run.log if "total" in entry]
+        scored = [entry for entry in run.log if "M_J" in entry]
+        if steps:
+            losses[name] = _thin([float(e["step"]) for e in steps], smooth([e["total"] for e in steps], 20))
+        if scored:
+            scores[name] = [float(e["step"]) for e in scored], [e["M_J"] for e in scored]
+    found = [("loss of all runs", curves(losses, "loss, all terms", log=_positive(losses)))] if losses else []
+    return found + ([("M_J on val of all runs", curves(scores, "M_J on val"))] if scores else [])
+
+
+def score_bars(rows: list[dict[str, Any]], names: list[str]) -> str:
+    """Rows as in compare.json: a bar for the mean of each measure, its spread over seeds, and a dot for every seed."""
+    figure, axes = plt.subplots(figsize=(6, 1.2 + 0.45 * len(rows)), layout="constrained")
+    height = 0.8 / len(names)
+    for index, name in enumerate(names):
+        places = np.arange(len(rows)) + (index - (len(names) - 1) / 2) * height
+        means = [100 * (row[name]["mean"] or 0) for row in rows]
+        spread = [100 * (row[name]["std"] or 0) for row in rows]
+        axes.barh(places, means, height * 0.9, xerr=spread, label=name, alpha=0.75, error_kw={"capsize": 3})
+        for place, row in zip(places, rows, strict=True):
+            seeds = [100 * value for value in row[name]["by_seed"].values()]
+            axes.plot(seeds, [place] * len(seeds), "o", color="black", markersize=3)
+    sounds = {row["sound"] for row in rows}
+    labels = [_cut(row["variant"] + (f", {row['sound']} sound" if len(sounds) > 1 else "")) for row in rows]
+    axes.set_yticks(range(len(rows)), labels)
+    axes.set(xlabel="%", xlim=(0, None))
+    axes.invert_yaxis()
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    return svg(figure)
+
+
+def value_bars(values: dict[str, list[float]], label: str) -> str:
+    """Mean and standard deviation over clips, one bar for each name."""
+    figure, axes = plt.subplots(figsize=(5.2, 1.0 + 0.4 * len(values)), layout="constrained")
+    means = [np.mean(v) if v else 0 for v in values.values()]
+    axes.barh(range(len(values)), means, xerr=[np.std(v) if v else 0 for v in values.values()], error_kw={"capsize": 3})
+    axes.set_yticks(range(len(values)), [_cut(name) for name in values])
+    axes.set(xlabel=label, xlim=(0, None))
+    axes.invert_yaxis()
+    return svg(figure)
+
+
+def difference_plot(pair: Paired) -> str:
+    """The difference on every clip, in order of size."""
+    figure, axes = plt.subplots(figsize=(5.2, 3.0), layout="constrained")
+    x = np.arange(len(pair.differences))
+    axes.fill_between(x, pair.differences, step="mid", alpha=0.5)
+    axes.plot(x, pair.differences, drawstyle="steps-mid", linewidth=1)
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.axhline(pair.mean, color="tab:red", linestyle="--", label="mean")
+    axes.set(xlabel="clips, in order of the difference", ylabel=f"difference in {pair.what}")
+    axes.legend(frameon=False, fontsize=8)
+    return svg(figure)
+
+
+def _last_terms(entry: dict[str, Any]) -> list[str]:
+    """The key of each loss term in the last prediction that has it: the final one has no number, earlier ones have."""
+    last: dict[str, str] = {}
+    for key in (key for key in entry if key.startswith("loss_")):
+        term = re.sub(r"_\d+$", "", key)
+        if last.get(term) != term:
+            last[term] = key
+    return list(last.values())
+
+
+def _thin(x: list[float], y: list[float]) -> tuple[list[float], list[float]]:
+    picks = np.unique(np.linspace(0, len(x) - 1, min(len(x), POINTS)).round().astype(int))
+    return [x[p] for p in picks], [y[p] for p in picks]
+
+
+def _positive(series: dict[str, tuple[list[float], list[float]]]) -> bool:
+    """Whether a logarithmic axis can show it."""
+    return all(value > 0 for _, y in series.values() for value in y)
+
+
+def _cut(name: str) -> str:
+    return literal(name if len(name) <= 40 else f"{name[:39]}…")

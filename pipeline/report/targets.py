@@ -1,0 +1,131 @@
+"""What `combo report` can show, told apart by what lies in the folder."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...errors import BadInput
+from ..compare_variants import Variant
+from ..config import Config
+from ..run_folder import RunInfo, read_best, read_log, read_run
+
+KINDS = (
+    "a run folder (run.json), a comparison (compare.json), a cache root (clips.zarr) or a cache (proposals/NAME.zarr)"
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder. variant: what its seeds have in common, the name of runs to be averaged."""
+
+    folder: Path
+    variant: str
+    seed: int
+    config: Config
+    info: RunInfo
+    log: list[dict[str, Any]]
+    best: dict[str, Any] | None  # metrics of its best weights on val
+
+
+@dataclass
+class Targets:
+    """tables: contents of compare.json by folder. roots: cache root -> names of the caches to show, None: all.
+
+    problems: what is missing or damaged, for people.
+    """
+
+    runs: list[Run] = field(default_factory=list)
+    tables: dict[Path, dict[str, Any]] = field(default_factory=dict)
+    roots: dict[Path, list[str] | None] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def find_targets(paths: list[Path]) -> Targets:
+    """Raises `BadInput` that lists every path that is nothing to show."""
+    found = Targets()
+    wrong: list[str] = []
+    for path in dict.fromkeys(p.absolute() for p in paths):
+        try:
+            _add(found, path)
+        except BadInput as error:
+            wrong.append(str(error))
+    if wrong:
+        raise BadInput.listing("these cannot be shown:", wrong)
+    _separate_names(found)
+    return found
+
+
+def _add(found: Targets, path: Path) -> None:
+    if not path.exists():
+        raise BadInput(f"{path}: there is no such folder")
+    if (path / "compare.json").exists() or any(path.glob("*/seed-*/run.json")):
+        _add_comparison(found, path)
+    elif (path / "run.json").exists() or (path / "config.yaml").exists() or (path / "log.jsonl").exists():
+        found.runs.append(read_target(path, found.problems))
+    elif (path / "clips.zarr").exists():
+        found.roots[path] = None
+    elif path.suffix == ".zarr" and path.parent.name == "proposals":
+        names = found.roots.setdefault(path.parent.parent, [])
+        if names is not None:
+            names.append(path.stem)
+    else:
+        raise BadInput(f"{path}: neither {KINDS}")
+
+
+def _add_comparison(found: Targets, path: Path) -> None:
+    """The table, and all runs that it was made of; one that cannot be read is a problem, not the end."""
+    try:
+        table = json.loads((path / "compare.json").read_text())
+        found.tables[path] = {key: table[key] for key in ("dataset", "preset", "split", "protocol", "rows", "failed")}
+    except FileNotFoundError:
+        found.problems.append(f"{path}: no compare.json yet; 'combo compare' writes it when its runs are done")
+    except (ValueError, KeyError, TypeError) as error:
+        found.problems.append(
+            f"{path / 'compare.json'} is damaged ({error}); 'combo compare ... --table' writes it anew"
+        )
+    variants = [row["variant"] for row in found.tables[path]["rows"]] if path in found.tables else []
+    names = {Variant(name, "", "", ()).folder: name for name in variants}
+
+    def place(folder: Path) -> tuple[int, str, int]:
+        known = list(names).index(folder.parent.name) if folder.parent.name in names else len(names)
+        number = folder.name.removeprefix("seed-")
+        return known, folder.parent.name, int(number) if number.isdecimal() else 0
+
+    for run in sorted(path.glob("*/seed-*/"), key=place):
+        try:
+            found.runs.append(read_target(run, found.problems, names.get(run.parent.name)))
+        except BadInput as error:
+            found.problems.append(str(error))
+
+
+def read_target(folder: Path, problems: list[str], variant: str | None = None) -> Run:
+    """variant: what to call it, else its folder's name.
+
+    Raises `BadInput` when config or run.json cannot be read; what else is missing goes to `problems`.
+    """
+    try:
+        config, info = read_run(folder)
+    except (KeyError, TypeError) as error:  # run.json of another form
+        raise BadInput(f"{folder / 'run.json'} is damaged ({error!r}); train into another folder") from error
+    log = read_log(folder)
+    if not log:
+        problems.append(f"{folder}: no log yet, so there are no curves")
+    try:
+        best = read_best(folder)
+    except BadInput as error:
+        problems.append(str(error))
+        best = None
+    of_many = re.fullmatch(r"seed-\d+", folder.name)
+    name = variant or (folder.parent.name if of_many else folder.name)
+    return Run(folder, name, config.train.seed, config, info, log, best)
+
+
+def _separate_names(found: Targets) -> None:
+    """Folders of one name in different places are different variants, unless they are seeds of one."""
+    places: dict[str, set[Path]] = {}
+    for run in found.runs:
+        of_many = re.fullmatch(r"seed-\d+", run.folder.name)
+        places.setdefault(run.variant, set()).add(run.folder.parent if of_many else run.folder)
+    found.runs = [Run(**{**vars(r), "variant": str(r.folder)}) if len(places[r.variant]) > 1 else r for r in found.runs]

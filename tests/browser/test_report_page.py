@@ -1,0 +1,151 @@
+"""A report in a real browser, opened as a file: no errors, no network, and everything on it works without a mouse."""
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from report_targets import HOSTILE_ID, HOSTILE_OBJECT, make_root, make_run
+
+from combo_avs.pipeline.report.build import report
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="the Python package playwright is missing")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome in PATH")
+
+CLIPS = 42  # 14 of each split: two pages
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("page")
+    root = make_root(folder / "root", CLIPS)
+    runs = [make_run(root, folder / "with"), make_run(root, folder / "without", seed=1, consistency=0.0)]
+    return report([root, *runs], folder / "out", device="cpu").as_uri()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[sync_api.Browser]:
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: sync_api.Browser, address: str) -> Iterator[sync_api.Page]:
+    """The open page; afterwards: it logged no error, asked nothing but files, and ran no script of a clip's name."""
+    page, errors, requests = browser.new_page(), [], []
+    page.on("console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("dialog", lambda dialog: (errors.append(dialog.message), dialog.dismiss()))
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("requestfailed", lambda request: errors.append(f"{request.url}: {request.failure}"))
+    page.goto(address)
+    yield page
+    page.close()
+    assert not errors
+    assert {url.split(":")[0] for url in requests} <= {"file", "data"}
+
+
+def gallery(page: sync_api.Page, which: int) -> sync_api.Locator:
+    """0: of the runs, the test split; 1: of the cache root, all splits."""
+    return page.locator("section.gallery").nth(which)
+
+
+def names(of: sync_api.Locator) -> list[str]:
+    return of.locator("article h4").all_inner_texts()
+
+
+def numbers(of: sync_api.Locator, label: str) -> list[float]:
+    lines = of.locator("article p:nth-of-type(2)").all_inner_texts()
+    return [float(part.removeprefix(label)) for line in lines for part in line.split(" · ") if part.startswith(label)]
+
+
+def test_filters_by_split_category_and_name(page: sync_api.Page) -> None:
+    clips = gallery(page, 1)
+    assert clips.locator(".where").first.inner_text() == f"{CLIPS} clips, page 1 of 4"
+    clips.locator("[name=split]").select_option("val")
+    assert clips.locator(".where").first.inner_text() == "14 clips, page 1 of 2"
+    clips.locator("[name=split]").select_option("")
+    clips.locator("[name=category]").select_option(HOSTILE_OBJECT)
+    assert names(clips) == [HOSTILE_ID]
+    clips.locator("[name=category]").select_option("")
+    clips.locator("[name=find]").fill("CLIP-41")
+    assert names(clips) == ["clip-41"]
+    clips.locator("[name=find]").fill("no such clip")
+    assert "Nothing passes" in clips.locator(".items").inner_text()
+
+
+def test_sorts_clips_both_ways_and_single_frames(page: sync_api.Page) -> None:
+    clips = gallery(page, 0)
+    clips.locator("[name=sort]").select_option("J:without")
+    clips.locator("[name=order]").select_option("up")
+    rising = numbers(clips, "J, without")
+    assert rising == sorted(rising)
+    clips.locator("[name=order]").select_option("down")
+    falling = numbers(clips, "J, without")
+    assert falling == sorted(falling, reverse=True)
+    assert falling[0] > rising[0]
+    clips.locator("[name=view]").select_option("frames")
+    by_frame = numbers(clips, "J, without")
+    assert len(by_frame) == 12
+    assert by_frame == sorted(by_frame, reverse=True)
+    assert by_frame[0] >= falling[0] - 1e-3
+    assert all(", frame " in name for name in names(clips))
+
+
+def test_pages_show_every_clip_once(page: sync_api.Page) -> None:
+    clips = gallery(page, 1)
+    seen = names(clips)
+    while clips.locator("[data-go='1']").first.is_enabled():
+        clips.locator("[data-go='1']").first.click()
+        seen += names(clips)
+    assert len(seen) == len(set(seen)) == CLIPS
+    clips.locator("[data-go='-1']").first.click()
+    assert clips.locator(".where").first.inner_text() == f"{CLIPS} clips, page 3 of 4"
+
+
+def test_pictures_are_lazy_and_load(page: sync_api.Page) -> None:
+    image = gallery(page, 1).locator("article img").last
+    assert image.get_attribute("loading") == "lazy"
+    image.scroll_into_view_if_needed()
+    page.wait_for_function("image => image.complete && image.naturalWidth > 0", arg=image.element_handle())
+
+
+def test_sound_plays_and_a_line_runs_along(page: sync_api.Page) -> None:
+    article = gallery(page, 0).locator("article").first
+    frames = article.locator("table.perframe tr").first.locator("th").count() - 1
+    audio = article.locator("audio")
+    audio.evaluate("async audio => { audio.muted = true; await audio.play(); }")
+    page.wait_for_function("audio => audio.currentTime > 0.3", arg=audio.element_handle())
+    assert audio.evaluate("audio => audio.duration") == pytest.approx(frames, abs=0.01)
+    head = article.locator(".head").first
+    assert head.is_visible()
+    assert 0 < float(head.evaluate("head => parseFloat(head.style.left)")) < 100
+
+
+def test_works_by_keyboard(page: sync_api.Page) -> None:
+    clips = gallery(page, 1)
+    clips.locator("[name=split]").focus()
+    page.keyboard.type("val")
+    assert clips.locator(".where").first.inner_text() == "14 clips, page 1 of 2"
+    for _ in range(7):
+        page.keyboard.press("Tab")  # category, name, view, sort, order; Previous is disabled
+        if page.evaluate("document.activeElement.dataset.go") == "1":
+            break
+    page.keyboard.press("Enter")
+    assert clips.locator(".where").first.inner_text() == "14 clips, page 2 of 2"
+    clips.locator(".strip").first.focus()
+    outline = clips.locator(".strip").first.evaluate("strip => getComputedStyle(strip).outlineStyle")
+    assert outline != "none"
+
+
+@pytest.mark.parametrize("view", ["clips", "frames"])
+def test_a_phone_scrolls_downwards_only(page: sync_api.Page, view: str) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    for which in (0, 1):
+        gallery(page, which).locator("[name=view]").select_option(view)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    first = gallery(page, 0).locator("article img").first.bounding_box()
+    assert first is not None
+    assert first["x"] < 200  # the first frame can be seen beside its name
