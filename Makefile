@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test slow format clean
+.PHONY: demo test slow bench docs format clean
 
 demo: $(STAMP)
 	$(BIN)/combo demo --out demo
@@ -17,6 +17,17 @@ test: $(STAMP)
 
 slow: $(STAMP)
 	$(BIN)/pytest -m "slow or gpu"
+
+bench: $(STAMP)
+	mkdir -p build/bench
+	$(BIN)/python benchmarks/loader.py --out build/bench/loader
+	$(BIN)/python benchmarks/train_step.py --out build/bench/train_step
+	$(BIN)/python benchmarks/stage_one.py --out build/bench/stage_one.json
+	$(BIN)/python benchmarks/mask_generation.py --out build/bench/mask_generation
+	$(BIN)/python benchmarks/semantic_sam.py
+
+docs: $(STAMP)
+	$(BIN)/mkdocs build --strict --site-dir build/site
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
