@@ -5,6 +5,7 @@ error is it?) travels through gloo between hosts, so that no step waits for a de
 """
 
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,10 @@ from torch import Tensor
 from ..errors import BadInput, ComboError, Interrupted
 
 T = TypeVar("T")
+
+# Gloo's threads need Python's lock to let go of the last tensors that travelled; its destructor holds that lock while
+# it waits for them, for ever (pytorch/pytorch#56297). Asleep, we leave the lock to them; they need microseconds.
+SECONDS_TO_LET_GO = 0.3
 
 
 @dataclass(frozen=True)
@@ -120,7 +125,10 @@ def joined() -> Iterator[Ranks]:
             warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
             if not ranks.first:
                 warnings.simplefilter("ignore")  # the first rank says the same
-            yield ranks
+            try:
+                yield ranks
+            finally:
+                time.sleep(SECONDS_TO_LET_GO)
     except (Interrupted, SystemExit):  # all have come to it
         dist.destroy_process_group()
         raise
