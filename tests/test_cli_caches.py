@@ -118,7 +118,10 @@ def test_shares_of_a_precompute_run(made: Path, tmp_path: Path) -> None:
     assert combo("precompute", root, *options, "--scheduler", "tcp://127.0.0.1:1") == BAD_INPUT
 
 
-def test_untrained_caches_say_so(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_untrained_caches_say_so(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("combo_avs.pipeline.precompute.exactness.COMPARED_FRAMES", 1)  # each takes 1024 clicks
     root = tmp_path / "root"
     shutil.copytree(made / "clips.zarr", root / "clips.zarr")
     few = ["--set", "precompute.generator.points_per_side=1", "--limit", 1, "--workers", 0]
