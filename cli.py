@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import typer
 
 from .commands import cache, imports, weights
-from .commands.options import PRESETS, AsJson, Device, Root, Run, Set, Subset, finish
+from .commands.options import PRESETS, AsJson, Device, Root, Run, Set, Subset, complete_preset, finish
 from .commands.stage_two import compare, evaluate, replay, train
 from .console import run
 from .errors import FAILED
@@ -210,7 +210,7 @@ def reproduce(
 
 @app.command()
 def model(
-    preset: Annotated[str, typer.Option(help=PRESETS)] = "s4-r50",
+    preset: Annotated[str, typer.Option(help=PRESETS, autocompletion=complete_preset)] = "s4-r50",
     classes: Annotated[int, typer.Option(min=2, help="Background counted: 2 for S4 and MS3, 71 for AVSS.")] = 2,
     settings: Set = None,
     as_json: AsJson = False,

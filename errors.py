@@ -1,5 +1,8 @@
 """The errors that end a command, and the exit code that each one means."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 DONE, BAD_INPUT, QUARANTINED, INTERRUPTED, FAILED = 0, 1, 3, 4, 5
 
 
@@ -28,3 +31,8 @@ class Interrupted(ComboError):
 
 class ClipError(Exception):
     """One clip cannot be read; it is quarantined and the run goes on."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a message about a wrong word: "; did you mean ...?" with the nearest known one, "" if none is near."""
+    return "".join(f"; did you mean {nearest}?" for nearest in get_close_matches(word, list(known), n=1))

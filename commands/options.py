@@ -8,6 +8,8 @@ import typer
 
 from ..errors import QUARANTINED
 
+MOST_SHOWN = 10  # quarantined clips at the end of a command
+
 Subset = Literal["s4", "ms3", "avss"]
 Root = Annotated[
     Path,  # or the URL as text
@@ -30,10 +32,19 @@ Size = Annotated[int, typer.Option(help="Height and width of the stored frames, 
 ShardFrames = Annotated[int, typer.Option(help="Frames per shard, a multiple of 10: the unit of work and of resuming.")]
 
 
+def complete_preset(word: str) -> list[str]:
+    """Shipped presets that begin so, for the shell; by their files, since it must not wait for heavy imports."""
+    names = (path.stem for path in (Path(__file__).parents[1] / "pipeline" / "presets").glob("*.yaml"))
+    return sorted(name for name in names if name.startswith(word))
+
+
 def finish(quarantined: dict[str, str]) -> None:
     """End a command whose work is done, with exit code 3 if clips were quarantined."""
     if quarantined:
-        typer.echo(f"{len(quarantined)} clips are quarantined, all others are done", err=True)
+        shown = [f"quarantined {clip}: {why.splitlines()[-1]}" for clip, why in list(quarantined.items())[:MOST_SHOWN]]
+        rest = "; 'combo cache info' names all of them" if len(quarantined) > MOST_SHOWN else ""
+        count = "1 clip is" if len(quarantined) == 1 else f"{len(quarantined)} clips are"
+        typer.echo("\n".join([*shown, f"{count} quarantined, all others are done{rest}"]), err=True)
         raise typer.Exit(QUARANTINED)
 
 

@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ..errors import FAILED
-from .options import PRESETS, AsJson, Device, Root, Run, Set, Sound, say
+from .options import PRESETS, AsJson, Device, Root, Run, Set, Sound, complete_preset, say
 
 
 def train(
     root: Root = None,
-    preset: Annotated[str | None, typer.Option(help=PRESETS)] = None,
+    preset: Annotated[str | None, typer.Option(help=PRESETS, autocompletion=complete_preset)] = None,
     proposals: Annotated[str | None, typer.Option(help="Proposals cache, e.g. felzenszwalb.")] = None,
     audio: Annotated[str | None, typer.Option(help="Audio cache, e.g. vggish.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder.")] = None,
@@ -64,7 +64,7 @@ def replay(
 
 def compare(
     root: Root,
-    preset: Annotated[str, typer.Option(help=PRESETS)],
+    preset: Annotated[str, typer.Option(help=PRESETS, autocompletion=complete_preset)],
     out: Annotated[Path, typer.Option(help="Folder for the runs, one per variant and seed, and the table.")],
     proposals: Annotated[str | None, typer.Option(help="Proposals cache, unless --over varies it.")] = None,
     audio: Annotated[str | None, typer.Option(help="Audio cache, unless --over varies it.")] = None,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from ..errors import BadInput, ComboError
+from ..errors import BadInput, ComboError, did_you_mean
 from .config import Section
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,8 @@ def build_named(kind: Kind, own: Mapping[str, Entry], name: str, parameters: Map
             log.warning("%s %r: ours is used, not the one of %s", kind.what, name, _packages(foreign))
         return _build(kind, own[name], name, parameters)
     if not foreign:
-        raise BadInput(f"no {kind.what} is called {name!r}; known: {', '.join(known_names(kind, own))}")
+        known = f"known: {', '.join(known_names(kind, own))}"
+        raise BadInput(f"no {kind.what} is called {name!r}; {known}{did_you_mean(name, [*own, *plug_ins(kind)])}")
     if len(foreign) > 1:
         raise BadInput(f"several packages offer a {kind.what} {name!r}: {_packages(foreign)}; uninstall all but one")
     return _build_plug_in(kind, foreign[0], parameters)
@@ -72,10 +73,19 @@ def _build(kind: Kind, entry: Entry, name: str, parameters: Mapping[str, Any]) -
     try:
         config = entry.config.model_validate(dict(parameters))
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc'])) or name}: {e['msg']}" for e in error.errors()]
-        known = ", ".join(entry.config.model_fields) or "none"
-        raise BadInput.listing(f"{kind.what} {name!r}:", problems, f"Its parameters: {known}.") from error
+        known = list(entry.config.model_fields)
+        problems = [_explain(e, name, known) for e in error.errors()]
+        advice = f"Its parameters: {', '.join(known) or 'none'}."
+        raise BadInput.listing(f"{kind.what} {name!r}:", problems, advice) from error
     return entry.build(config)
+
+
+def _explain(error: Any, name: str, known: list[str]) -> str:
+    """One finding of pydantic's in words; name: of the model, for those that concern no single parameter."""
+    key = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        return f"{key}: no such parameter{did_you_mean(key, known)}"
+    return f"{key or name}: {error['msg']}"
 
 
 def _build_plug_in(kind: Kind, point: EntryPoint, parameters: Mapping[str, Any]) -> Any:

@@ -1,6 +1,6 @@
 """The one config tree: sections stand beside the code they configure, presets hold only differences."""
 
-from difflib import get_close_matches
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from ..data.augment import AugmentConfig
-from ..errors import BadInput
+from ..errors import BadInput, did_you_mean
 from ..model.config import ModelConfig, Section
 from ..model.criterion import CriterionConfig
 from .precompute.config import PrecomputeConfig
@@ -40,9 +40,7 @@ def load_config(preset: str | None, overrides: list[str]) -> Config:
     tree: dict[str, Any] = {}
     if preset is not None:
         if preset not in presets():
-            nearest = get_close_matches(preset, presets(), n=1)
-            meant = f"; did you mean {nearest[0]}?" if nearest else ""
-            raise BadInput(f"no preset {preset!r}; there are {', '.join(presets())}{meant}")
+            raise BadInput(f"no preset {preset!r}; there are {', '.join(presets())}{did_you_mean(preset, presets())}")
         tree = yaml.safe_load((PRESETS / f"{preset}.yaml").read_text()) or {}
     for override in overrides:
         _apply(tree, override)
@@ -83,9 +81,8 @@ def _explain(error: Any) -> str:
     message = error["msg"]
     if error["type"] == "extra_forbidden":
         known = f"{'.'.join(path[:-1]) or 'the config'} has {_known_keys(path[:-1])}"
-        nearest = _nearest(path)
-        return f"{'.'.join(path)}: no such key; {known}" + (f"; did you mean {nearest}?" if nearest else "")
-    return f"{'.'.join(path)} = {error['input']!r}: {message}"
+        return f"{'.'.join(path)}: no such key; {known}{_meant(path)}"
+    return f"{'.'.join(path) or 'the config'} = {error['input']!r}: {message}"
 
 
 def _known_keys(path: list[str]) -> str:
@@ -95,8 +92,16 @@ def _known_keys(path: list[str]) -> str:
     return ", ".join(section.model_fields)
 
 
-def _nearest(path: list[str]) -> str | None:
-    """The full name of the key that was meant: right but for its section, or spelt nearly so."""
-    names = [f"{s}.{key}" for s, field in Config.model_fields.items() for key in field.annotation.model_fields]
+def _meant(path: list[str]) -> str:
+    """What may have been meant: a key that is right but for its section, or one that is spelt nearly so."""
+    names = list(_names(Config))
     elsewhere = [name for name in names if name.endswith(f".{path[-1]}")]
-    return next(iter(elsewhere or get_close_matches(".".join(path), [*names, *Config.model_fields], n=1)), None)
+    return f"; did you mean {elsewhere[0]}?" if elsewhere else did_you_mean(".".join(path), names)
+
+
+def _names(section: type[Section], prefix: str = "") -> Iterator[str]:
+    """Full names of all keys and sections."""
+    for key, field in section.model_fields.items():
+        yield prefix + key
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from _names(field.annotation, f"{prefix}{key}.")

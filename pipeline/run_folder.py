@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from ..data.receipts import write_atomic
+from ..data.location import absolute, write_atomic
 from ..data.store import Cache, ClipStore
 from ..errors import BadInput
 from .checkpoints import checkpoints, newest_checkpoint, read_checkpoint, separate
@@ -66,7 +67,7 @@ class RunInfo:
     @classmethod
     def of(cls, root: Path, clips: ClipStore, proposals: Cache, audio: Cache) -> "RunInfo":
         return cls(
-            str(root.absolute()),
+            absolute(root),
             clips.attributes["dataset"],
             clips.classes,
             clips.size,
@@ -78,8 +79,13 @@ class RunInfo:
         )
 
     @classmethod
-    def of_json(cls, values: dict[str, Any]) -> "RunInfo":
-        return cls(**{**values, "classes": tuple(values["classes"]), "size": tuple(values["size"])})
+    def of_json(cls, values: Any) -> "RunInfo":
+        """What `asdict` gave. Raises `ValueError` that names every key that is missing or wrong."""
+        try:
+            return TypeAdapter(cls).validate_python(values)
+        except ValidationError as error:
+            problems = [f"{'.'.join(map(str, e['loc'])) or 'all of it'}: {e['msg']}" for e in error.errors()]
+            raise ValueError("; ".join(problems)) from None
 
 
 @contextmanager
@@ -155,13 +161,17 @@ def create_converted_run(folder: Path, config: Config, info: RunInfo, weights: M
 
 
 def read_run(folder: Path) -> tuple[Config, RunInfo]:
-    """Raises `BadInput` when the folder holds no run."""
+    """Raises `BadInput` when the folder holds no run, or one that is damaged or of another version."""
+    path = folder / "config.yaml"
     try:
-        config = yaml.safe_load((folder / "config.yaml").read_text())
-        info = json.loads((folder / "run.json").read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        config = parse_config(yaml.safe_load(path.read_text()))
+        path = folder / "run.json"
+        info = RunInfo.of_json(json.loads(path.read_text()))
+    except OSError as error:
         raise BadInput(f"{folder}: not a run folder ({error}); 'combo train ... --out {folder}' makes one") from error
-    return parse_config(config), RunInfo.of_json(info)
+    except (ValueError, yaml.YAMLError, BadInput) as error:
+        raise BadInput(f"{path} cannot be used: {error}; restore it, or train into another folder") from error
+    return config, info
 
 
 def append_log(folder: Path, lines: list[dict[str, Any]]) -> None:

@@ -4,13 +4,12 @@ Environment variables: `COMBO_WEIGHTS`, the folder; `COMBO_WEIGHTS_MIRROR`, an a
 their names, used instead of the published ones; `COMBO_OFFLINE=1`: download nothing, say what to bring by hand.
 """
 
-import difflib
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-from ..errors import BadInput
+from ..errors import BadInput, did_you_mean
 from ..model.weight_files import WEIGHT_FILES, WeightFile, weights_folder
 from ..model.weights import file_sha256
 from .download import download
@@ -81,9 +80,8 @@ def _named(names: list[str]) -> list[WeightFile]:
         return list(WEIGHT_FILES.values())
     for name in names:
         if name not in WEIGHT_FILES:
-            near = difflib.get_close_matches(name, WEIGHT_FILES, n=1)
-            meant = f"did you mean {near[0]}? " if near else ""
-            raise BadInput(f"no weights are called {name!r}; {meant}known: {', '.join(WEIGHT_FILES)}")
+            meant = did_you_mean(name, WEIGHT_FILES)
+            raise BadInput(f"no weights are called {name!r}{meant}\nKnown: {', '.join(WEIGHT_FILES)}")
     return [WEIGHT_FILES[name] for name in dict.fromkeys(names)]
 
 

@@ -43,6 +43,7 @@ def _bucket() -> str:
     os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
     import fsspec
 
+    fsspec.get_filesystem_class("s3").clear_instance_cache()  # one that a test before made knows no credentials
     fsspec.filesystem("s3", **places.URL_OPTIONS).mkdir("caches")
     return "caches"
 

@@ -1,6 +1,7 @@
 """The command line: the forms that scripts rely on, exit codes, help, and messages."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -73,6 +74,26 @@ def test_python_m() -> None:
     done = subprocess.run([sys.executable, "-m", "combo_avs", "--help"], capture_output=True, text=True)
     assert done.returncode == DONE
     assert "precompute" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        (["cache", "ver"], ["verify"]),
+        (["train", "root", "--show-c"], ["--show-config"]),
+        (["train", "root", "--preset", "ms3-"], ["ms3-pvt", "ms3-r50"]),
+        (["predict", "run", "--masks", ""], ["png", "coco", "zarr"]),
+    ],
+)
+def test_the_shell_completes(typed: list[str], offered: list[str]) -> None:
+    asked = {
+        "_COMBO_COMPLETE": "complete_bash",
+        "COMP_WORDS": " ".join(["combo", *typed]),
+        "COMP_CWORD": str(len(typed)),
+    }
+    command = [sys.executable, "-m", "combo_avs"]
+    done = subprocess.run(command, env=os.environ | asked, capture_output=True, text=True)
+    assert done.stdout.split() == offered
 
 
 class TestInfoAndVerify:
@@ -151,7 +172,7 @@ class TestExitCodes:
         assert combo("import", "avsbench", root, "--source", source, "--subset", "ms3", *SMALL) == QUARANTINED
         captured = capsys.readouterr()
         assert mask.name in captured.out
-        assert "1 clips are quarantined" in captured.err
+        assert "1 clip is quarantined" in captured.err
         assert len(ClipStore(root).quarantined()) == 1
 
     def test_interrupted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

@@ -5,10 +5,12 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ...data.clip import SPLITS
 from ...data.location import write_atomic
 from ...errors import BadInput
 from ..compare_table import spread
 from ..devices import pick_device
+from ..protocols import find_protocol
 from .caches import CacheSection, cache_section
 from .gallery import FILES
 from .plots import difference_plot, joint_curves, run_curves, score_bars, value_bars
@@ -25,9 +27,14 @@ def report(
 
     split, protocol: on what and how runs are scored; caches show all splits. What is missing or damaged stands at the
     head of the page. A report that is in `out` already is replaced.
-    Raises `BadInput` when a target is nothing to show, or `out` holds something else.
+    Raises `BadInput` when a target is nothing to show, when `out` holds something else, and for a split or protocol
+    that does not fit.
     """
+    if split not in SPLITS:
+        raise BadInput(f"there is no split {split!r}; there are {', '.join(SPLITS)}")
     found = find_targets(targets)
+    for run in found.runs:
+        find_protocol(protocol, len(run.info.classes))
     where = pick_device(device)
     _make_room(out)
     caches = []

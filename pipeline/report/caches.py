@@ -52,6 +52,7 @@ class CacheRow:
 class CacheSection:
     """All that the page shows of one cache root. kinds: key -> label of the numbers that there are."""
 
+    name: str
     about: str
     kinds: dict[str, str]
     rows: list[CacheRow]
@@ -59,8 +60,8 @@ class CacheSection:
     gallery: Gallery
 
     def bars(self, kind: str) -> dict[str, list[float]]:
-        """The values of one kind by cache."""
-        return {row.label: row.values[kind] for row in self.rows}
+        """The values of one kind by cache; those that have none are left out."""
+        return {row.label: row.values[kind] for row in self.rows if row.values[kind]}
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,18 @@ def is_untrained(maker: dict[str, Any]) -> bool:
 
 
 def cache_labels(caches: list[Cache]) -> list[str]:
-    """What the page calls them: the maker's name where that is enough, and that it is untrained where it is."""
-    counts = Counter(cache.maker["name"] for cache in caches)
-    names = [cache.maker["name"] if counts[cache.maker["name"]] == 1 else cache.name for cache in caches]
-    return [f"{n} (UNTRAINED)" if is_untrained(c.maker) else n for n, c in zip(names, caches, strict=True)]
+    """What the page calls them: the maker's name, where several have it the parameters in which they differ, too, and
+    that it is untrained where it is. Caches that differ in something else go by their full names.
+    """
+    labels = []
+    for cache in caches:
+        same = [c.maker["parameters"] for c in caches if c.maker["name"] == cache.maker["name"]]
+        own = cache.maker["parameters"]
+        differing = [f"{key}={own[key]}" for key in own if any(p.get(key) != own[key] for p in same)]
+        labels.append(" ".join([cache.maker["name"], *differing]))
+    counts = Counter(labels)
+    unique = [label if counts[label] == 1 else cache.name for label, cache in zip(labels, caches, strict=True)]
+    return [f"{n} (UNTRAINED)" if is_untrained(c.maker) else n for n, c in zip(unique, caches, strict=True)]
 
 
 def cache_section(root: Path, names: list[str] | None, out: Path, prefix: str, problems: list[str]) -> CacheSection:
@@ -227,7 +236,9 @@ def _section(
 ) -> CacheSection:
     present = {key for item in items for key in item.values}
     kinds = {k: text for k, text in LABELS.items() if any(f"{k}:{label}" in present for label in labels)}
-    measures = [Measure(f"{k}:{label}", f"{text}, {label}") for k, text in kinds.items() for label in labels]
+    measures = [
+        Measure(f"{k}:{label}", f"{text}, {label}", text, label) for k, text in kinds.items() for label in labels
+    ]
     measures = [m for m in measures if m.key in present]
     opening = FIT if FIT in kinds else COVERAGE
     paired = compare_clips(items, opening, LABELS[opening], labels) if labels else []
@@ -237,6 +248,7 @@ def _section(
     height, width = clips.size
     splits = ", ".join(f"{count} {split}" for split, count in clips.table.splits().items())
     return CacheSection(
+        name=root.name,
         about=f"{clips.attributes['dataset']}: {splits} clips, {clips.frames} frames of {width} x {height}",
         kinds=kinds,
         rows=[_cache_row(cache, label, items) for cache, label in zip(caches, labels, strict=True)],

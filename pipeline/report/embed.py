@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 from PIL import Image
 
 from ...data.clip import SAMPLE_RATE
@@ -53,6 +53,10 @@ def curves(series: dict[str, tuple[list[float], list[float]]], ylabel: str, log:
         axes.plot(x, y, label=literal(name), marker="o" if len(x) < 20 else None, markersize=4)
     axes.set(xlabel="training step", ylabel=ylabel, yscale="log" if log else "linear")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if log:
+        low, high = axes.get_ylim()
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}" if high < 10 * low else NullFormatter())
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     if len(series) > 1:

@@ -24,11 +24,15 @@ FILES = "files"
 
 @dataclass(frozen=True)
 class Measure:
-    """A number of every clip, and perhaps of every frame, to sort by. shown: beside the clip, too."""
+    """A number of every clip, and perhaps of every frame, to sort by.
+
+    what, of: the column and the row that it has in the table beside the clip; without them it is in none.
+    """
 
     key: str
     label: str
-    shown: bool = True
+    what: str = ""
+    of: str = ""
 
 
 @dataclass

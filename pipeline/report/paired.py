@@ -19,6 +19,11 @@ class Paired:
     measures: list[Measure]  # of the items: the difference, and its size
 
     @property
+    def distance(self) -> str:
+        """The key by which the clips that differ most come first."""
+        return self.measures[-1].key
+
+    @property
     def mean(self) -> float:
         return statistics.mean(self.differences)
 
@@ -50,8 +55,10 @@ def compare_clips(items: list[Item], kind: str, what: str, names: list[str]) -> 
         both = [(item, b - a) for item, a, b in pairs if a is not None and b is not None]
         if not both:
             continue
-        signed = Measure(f"{kind}-difference-{number}", f"{what}: {second} minus {first}")
-        size = Measure(f"{kind}-distance-{number}", f"{what}: how far {second} and {first} differ", shown=False)
+        signed = Measure(
+            f"{kind}-difference-{number}", f"{what}: {second} minus {first}", f"{what} minus that of {first}", second
+        )
+        size = Measure(f"{kind}-distance-{number}", f"{what}: how far {second} and {first} differ")
         for item, difference in both:
             item.values[signed.key], item.values[size.key] = difference, abs(difference)
         found.append(Paired(first, second, what, sorted(d for _, d in both), [signed, size]))

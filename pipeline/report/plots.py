@@ -53,7 +53,7 @@ def score_bars(rows: list[dict[str, Any]], names: list[str]) -> str:
     height = 0.8 / len(names)
     for index, name in enumerate(names):
         places = np.arange(len(rows)) + (index - (len(names) - 1) / 2) * height
-        means = [100 * (row[name]["mean"] or 0) for row in rows]
+        means = [np.nan if row[name]["mean"] is None else 100 * row[name]["mean"] for row in rows]  # nan: no bar
         spread = [100 * (row[name]["std"] or 0) for row in rows]
         axes.barh(places, means, height * 0.9, xerr=spread, label=name, alpha=0.75, error_kw={"capsize": 3})
         for place, row in zip(places, rows, strict=True):
@@ -69,10 +69,10 @@ def score_bars(rows: list[dict[str, Any]], names: list[str]) -> str:
 
 
 def value_bars(values: dict[str, list[float]], label: str) -> str:
-    """Mean and standard deviation over clips, one bar for each name."""
+    """Mean and standard deviation over clips, one bar for each name; each has at least one value."""
     figure, axes = plt.subplots(figsize=(5.2, 1.0 + 0.4 * len(values)), layout="constrained")
-    means = [np.mean(v) if v else 0 for v in values.values()]
-    axes.barh(range(len(values)), means, xerr=[np.std(v) if v else 0 for v in values.values()], error_kw={"capsize": 3})
+    means, spread = [np.mean(v) for v in values.values()], [np.std(v) for v in values.values()]
+    axes.barh(range(len(values)), means, xerr=spread, error_kw={"capsize": 3})
     axes.set_yticks(range(len(values)), [_cut(name) for name in values])
     axes.set(xlabel=label, xlim=(0, None))
     axes.invert_yaxis()

@@ -87,6 +87,16 @@ def run_sections(
     return sections
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """What one run made of one clip, see `Segmented`. sheet: its picture, if it was drawn."""
+
+    J: float | None
+    F: float | None
+    J_T: list[float | None]
+    sheet: str | None
+
+
 def _section(
     runs: list[Run], out: Path, prefix: str, split: str, protocol: str, device: torch.device, problems: list[str]
 ) -> RunSection | None:
@@ -102,34 +112,29 @@ def _section(
             scorer = Scorer(run, split, protocol, device)
             if not rows:
                 rows.append(_write_clips(scorer.dataset, out, prefix, items))
-            draw = run.variant not in drawn
-            for index, clip in enumerate(scorer.clips()):
-                item = items.get(clip.sample.clip.id)
-                if item is None:
-                    continue  # another cache has quarantined it
-                for key, value in (("J", clip.J), ("F", clip.F)):
-                    if value is not None:
-                        by_seed[item.id, key, run.variant].append(value)
-                if draw:
-                    item.frames[f"J:{run.variant}"] = clip.J_T
-                    name = f"{prefix}-{len(drawn)}-{index:06d}"
-                    colours = label_colours(len(scorer.dataset.clips.classes))
-                    item.sheets.append(write_sheet(out, name, _prediction_rows(clip, colours)))
+            seen = _look(scorer, out, None if run.variant in drawn else f"{prefix}-{len(drawn)}")
         except ComboError as error:
             problems.append(f"{run.folder}: not scored: {error}")
             continue
         scores.append(RunScores(run, scorer.weights, scorer.result()))
-        if draw:
+        both = seen.keys() & items.keys()  # another cache may have quarantined a clip
+        for clip_id in both:
+            for key, value in (("J", seen[clip_id].J), ("F", seen[clip_id].F)):
+                if value is not None:
+                    by_seed[clip_id, key, run.variant].append(value)
+        if run.variant not in drawn:
             drawn.append(run.variant)
             rows.append([f"prediction, {run.variant}", f"heat map, {label_of(run)}"])
-            for item in items.values():
-                item.sheets += [None] * (len(rows) - len(item.sheets))
+            for clip_id, item in items.items():
+                item.sheets.append(seen[clip_id].sheet if clip_id in both else None)
+                if clip_id in both:
+                    item.frames[f"J:{run.variant}"] = seen[clip_id].J_T
     if scorer is None or not scores:
         return None
     for (clip_id, key, variant), values in by_seed.items():
         items[clip_id].values[f"{key}:{variant}"] = statistics.mean(values)
     shown = list(items.values())
-    measures = [Measure(f"{k}:{v}", f"{k}, {v}") for v in drawn for k in "JF"]
+    measures = [Measure(f"{k}:{v}", f"{k}, {v}", k, v) for v in drawn for k in "JF"]
     measures = [m for m in measures if any(m.key in item.values for item in shown)]
     paired = compare_clips(shown, "J", "J", drawn)
     measures += [m for pair in paired for m in pair.measures]
@@ -164,6 +169,16 @@ def _write_clips(dataset: ClipDataset, out: Path, prefix: str, items: dict[str, 
         item.sound = write_sound(out, f"{prefix}-{index:06d}", clips.read("waveform", *span).reshape(-1))
         items[clip.id] = item
     return ["frame", *(["truth"] if labelled else []), "log-mel"]
+
+
+def _look(scorer: Scorer, out: Path, prefix: str | None) -> dict[str, _Seen]:
+    """Segment every clip of the split, by id; with a prefix of file names, draw what is found, too."""
+    colours = label_colours(scorer.num_classes)
+    seen = {}
+    for index, clip in enumerate(scorer.clips()):
+        sheet = None if prefix is None else write_sheet(out, f"{prefix}-{index:06d}", _prediction_rows(clip, colours))
+        seen[clip.sample.clip.id] = _Seen(clip.J, clip.F, clip.J_T, sheet)
+    return seen
 
 
 def _prediction_rows(clip: Segmented, colours: np.ndarray) -> list[np.ndarray]:

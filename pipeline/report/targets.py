@@ -105,10 +105,7 @@ def read_target(folder: Path, problems: list[str], variant: str | None = None) -
 
     Raises `BadInput` when config or run.json cannot be read; what else is missing goes to `problems`.
     """
-    try:
-        config, info = read_run(folder)
-    except (KeyError, TypeError) as error:  # run.json of another form
-        raise BadInput(f"{folder / 'run.json'} is damaged ({error!r}); train into another folder") from error
+    config, info = read_run(folder)
     log = read_log(folder)
     if not log:
         problems.append(f"{folder}: no log yet, so there are no curves")

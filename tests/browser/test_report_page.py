@@ -2,11 +2,17 @@
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
+import numpy as np
 import pytest
 from report_targets import HOSTILE_ID, HOSTILE_OBJECT, make_root, make_run
 
-from combo_avs.pipeline.report.build import report
+from combo_avs.pipeline.report.build import render, report
+from combo_avs.pipeline.report.caches import CacheSection
+from combo_avs.pipeline.report.gallery import FILES, Gallery, Item, Measure, write_sheet
+from combo_avs.pipeline.report.targets import Targets
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the Python package playwright is missing")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -31,8 +37,8 @@ def browser() -> Iterator[sync_api.Browser]:
         chromium.close()
 
 
-@pytest.fixture
-def page(browser: sync_api.Browser, address: str) -> Iterator[sync_api.Page]:
+@contextmanager
+def opened(browser: sync_api.Browser, address: str) -> Iterator[sync_api.Page]:
     """The open page; afterwards: it logged no error, asked nothing but files, and ran no script of a clip's name."""
     page, errors, requests = browser.new_page(), [], []
     page.on("console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None)
@@ -47,6 +53,12 @@ def page(browser: sync_api.Browser, address: str) -> Iterator[sync_api.Page]:
     assert {url.split(":")[0] for url in requests} <= {"file", "data"}
 
 
+@pytest.fixture
+def page(browser: sync_api.Browser, address: str) -> Iterator[sync_api.Page]:
+    with opened(browser, address) as page:
+        yield page
+
+
 def gallery(page: sync_api.Page, which: int) -> sync_api.Locator:
     """0: of the runs, the test split; 1: of the cache root, all splits."""
     return page.locator("section.gallery").nth(which)
@@ -56,9 +68,10 @@ def names(of: sync_api.Locator) -> list[str]:
     return of.locator("article h4").all_inner_texts()
 
 
-def numbers(of: sync_api.Locator, label: str) -> list[float]:
-    lines = of.locator("article p:nth-of-type(2)").all_inner_texts()
-    return [float(part.removeprefix(label)) for line in lines for part in line.split(" · ") if part.startswith(label)]
+def numbers(of: sync_api.Locator, key: str) -> list[float]:
+    """Those of one measure beside the clips, in order."""
+    texts = of.locator(f"table.numbers td[data-key='{key}']").all_inner_texts()
+    return [float(text) for text in texts if text != "–"]
 
 
 def test_filters_by_split_category_and_name(page: sync_api.Page) -> None:
@@ -80,18 +93,27 @@ def test_sorts_clips_both_ways_and_single_frames(page: sync_api.Page) -> None:
     clips = gallery(page, 0)
     clips.locator("[name=sort]").select_option("J:without")
     clips.locator("[name=order]").select_option("up")
-    rising = numbers(clips, "J, without")
+    rising = numbers(clips, "J:without")
     assert rising == sorted(rising)
     clips.locator("[name=order]").select_option("down")
-    falling = numbers(clips, "J, without")
+    falling = numbers(clips, "J:without")
     assert falling == sorted(falling, reverse=True)
     assert falling[0] > rising[0]
     clips.locator("[name=view]").select_option("frames")
-    by_frame = numbers(clips, "J, without")
+    by_frame = numbers(clips, "J:without")
     assert len(by_frame) == 12
     assert by_frame == sorted(by_frame, reverse=True)
     assert by_frame[0] >= falling[0] - 1e-3
     assert all(", frame " in name for name in names(clips))
+
+
+def test_a_button_leads_to_the_clips_that_differ_most(page: sync_api.Page) -> None:
+    page.locator("button[data-sort]").press("Enter")
+    clips = gallery(page, 0)
+    assert clips.locator("[name=sort]").evaluate("sort => sort === document.activeElement")
+    sizes = [abs(d) for d in numbers(clips, "J-difference-0")]
+    assert len(sizes) == 12
+    assert sizes == sorted(sizes, reverse=True)
 
 
 def test_pages_show_every_clip_once(page: sync_api.Page) -> None:
@@ -103,6 +125,28 @@ def test_pages_show_every_clip_once(page: sync_api.Page) -> None:
     assert len(seen) == len(set(seen)) == CLIPS
     clips.locator("[data-go='-1']").first.click()
     assert clips.locator(".where").first.inner_text() == f"{CLIPS} clips, page 3 of 4"
+
+
+def test_of_thousands_of_clips_one_page_is_in_the_document(browser: sync_api.Browser, tmp_path: Path) -> None:
+    (tmp_path / FILES).mkdir()
+    sheet = write_sheet(tmp_path, "sheet", [np.zeros((5, 8, 8, 3), np.uint8)])
+    items = [
+        Item(f"clip-{i:04d}", ("train", "test")[i % 2], ("dog",), 5, 1.0, [sheet], {"m": i / 7}, {"m": [i / 7] * 5})
+        for i in range(2000)
+    ]
+    measures = [Measure("m", "measure", "measure", "some")]
+    section = CacheSection("root", "", {}, [], [], Gallery("Clips", [["frame"]], measures, items, "m"))
+    (tmp_path / "index.html").write_text(render(Targets(), [section], []))
+    with opened(browser, (tmp_path / "index.html").as_uri()) as page:
+        clips = gallery(page, 0)
+        assert clips.locator(".where").first.inner_text() == "2000 clips, page 1 of 167"
+        clips.locator("[name=order]").select_option("down")
+        clips.locator("[name=split]").select_option("train")
+        assert names(clips) == [f"clip-{i:04d}" for i in range(1998, 1974, -2)]
+        assert page.locator("img").count() == 12
+        clips.locator("[name=view]").select_option("frames")
+        assert clips.locator(".where").first.inner_text() == "5000 frames, page 1 of 417"
+        assert page.locator("img").count() == 12
 
 
 def test_pictures_are_lazy_and_load(page: sync_api.Page) -> None:

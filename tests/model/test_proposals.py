@@ -105,5 +105,5 @@ def test_unknown_names_and_parameters():
         generator("felzenszwalb", {"sigma": -1})
     with pytest.raises(BadInput, match=r"scales\.1: "):
         generator("felzenszwalb", {"scales": [100, -3]})
-    with pytest.raises(BadInput, match="depth: Extra inputs"):
+    with pytest.raises(BadInput, match="depth: no such parameter"):
         generator("none", {"depth": 3})

@@ -198,7 +198,7 @@ def test_refusals():
         ({"levels": [7]}, r"levels\.0: .*less than or equal to 6"),
         ({"levels": []}, r"levels: .*at least 1"),
         ({"group_size": 0}, r"group_size: "),
-        ({"points_per_batch": 64}, r"points_per_batch: Extra inputs.*\n.*group_size"),
+        ({"points_per_batch": 64}, r"points_per_batch: no such parameter.*\n.*group_size"),
     ):
         with pytest.raises(BadInput, match=message):
             named_generator("semantic-sam-t", wrong)

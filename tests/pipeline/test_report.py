@@ -5,6 +5,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,12 @@ from fakes import FakeConfig, FakeGenerator
 from PIL import Image
 from report_targets import HOSTILE_ID, HOSTILE_OBJECT, make_root, make_run
 
+from combo_avs.cli import app
+from combo_avs.console import run
 from combo_avs.data.cache_root import open_cache
 from combo_avs.data.palette import PALETTE
 from combo_avs.data.store import ClipStore
-from combo_avs.errors import BadInput
+from combo_avs.errors import BAD_INPUT, DONE, BadInput
 from combo_avs.model.builders import Entry
 from combo_avs.model.foundation import GENERATORS
 from combo_avs.pipeline.compare_table import Row, Table
@@ -25,7 +28,7 @@ from combo_avs.pipeline.pictures import heat, outline, outlined
 from combo_avs.pipeline.precompute.config import PrecomputeConfig
 from combo_avs.pipeline.precompute.driver import plan_caches, run_plans
 from combo_avs.pipeline.report.build import report
-from combo_avs.pipeline.report.caches import fit_to_truth, is_untrained
+from combo_avs.pipeline.report.caches import cache_labels, fit_to_truth, is_untrained
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +186,37 @@ def test_a_run_without_weights_or_log_is_a_page_that_says_so(made: Path, tmp_pat
     assert not page.galleries
 
 
+def test_a_run_that_fails_on_the_way_leaves_no_trace_in_the_gallery(tmp_path: Path) -> None:
+    root = make_root(tmp_path / "root", 10, proposals=("none", "felzenszwalb"))
+    runs = [make_run(root, tmp_path / name, proposals=name) for name in ("felzenszwalb", "none")]
+    clips = ClipStore(root)
+    cache = open_cache(clips, "proposals", "felzenszwalb")
+    last = max(clips.span(int(row))[0] // clips.shard_frames for row in clips.table.rows("test"))
+    next(f for f in Path(str(cache.path / "maskige" / "c" / str(last))).rglob("*") if f.is_file()).write_bytes(b"torn")
+    page = Page(report(runs, tmp_path / "out", device="cpu"))
+    assert "felzenszwalb: not scored" in page.text
+    (gallery,) = page.galleries
+    assert [rows[0] for rows in gallery["rows"]] == ["frame", "prediction, none"]
+    for item in gallery["items"]:
+        assert len(item["sheets"]) == 2
+        assert item["frames"].keys() == {"J:none"}
+
+
+def test_through_the_command_line(made: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    out = tmp_path / "out"
+    targets = [made / "root", made / "cmp" / "with" / "seed-0"]
+    where = ["--out", out, "--split", "val", "--protocol", "hard", "--device", "cpu"]
+    assert run(app, [str(a) for a in ["report", *targets, *where]]) == DONE
+    assert capfd.readouterr().out == f"{out / 'index.html'}\n"
+    page = Page(out / "index.html")
+    assert {item["split"] for item in page.galleries[0]["items"]} == {"val"}
+    assert "hard: F of the mask that J scores" in page.text
+    for wrong, message in (("--split", "there is no split 'x'; there are train"), ("--protocol", "no protocol 'x'")):
+        assert run(app, ["report", str(targets[1]), "--out", str(tmp_path / "none"), wrong, "x"]) == BAD_INPUT
+        assert message in capfd.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
 @pytest.mark.parametrize("content", ["", "{", "{}", "[]", '{"root": 1}'])
 def test_a_damaged_run_json_is_bad_input_that_names_the_run(made: Path, tmp_path: Path, content: str) -> None:
     run = Path(shutil.copytree(made / "cmp" / "with" / "seed-0", tmp_path / "broken"))
@@ -220,6 +254,17 @@ def test_only_a_report_is_written_over(made: Path, tmp_path: Path) -> None:
 )
 def test_untrained_makers_are_known(name: str, parameters: dict[str, bool], untrained: bool) -> None:
     assert is_untrained({"name": name, "parameters": parameters}) is untrained
+
+
+def test_caches_of_one_maker_are_told_apart_by_what_differs() -> None:
+    def cache(name: str, fingerprint: str, **parameters: object) -> SimpleNamespace:
+        return SimpleNamespace(name=f"{name}-{fingerprint}", maker={"name": name, "parameters": parameters})
+
+    fine, coarse = cache("felz", "1", scale=50, sigma=1), cache("felz", "2", scale=400, sigma=1)
+    assert cache_labels([fine, coarse, cache("none", "3")]) == ["felz scale=50", "felz scale=400", "none"]
+    assert cache_labels([coarse]) == ["felz"]
+    assert cache_labels([fine, cache("felz", "4", scale=50, sigma=1)]) == ["felz-1", "felz-4"]
+    assert cache_labels([cache("sam", "5", untrained=True)]) == ["sam (UNTRAINED)"]
 
 
 def test_an_untrained_cache_is_marked_wherever_it_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -371,6 +371,7 @@ class TestRefusedBeforeTheFirstStep:
             ("lr=1", "train.lr"),
             ("model.num_points=5", "loss.num_points"),
             ("trian.lr=1", "train"),
+            ("precompute.slurm.quue=gpu", "precompute.slurm.queue"),
         ],
     )
     def test_the_nearest_key_is_offered(self, override: str, meant: str) -> None:
