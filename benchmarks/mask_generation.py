@@ -5,7 +5,9 @@
 
 Weights are made by rule, so nothing is downloaded; `mobile-sam` and `sam-vit-b` keep a few dozen masks with them, and
 speed hardly depends on more. What a precision does to masks must be measured with trained weights, not here.
-Writes mask_generation.json and mask_generation.md. Seconds are medians per image; package and ours take turns.
+Writes mask_generation.json and mask_generation.md. Seconds are medians per image; package and ours take turns. Where
+other work shares the processor, `--threads 1` and the ratio of CPU seconds say most: threads that wait for each other
+count as busy.
 """
 
 import argparse
@@ -79,14 +81,18 @@ def rule_made(case: Case, frame: torch.Tensor) -> Sam:
 
 @contextmanager
 def watched(places: list[tuple[Any, str, str]], device: torch.device) -> Iterator[dict[str, float]]:
-    """Seconds spent in functions, each named by its owner, attribute and label; nested ones count for both."""
+    """Seconds spent in functions, each named by its owner, attribute and label; nested ones count for both.
+
+    On a CPU these are CPU seconds, which other work on the machine does not change much.
+    """
+    clock = time.process_time if device.type == "cpu" else lambda: now(device)
     seconds: dict[str, float] = defaultdict(float)
 
     def wrap(function: Callable, label: str) -> Callable:
         def timed(*args: Any, **kwargs: Any) -> Any:
-            started = now(device)
+            started = clock()
             result = function(*args, **kwargs)
-            seconds[label] += now(device) - started
+            seconds[label] += clock() - started
             return result
 
         return timed
@@ -110,18 +116,22 @@ def now(device: torch.device) -> float:
 class Run(NamedTuple):
     seconds: float
     cpu_seconds: float
-    memory: int  # bytes: of the device, or the process's greatest so far
+    memory: int  # bytes: the peak on the device, or of the whole process
+    stages: dict[str, float]  # see `watched`
     result: Any
 
 
-def timed(function: Callable[[], Any], device: torch.device) -> Run:
+def timed(function: Callable[[], Any], places: list[tuple[Any, str, str]], device: torch.device) -> Run:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    started, cpu = now(device), time.process_time()
-    result = function()
-    seconds, cpu = now(device) - started, time.process_time() - cpu
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    with watched(places, device) as stages:
+        started, cpu = now(device), time.process_time()
+        result = function()
+        seconds, cpu = now(device) - started, time.process_time() - cpu
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Run(seconds, cpu, torch.cuda.max_memory_allocated() if device.type == "cuda" else rss, result)
+    return Run(seconds, cpu, torch.cuda.max_memory_allocated() if device.type == "cuda" else rss, stages, result)
 
 
 def package_places(network: Sam, generator: SamAutomaticMaskGenerator) -> list[tuple[Any, str, str]]:
@@ -159,22 +169,22 @@ def pixels_off(ours: Any, records: list[dict]) -> int | str:
 
 
 def measure(name: str, network: Sam, size: tuple[int, int], precision: str, batch: int, args: Any) -> dict[str, Any]:
-    """One row: medians over repeats that take turns, then one more run of each for its stages."""
+    """One row: medians over repeats that take turns, and the stages of the last run of each."""
     device = torch.device(args.device)
     frames = photos(*size, batch)
     config = sam.SamConfig(points_per_side=args.points, precision=precision, clicks_per_batch=args.clicks)
     ours = everything.Everything(name, CASES[name].network(copy.deepcopy(network), precision), config, None).to(device)
     package = SamAutomaticMaskGenerator(network.to(device), points_per_side=args.points)
-    on_device = frames.to(device)
+    on_device, frame = frames.to(device), frames[0].numpy()
     ours(on_device[:1])  # constants of this size of frame are made once
     mine: list[Run] = []
     theirs: list[Run] = []
-    for _ in range(args.repeats):
-        mine.append(timed(lambda: ours(on_device), device))
+    on_cpu = device.type == "cpu"  # where looking at stages costs nothing; a GPU has to be waited for at each
+    for watching in [on_cpu] * args.repeats + [True] * (not on_cpu):
+        mine.append(timed(lambda: ours(on_device), our_places(ours) if watching else [], device))
         if not args.alone:
-            theirs.append(timed(lambda: package.generate(frames[0].numpy()), device))
-    with watched(our_places(ours), device) as our_stages:
-        total = timed(lambda: ours(on_device), device).seconds
+            places = package_places(network, package) if watching else []
+            theirs.append(timed(lambda: package.generate(frame), places, device))
     row = {
         "generator": name,
         "height": size[0],
@@ -182,40 +192,37 @@ def measure(name: str, network: Sam, size: tuple[int, int], precision: str, batc
         "precision": precision,
         "batch": batch,
         "masks": len(mine[0].result[0].masks),
-        "seconds": statistics.median(r.seconds for r in mine) / batch,
-        "cpu_seconds": statistics.median(r.cpu_seconds for r in mine) / batch,
-        "memory": mine[0].memory,
-        "stages": {k: v / batch for k, v in our_stages.items()},
-        "profiled_seconds": total / batch,
+        **{k: v if k == "memory" else v / batch for k, v in summary(mine[: args.repeats]).items()},
+        "stages": {k: v / batch for k, v in mine[-1].stages.items()},
     }
     if theirs:
-        with watched(package_places(network, package), device) as stages:
-            total = timed(lambda: package.generate(frames[0].numpy()), device).seconds
-        row |= {
-            "package_seconds": statistics.median(r.seconds for r in theirs),
-            "package_cpu_seconds": statistics.median(r.cpu_seconds for r in theirs),
-            "package_memory": theirs[0].memory,
-            "package_stages": dict(stages),
-            "package_profiled_seconds": total,
-            "pixels_off": pixels_off(mine[0].result[0], theirs[0].result),
-        }
+        row |= {f"package_{k}": v for k, v in summary(theirs[: args.repeats]).items()}
+        row |= {"package_stages": theirs[-1].stages, "pixels_off": pixels_off(mine[0].result[0], theirs[0].result)}
     return row
+
+
+def summary(runs: list[Run]) -> dict[str, float]:
+    """Medians of the times, and the greatest peak."""
+    return {
+        "seconds": statistics.median(r.seconds for r in runs),
+        "cpu_seconds": statistics.median(r.cpu_seconds for r in runs),
+        "memory": max(r.memory for r in runs),
+    }
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| generator | frame | precision | batch | package s | ours s | ratio | ratio of CPU s | masks | pixels off | "
-        "package GB | ours GB |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| generator | frame | precision | batch | package s | ours s | ratio | package CPU s | ours CPU s | ratio | "
+        "masks | pixels off | package GB | ours GB |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:
-        there = "package_seconds" in r
-        ratio = f"{r['package_seconds'] / r['seconds']:.1f}" if there else ""
-        cpu = f"{r['package_cpu_seconds'] / r['cpu_seconds']:.1f}" if there else ""
+        there = [r.get(f"package_{key}", float("nan")) for key in ("seconds", "cpu_seconds", "memory")]
         lines.append(
             f"| {r['generator']} | {r['height']}x{r['width']} | {r['precision']} | {r['batch']} | "
-            f"{r.get('package_seconds', float('nan')):.3f} | {r['seconds']:.3f} | {ratio} | {cpu} | {r['masks']} | "
-            f"{r.get('pixels_off', '')} | {r.get('package_memory', 0) / 1e9:.1f} | {r['memory'] / 1e9:.1f} |"
+            f"{there[0]:.3f} | {r['seconds']:.3f} | {there[0] / r['seconds']:.1f} | "
+            f"{there[1]:.1f} | {r['cpu_seconds']:.1f} | {there[1] / r['cpu_seconds']:.1f} | {r['masks']} | "
+            f"{r.get('pixels_off', '')} | {there[2] / 1e9:.1f} | {r['memory'] / 1e9:.1f} |"
         )
     lines += ["", "| generator | frame | stage | package s | ours s |", "|---|---|---|---|---|"]
     for r in rows:

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..errors import BadInput
 from .weight_files import find_weights
-from .weights import file_sha256, read_state_dict
+from .weights import read_state_dict, sha256_of_weights
 
 
 def transformers_package(name: str) -> ModuleType:
@@ -42,6 +42,7 @@ def make_model(
             torch.default_generator.manual_seed(0)
             return model_class(config).eval().requires_grad_(False), None
     path = find_weights(name, weights)
+    sha256 = sha256_of_weights(name, weights, path)
     state = {key: tensor for key, tensor in read_state_dict(path).items() if not key.startswith(unused)}
     problems = [f"{key} has values that are not finite" for key, tensor in state.items() if not tensor.isfinite().all()]
     model, report = _load(model_class, config, state)
@@ -50,7 +51,7 @@ def make_model(
     problems += [f"{key} has shape {list(is_)}, not {list(wanted)}" for key, is_, wanted in report["mismatched_keys"]]
     if problems:
         raise BadInput.listing(f"{path} does not fit {name}:", sorted(problems), "Is it of another model or size?")
-    return model.eval().requires_grad_(False), file_sha256(path)
+    return model.eval().requires_grad_(False), sha256
 
 
 def _load(model_class: Any, config: Any, state: dict[str, torch.Tensor]) -> tuple[nn.Module, dict[str, Any]]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import BadInput
 from ..safe_pickle import read_array_pickle
+from .weight_files import WEIGHT_FILES
 
 State = Mapping[str, Tensor]
 WRAPPERS = ("model", "state_dict")  # entries of a torch file that may hold the weights
@@ -24,6 +25,20 @@ def file_sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise BadInput(f"cannot read the weights {path}: {error.strerror}") from error
+
+
+def sha256_of_weights(name: str, weights: str | Path | None, path: Path) -> str:
+    """The sha256 of the file that `find_weights(name, weights)` gave, 64 hex digits.
+
+    Raises `BadInput` if it lies in the weights folder and is not the published file: a changed bit would go unseen.
+    """
+    sha256, published = file_sha256(path), WEIGHT_FILES[name].sha256
+    if weights is None and published is not None and not sha256.startswith(published):
+        raise BadInput(
+            f"{path} is not the published file: its sha256 is {sha256}, not {published}. Remove it and run 'combo "
+            f"weights fetch {name}', or name it with the parameter weights=FILE if it is meant"
+        )
+    return sha256
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -63,10 +78,11 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], list[str]]:
 
 
 def _reason(error: Exception) -> str:
-    """One line. What torch says of forbidden names ends in advice to run the file anyway: only the name is taken."""
+    """One line. What torch says of a pickle ends in advice to run the file anyway, which nobody should follow."""
     if name := re.search(r"GLOBAL (\S+)", str(error)):
         return f"it asks for {name[1]}, which no tensor needs; nothing in it was run"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    return "it is neither a torch file nor safetensors" if "weights_only" in first else first
 
 
 class _Unread:

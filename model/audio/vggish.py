@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ...errors import BadInput
 from ..config import Section
 from ..weight_files import find_weights
-from ..weights import State, differences, file_sha256, load_weights, read_state_dict
+from ..weights import State, differences, load_weights, read_state_dict, sha256_of_weights
 
 log = logging.getLogger(__name__)
 
@@ -108,14 +108,14 @@ class VggishEncoder:
 
 
 def build(config: VggishConfig) -> VggishEncoder:
-    """Read and check the weights. Raises BadInput if there is no file, or it is unreadable or holds other weights."""
+    """Read and check the weights. Raises BadInput if there is no file, or it is unreadable or not the published one."""
     path = find_weights("vggish", config.weights)
-    weights = read_vggish(path)
+    weights, sha256 = read_vggish(path), sha256_of_weights("vggish", config.weights, path)
     with torch.device("meta"):
         network = VGGish()  # 72 million random numbers would take longer than reading the file
     network.to_empty(device="cpu").requires_grad_(False).eval()
     load_weights(network, weights, path)
-    return VggishEncoder(network, file_sha256(path))
+    return VggishEncoder(network, sha256)
 
 
 def read_vggish(path: Path) -> dict[str, Tensor]:

@@ -12,7 +12,9 @@ from torch import Tensor
 
 def _by_onednn(x: Tensor) -> bool:
     on_cpu = x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0
-    return on_cpu and torch.backends.mkldnn.is_available() and not torch.is_grad_enabled()
+    # The products below know neither gradients nor autocast.
+    plain = not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+    return on_cpu and plain and torch.backends.mkldnn.is_available()
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

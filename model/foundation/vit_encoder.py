@@ -1,6 +1,7 @@
 """The image encoder of SAM ViT-B, L and H over segment-anything's modules: the published result, up to rounding.
 
-Attention is fused, and in windowed blocks the padding, whose projection is the bias, is not projected.
+Attention is fused, products are those of `products`, and in windowed blocks the padding, whose projection is the bias,
+is not projected.
 Letters: B frames, H W the 64 x 64 tokens, C channels, V windows of all frames, P tokens of one, N heads, D = C / N.
 """
 
@@ -9,6 +10,8 @@ import torch.nn.functional as F
 from segment_anything.modeling import ImageEncoderViT
 from segment_anything.modeling.image_encoder import Attention, Block, get_rel_pos, window_partition, window_unpartition
 from torch import Tensor
+
+from .products import linear, linear_gelu
 
 
 def encode(encoder: ImageEncoderViT, images: Tensor) -> Tensor:
@@ -23,15 +26,17 @@ def encode(encoder: ImageEncoderViT, images: Tensor) -> Tensor:
 
 def _block(block: Block, tokens_BHWC: Tensor) -> Tensor:
     attention, size = block.attn, tokens_BHWC.shape[1:3]
-    qkv = attention.qkv(block.norm1(tokens_BHWC))
+    qkv = linear(block.norm1(tokens_BHWC), attention.qkv.weight, attention.qkv.bias)
     if block.window_size == 0:
         # One frame at a time: the bias of all pairs of its tokens takes up to 1 GB.
         seen = torch.cat([_attend(attention, frame) for frame in qkv.split(1)])
     else:
         windows, padded = window_partition(_padded(qkv, attention.qkv.bias, block.window_size), block.window_size)
         seen = window_unpartition(_attend(attention, windows), block.window_size, padded, size)
-    tokens_BHWC = tokens_BHWC + attention.proj(seen)
-    return tokens_BHWC + block.mlp(block.norm2(tokens_BHWC))
+    tokens_BHWC = tokens_BHWC + linear(seen, attention.proj.weight, attention.proj.bias)
+    mlp = block.mlp
+    hidden = linear_gelu(block.norm2(tokens_BHWC), mlp.lin1.weight, mlp.lin1.bias)
+    return tokens_BHWC + linear(hidden, mlp.lin2.weight, mlp.lin2.bias)
 
 
 def _padded(qkv_BHWC: Tensor, bias: Tensor, window: int) -> Tensor:
@@ -58,4 +63,5 @@ def _relative_bias(attention: Attention, queries_VNPD: Tensor, h: int, w: int) -
     queries = queries_VNPD.unflatten(2, (h, w))
     down = torch.einsum("vnyxd,yjd->vnyxj", queries, get_rel_pos(h, h, attention.rel_pos_h).to(queries.dtype))
     across = torch.einsum("vnyxd,xjd->vnyxj", queries, get_rel_pos(w, w, attention.rel_pos_w).to(queries.dtype))
-    return (down[..., :, None] + across[..., None, :]).flatten(4, 5).flatten(2, 3)
+    # Without `contiguous` their sum takes over the strides of einsum, and flattening it copies up to 1 GB.
+    return (down.contiguous()[..., :, None] + across.contiguous()[..., None, :]).flatten(4, 5).flatten(2, 3)

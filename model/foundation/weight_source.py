@@ -9,7 +9,7 @@ from torch import nn
 
 from ...errors import BadInput
 from ..weight_files import find_weights
-from ..weights import State, file_sha256, load_weights, read_state_dict
+from ..weights import State, load_weights, read_state_dict, sha256_of_weights
 
 
 def load_foundation(
@@ -26,16 +26,17 @@ def load_foundation(
     untrained: leave `module` as it was made, which is to be within `fixed_initialisation()`; gives None.
     convert: from the file's keys and tensors to those of `module`; it may raise `BadInput`.
     Raises `BadInput`, and leaves `module` untouched, if there is no such file (naming address and command), if it is
-    damaged or of another model (with every key that does not fit), or if `weights` and `untrained` come together.
+    damaged, in the weights folder but not the published one, or of another model (with every key that does not fit),
+    or if `weights` and `untrained` come together.
     """
     if untrained:
         if weights is not None:
             raise BadInput(f"{name}: untrained and weights={weights} contradict each other; leave one of them out")
         return None
     path = find_weights(name, weights)
-    state = read_state_dict(path)
+    state, sha256 = read_state_dict(path), sha256_of_weights(name, weights, path)
     load_weights(module, state if convert is None else convert(state), path)
-    return file_sha256(path)
+    return sha256
 
 
 @contextmanager

@@ -11,10 +11,11 @@ from ...data.store import Cache, ClipStore
 from ...model.foundation import generator
 from ...model.foundation.border import ProposalGenerator
 from .agreement import agreement, mean_agreement
+from .shard_loop import FATAL
 
 # Parameters that trade exactness for speed, where a generator has them, with their exact (published) values.
 EXACT = {"precision": "fp32", "points_per_side": 32}
-COMPARED_FRAMES = 4  # each of another clip
+COMPARED_FRAMES = 4  # at most, each of another clip
 FILE = "agreement.json"
 
 
@@ -28,15 +29,22 @@ def record_agreement(
 ) -> None:
     """Compare `model` with its exact form on frames of a shard, and write the result beside the logs of `cache`.
 
-    name, parameters: what `model` was built from; see `agreement.agreement` for what is measured.
+    name, parameters: what `model` was built from; see `agreement.agreement` for what is measured. Frames that either
+    fails on say nothing here: their clips are quarantined when their turn comes. Without any other, nothing is written.
     """
     exact = generator(name, json.loads(parameters) | approximations(model.parameters)).to(torch.device(device))
     bad = clips.quarantined()
-    firsts = [first for first, clip in clips.clips_in(shard) if clip.id not in bad][:COMPARED_FRAMES]
-    measured = []
-    for first in firsts:
+    firsts = [first for first, clip in clips.clips_in(shard) if clip.id not in bad]
+    measured: list[dict[str, float]] = []
+    for first in firsts[:: max(1, len(firsts) // COMPARED_FRAMES)][:COMPARED_FRAMES]:
         frames = torch.from_numpy(clips.read("frames", first, first + 1)).to(device)
-        with torch.inference_mode():
-            measured.append(agreement(exact(frames)[0], model(frames)[0]))
-    result = {"exact": exact.parameters, "agreement": mean_agreement(measured), "seal": ""}
-    write_atomic(cache.path / "_log" / FILE, seal(result))
+        try:
+            with torch.inference_mode():
+                measured.append(agreement(exact(frames)[0], model(frames)[0]))
+        except FATAL:
+            raise
+        except Exception:
+            continue
+    if measured:
+        result = {"exact": exact.parameters, "agreement": mean_agreement(measured), "seal": ""}
+        write_atomic(cache.path / "_log" / FILE, seal(result))

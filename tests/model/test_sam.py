@@ -173,7 +173,9 @@ def test_products_are_torchs():
         torch.testing.assert_close(linear(a, b[0], bias), F.linear(a, b[0], bias))
         torch.testing.assert_close(linear_gelu(a, b[0], bias), F.gelu(F.linear(a, b[0], bias)))
         half = product(a.bfloat16(), b.bfloat16())
-    assert half.dtype == torch.bfloat16
+        with torch.autocast("cpu", torch.bfloat16):
+            cast = linear(a, b[0], bias)
+    assert half.dtype == cast.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 2), (1, 3000)])

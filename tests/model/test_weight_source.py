@@ -13,7 +13,8 @@ from combo_avs.model.audio import encoder
 from combo_avs.model.foundation.weight_source import fixed_initialisation, generator_name, load_foundation
 from combo_avs.model.weight_files import WEIGHT_FILES, find_weights, weights_folder
 
-FILE = "mobile_sam.pt"
+NAME = "semantic-sam-t"  # of which no hash is published, so that any file may stand for it
+FILE = WEIGHT_FILES[NAME].file_name
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +36,7 @@ class TestLoad:
     def test_the_published_file_of_the_folder(self, folder: Path) -> None:
         theirs, ours = network(), network()
         torch.save(theirs.state_dict(), folder / FILE)
-        sha256 = load_foundation(ours, "mobile-sam", None, untrained=False)
+        sha256 = load_foundation(ours, NAME, None, untrained=False)
         assert sha256 == hashlib.sha256((folder / FILE).read_bytes()).hexdigest()
         assert_equal_states(ours.state_dict(), theirs.state_dict())
 
@@ -44,7 +45,7 @@ class TestLoad:
         theirs, ours = network(), network()
         torch.save({"not": "weights"}, folder / FILE)
         save_file(theirs.state_dict(), folder / "mine.safetensors")
-        load_foundation(ours, "mobile-sam", as_text(folder / "mine.safetensors"), untrained=False)
+        load_foundation(ours, NAME, as_text(folder / "mine.safetensors"), untrained=False)
         assert_equal_states(ours.state_dict(), theirs.state_dict())
 
     def test_keys_of_others_are_converted(self, folder: Path) -> None:
@@ -53,7 +54,7 @@ class TestLoad:
         torch.save({"model": published | {"model.criterion.empty_weight": torch.ones(2)}}, folder / FILE)
         load_foundation(
             ours,
-            "mobile-sam",
+            NAME,
             None,
             untrained=False,
             convert=lambda state: {k.removeprefix("model."): v for k, v in state.items() if "criterion" not in k},
@@ -72,15 +73,15 @@ class TestRefused:
 
     def test_missing_where_the_user_says(self, folder: Path) -> None:
         torch.save(network().state_dict(), folder / FILE)
-        with pytest.raises(BadInput, match=r"elsewhere\.pt.*combo weights fetch mobile-sam"):
-            load_foundation(network(), "mobile-sam", str(folder / "elsewhere.pt"), untrained=False)
+        with pytest.raises(BadInput, match=r"elsewhere\.pt.*combo weights fetch semantic-sam-t"):
+            load_foundation(network(), NAME, str(folder / "elsewhere.pt"), untrained=False)
 
     def test_of_another_model(self, folder: Path) -> None:
         torch.save(nn.Sequential(nn.Linear(3, 5)).state_dict(), folder / FILE)
         ours = network()
         before = {key: tensor.clone() for key, tensor in ours.state_dict().items()}
         with pytest.raises(BadInput, match=rf"(?s){FILE}.*0\.bias has shape \[5\].*missing: 1\.weight"):
-            load_foundation(ours, "mobile-sam", None, untrained=False)
+            load_foundation(ours, NAME, None, untrained=False)
         assert_equal_states(ours.state_dict(), before)
 
     @pytest.mark.parametrize("kept", [0, 100, -1])
@@ -88,11 +89,24 @@ class TestRefused:
         torch.save(network().state_dict(), folder / FILE)
         (folder / FILE).write_bytes((folder / FILE).read_bytes()[:kept])
         with pytest.raises(BadInput, match=f"{FILE} .*damaged"):
+            load_foundation(network(), NAME, None, untrained=False)
+
+    def test_a_changed_byte_of_a_published_file(self, folder: Path) -> None:
+        file = folder / WEIGHT_FILES["mobile-sam"].file_name
+        torch.save(network().state_dict(), file)
+        with pytest.raises(BadInput, match=r"not the published file.*6dbb9052.*combo weights fetch mobile-sam"):
             load_foundation(network(), "mobile-sam", None, untrained=False)
+        load_foundation(network(), "mobile-sam", file, untrained=False)
+
+    def test_a_text_file(self, folder: Path) -> None:
+        (folder / FILE).write_text("<!DOCTYPE html>" * 99)
+        with pytest.raises(BadInput, match="neither a torch file nor safetensors") as error:
+            load_foundation(network(), NAME, None, untrained=False)
+        assert "weights_only" not in str(error.value)
 
     def test_trained_and_untrained(self, folder: Path) -> None:
         with pytest.raises(BadInput, match="untrained and weights=mine"):
-            load_foundation(network(), "mobile-sam", "mine.pt", untrained=True)
+            load_foundation(network(), NAME, "mine.pt", untrained=True)
 
 
 class TestUntrained:
@@ -102,7 +116,7 @@ class TestUntrained:
             torch.manual_seed(seed)
             with fixed_initialisation():
                 module = network()
-            assert load_foundation(module, "mobile-sam", None, untrained=True) is None
+            assert load_foundation(module, NAME, None, untrained=True) is None
             states.append(module.state_dict())
         assert_equal_states(*states)
 
@@ -144,7 +158,7 @@ class TestTable:
     def test_a_home_in_a_named_path(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HOME", str(tmp_path))
         (tmp_path / "my.pt").touch()
-        assert find_weights("mobile-sam", "~/my.pt") == tmp_path / "my.pt"
+        assert find_weights(NAME, "~/my.pt") == tmp_path / "my.pt"
 
 
 def test_vggish_looks_in_the_folder(folder: Path) -> None:

@@ -126,20 +126,26 @@ def test_low_resolution_logits(name):
     assert np.abs(logits.numpy() - expected["low"]).max() < 0.2  # they reach 700
 
 
-def assert_published(proposals: Proposals, expected: dict[str, np.ndarray]) -> None:
-    """The same masks in the same order; neighbours whose predicted IoU is equal up to rounding may change places."""
+def assert_published(proposals: Proposals, expected: dict[str, np.ndarray], rounded_pixels: int = 0) -> None:
+    """The same masks in the same order; neighbours whose predicted IoU is equal up to rounding may change places.
+
+    rounded_pixels: how many pixels, of all masks together, may differ, since their logits are 0 up to rounding.
+    """
     masks = np.unpackbits(expected["masks"], axis=1, count=np.prod(expected["shape"][1:]))
     masks = masks.reshape(expected["shape"]).astype(bool)
     assert proposals.masks.shape == masks.shape
+    ours = proposals.masks.numpy()
     order = np.arange(len(masks))
     for i in range(len(masks) - 1):
         near = abs(expected["predicted_iou"][i] - expected["predicted_iou"][i + 1]) < 2e-6
-        if near and np.array_equal(proposals.masks[i], masks[order[i + 1]]):
+        if near and (ours[i] != masks[order[i + 1]]).sum() < (ours[i] != masks[order[i]]).sum():
             order[[i, i + 1]] = order[[i + 1, i]]
-    assert np.array_equal(proposals.masks, masks[order])
+    different = (ours != masks[order]).sum((1, 2))
+    assert different.sum() <= rounded_pixels
+    same = different == 0
     x, y, w, h = expected["bbox_xywh"][order].astype(np.int64).T
-    assert np.array_equal(proposals.boxes, np.stack([x, y, x + w, y + h], axis=1))
-    assert np.array_equal(proposals.areas, expected["area"][order])
+    assert np.array_equal(proposals.boxes[same], np.stack([x, y, x + w, y + h], axis=1)[same])
+    assert np.array_equal(proposals.areas[same], expected["area"][order][same])
     assert np.array_equal(proposals.points, expected["point_coords"][order].astype(np.float32))
     assert np.abs(proposals.predicted_iou.numpy() - expected["predicted_iou"][order]).max() < 1e-5
     assert np.abs(proposals.stability.numpy() - expected["stability_score"][order]).max() < 1e-3
@@ -152,7 +158,7 @@ def test_final_masks(name):
     default = trained(network)
     config = default.config.model_copy(update={"points_per_side": round((len(candidates) / 3) ** 0.5)})
     (proposals,) = Everything(default.name, default.network, config, None)(fixture_frame(frame))
-    assert_published(proposals, load_arrays("sam", name))
+    assert_published(proposals, load_arrays("sam", name), rounded_pixels=2)  # none on the set that is shipped
 
 
 class BankNetwork:
