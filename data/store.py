@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import tensorstore as ts
 
 from ..errors import BadInput, ComboError
 from .checking import shard_damage, strays
@@ -31,6 +30,7 @@ from .metadata import CLIP_TABLE, identity, is_begun, metadata_damage, read_meta
 from .receipts import Receipt, drop_receipt, read_receipt
 from .schema import array_specs, open_array, open_remote_array, shard_key
 from .sealed import digest, seal, unseal
+from .shard_reader import read_shard
 
 PART_OF = "part_of.json"  # in a clip store that holds some shards of another: the fingerprint of all of them
 
@@ -50,7 +50,7 @@ class Store:
         self.specs = array_specs(self.attributes)
         self._identity = identity(self.attributes)
         self._receipts: dict[int, Receipt] = {}  # those found valid
-        self._arrays: dict[str, Any] = {}  # open handles
+        self._arrays: dict[str, Any] = {}  # open handles, behind a URL
 
     @property
     def num_shards(self) -> int:
@@ -147,48 +147,48 @@ class Store:
         return None if receipt.frames == self.shard_range(receipt.shard) else "its receipt speaks of other frames"
 
     def read(self, name: str, lo: int, hi: int) -> np.ndarray:
-        """Frames lo..hi of one array, [hi - lo, ...], checksums verified.
+        """Frames lo..hi of one array of fixed width, [hi - lo, ...], checksums verified.
 
         Raises `ComboError` when a shard was never finished or its data are damaged.
         """
         receipts = self._require_finished(lo, hi)
-        if isinstance(self.path, UrlPath):
-            return self._read_remote(name, lo, hi, receipts)
-        if name not in self._arrays:
-            spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str((self.path / name).absolute())}}
-            self._arrays[name] = ts.open(spec, open=True, read=True).result()
-        try:
-            return self._arrays[name][lo:hi].read().result()
-        except ValueError as error:
-            raise self._unreadable(name, lo, error) from error
+        parts = [self._read_part(name, r, max(lo, r.frames[0]), min(hi, r.frames[1])) for r in receipts]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def read_bytes(self, name: str, lo: int, hi: int) -> list[bytes]:
-        """Frames lo..hi of a variable-length array (tensorstore cannot read these)."""
+        """Frames lo..hi of a variable-length array."""
         receipts = self._require_finished(lo, hi)
         if isinstance(self.path, UrlPath):
-            return list(self._read_remote(name, lo, hi, receipts))
+            parts = [self._read_part(name, r, max(lo, r.frames[0]), min(hi, r.frames[1])) for r in receipts]
+            return [value for part in parts for value in part]
         try:
             return list(open_array(self.path / name)[lo:hi])
         except (ValueError, RuntimeError) as error:
             raise self._unreadable(name, lo, error) from error
 
-    def _read_remote(self, name: str, lo: int, hi: int, receipts: list[Receipt]) -> np.ndarray:
+    def _read_part(self, name: str, receipt: Receipt, first: int, end: int) -> np.ndarray:
         """A file that should be there and is not is an error; one that its receipt knows to be absent is fill value."""
-        spec, parts = self.specs[name], []
+        spec = self.specs[name]
+        file = shard_key(name, spec, receipt.shard)
+        if receipt.files[file] is None:
+            return spec.empty(end - first)
+        try:
+            if isinstance(self.path, UrlPath):
+                return self._read_remote(name, first, end)
+            begin = receipt.frames[0]
+            return read_shard(self.path / file, spec, self.shard_frames, first - begin, end - begin)
+        except (ValueError, RuntimeError, FileNotFoundError) as error:
+            raise self._unreadable(name, first, error) from error
+
+    def _read_remote(self, name: str, first: int, end: int) -> np.ndarray:
         try:
             if name not in self._arrays:
                 self._arrays[name] = open_remote_array(str(self.path / name), URL_OPTIONS)
-            for receipt in receipts:
-                first, end = max(lo, receipt.frames[0]), min(hi, receipt.frames[1])
-                absent = receipt.files[shard_key(name, spec, receipt.shard)] is None
-                parts.append(spec.empty(end - first) if absent else self._arrays[name][first:end])
-        except (ValueError, RuntimeError, FileNotFoundError) as error:
-            raise self._unreadable(name, lo, error) from error
-        except OSError:
+            return self._arrays[name][first:end]
+        except (ValueError, RuntimeError, OSError):
             raise
         except Exception as error:  # of the driver: a lost connection, credentials that have expired
             raise OSError(f"{self.path / name}: {type(error).__name__}: {error}") from error
-        return np.concatenate(parts)
 
     def _require_finished(self, lo: int, hi: int) -> list[Receipt]:
         """The receipts of the shards that frames lo..hi lie in."""

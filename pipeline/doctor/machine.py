@@ -18,7 +18,7 @@ from ...model.weight_files import WEIGHT_FILES, weights_folder
 from .findings import Finding
 
 PACKAGE = "combo-avs"
-KEY_PACKAGES = ("torch", "torchvision", "torchaudio", "timm", "segment-anything", "zarr", "tensorstore", "dask", "av")
+KEY_PACKAGES = ("torch", "torchvision", "torchaudio", "timm", "segment-anything", "zarr", "dask", "av")
 LITTLE_MEMORY = 4e9  # bytes: a worker with a large proposal generator, or a training process
 LITTLE_DISK = 5e9  # bytes: the clips of S4 take about as much
 CGROUP = Path("/sys/fs/cgroup")
