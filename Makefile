@@ -21,7 +21,9 @@ slow: $(STAMP)
 bench: $(STAMP)
 	mkdir -p build/bench
 	$(BIN)/python benchmarks/loader.py --out build/bench/loader
+	$(BIN)/python benchmarks/memory.py --out build/bench/memory
 	$(BIN)/python benchmarks/train_step.py --out build/bench/train_step
+	$(BIN)/python benchmarks/memory.py --out build/bench/memory.json
 	$(BIN)/python benchmarks/stage_one.py --out build/bench/stage_one.json
 	$(BIN)/python benchmarks/mask_generation.py --out build/bench/mask_generation
 	$(BIN)/python benchmarks/semantic_sam.py

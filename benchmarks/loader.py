@@ -1,16 +1,17 @@
 """Clips per second and core: our store against the published files. Writes JSON and a Markdown table.
 
-    OMP_NUM_THREADS=1 python benchmarks/loader.py --clips 40 --out bench
+    python benchmarks/loader.py --clips 40 --steps 6 --out build/bench/loader
 
 Makes synthetic clips of 224 x 224 as a store with caches and, of the same clips, the files that the published code
 reads: frames as PNG (AVSS: JPEG), label PNGs, Maskige PNGs with a palette, a pickle with the log-mel. Then reads all
-clips both ways in turns, on one core, from the page cache, with and without augmentation. The time is that of the
-processor. With `--steps` it also trains, and tells which share of the time the step waits for its batch.
+clips both ways in turns, on one core, from the page cache, with and without augmentation. Files are augmented as
+published, image by image with whole resizes and colours in floating point, which gives the same bytes; the way to HSV
+and back is ours in both, as OpenCV is no part of this project. The time is that of the processor. With `--steps` it
+also trains, and tells which share of the time the step waits for its batch.
 """
 
 import argparse
 import json
-import os
 import pickle
 import statistics
 import time
@@ -23,10 +24,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from combo_avs.data.augment import AugmentConfig, augment
+from combo_avs.data.augment import AugmentConfig, Jitter, augment, draw, hsv_to_rgb, rgb_to_hsv
 from combo_avs.data.cache_root import open_cache
 from combo_avs.data.dataset import ClipDataset, prefetch, train_batch
 from combo_avs.data.palette import PALETTE
+from combo_avs.data.resize import resize
 from combo_avs.data.store import ClipStore
 from combo_avs.data.synthetic import SyntheticSource
 from combo_avs.pipeline.config import load_config
@@ -37,6 +39,8 @@ from combo_avs.pipeline.train_step import make_trainer, train_step
 
 FLAVOURS = ("s4", "ms3", "avss")
 CACHES = ("felzenszwalb", "logmel")
+# The rank of every colour of a Maskige, by its bytes as one number.
+RANKS = {int.from_bytes(colour.tobytes(), "big"): rank for rank, colour in reversed(list(enumerate(PALETTE)))}
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # frames, Maskiges, labels, sound
 
 
@@ -69,8 +73,9 @@ def write_files(dataset: ClipDataset, index: int, home: Path) -> None:
         Image.fromarray(frame).save(home / (f"frame-{k}.png" if binary else f"frame-{k}.jpg"))
         if sample.supervised[k]:
             Image.fromarray(label * 255 if binary else label).save(home / f"label-{k}.png")
-        ranks = (maskige[:, :, None] == PALETTE).all(-1).argmax(-1).astype(np.uint8)
-        paletted = Image.fromarray(ranks, mode="P")
+        colours, places = np.unique(maskige @ np.array([1 << 16, 1 << 8, 1]), return_inverse=True)
+        ranks = np.array([RANKS[int(colour)] for colour in colours], np.uint8)[places]
+        paletted = Image.fromarray(ranks.reshape(label.shape), mode="P")
         paletted.putpalette(PALETTE.tobytes())
         paletted.save(home / f"maskige-{k}.png")
     log_mel = dataset.clips.read("log_mel", *dataset.clips.span(int(dataset.rows[index])))
@@ -93,13 +98,55 @@ def read_store(dataset: ClipDataset, index: int) -> Arrays:
     return sample.frames, sample.maskiges, sample.labels, sample.features
 
 
-def clips_per_second(read: Callable[[int], Arrays], count: int, config: AugmentConfig | None) -> float:
+def plain_augment(
+    frames: np.ndarray, maskiges: np.ndarray, labels: np.ndarray, config: AugmentConfig, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`augment` as published: the same bytes."""
+    drawn = draw(config, len(frames), labels.shape[1:], rng)
+    top, left, height, width = drawn.geometry.crop
+
+    def images(images: np.ndarray, jitters: tuple[Jitter, ...], nearest: bool, fill: int) -> np.ndarray:
+        done = []
+        for i, image in enumerate(images):
+            image = resize(image, drawn.geometry.resized, nearest)[top : top + height, left : left + width]
+            image = plain_jitter(image, jitters[i]) if jitters else image
+            image = image[:, ::-1] if drawn.geometry.flip else image
+            missing = [(0, whole - n) for whole, n in zip(images.shape[1:3], image.shape, strict=False)]
+            done.append(np.pad(image, missing + [(0, 0)] * (image.ndim - 2), constant_values=fill))
+        return np.stack(done)
+
+    pictures = images(frames, drawn.frames, False, 128), images(maskiges, drawn.maskiges, False, 128)
+    return *pictures, images(labels, (), True, 255)
+
+
+def plain_jitter(image: np.ndarray, jitter: Jitter) -> np.ndarray:
+    def linear(x: np.ndarray, factor: float, shift: float) -> np.ndarray:
+        return np.clip(x.astype(np.float32) * np.float32(factor) + np.float32(shift), 0, 255).astype(np.uint8)
+
+    if jitter.brightness is not None:
+        image = linear(image, 1, jitter.brightness)
+    if jitter.contrast is not None and jitter.contrast_first:
+        image = linear(image, jitter.contrast, 0)
+    if jitter.saturation is not None:
+        hue, saturation, value = rgb_to_hsv(image)
+        image = hsv_to_rgb(hue, linear(saturation, jitter.saturation, 0), value)
+    if jitter.hue is not None:
+        hue, saturation, value = rgb_to_hsv(image)
+        image = hsv_to_rgb((hue + jitter.hue) % 180, saturation, value)
+    if jitter.contrast is not None and not jitter.contrast_first:
+        image = linear(image, jitter.contrast, 0)
+    return image
+
+
+def clips_per_second(
+    read: Callable[[int], Arrays], augment_clip: Callable[..., object], count: int, config: AugmentConfig | None
+) -> float:
     """Of processor time, all threads of the process together."""
     before = time.process_time()
     for index in range(count):
         frames, maskiges, labels, _ = read(index)
         if config is not None:
-            augment(frames, maskiges, labels, config, np.random.default_rng(index))
+            augment_clip(frames, maskiges, labels, config, np.random.default_rng(index))
     return count / (time.process_time() - before)
 
 
@@ -107,19 +154,22 @@ def measure_loader(folder: Path, flavour: str, clips: int, repeats: int) -> dict
     dataset, homes = prepare(folder, flavour, clips)
     binary, count = len(dataset.clips.classes) == 2, len(dataset)
     ways = {
-        "files": lambda i: read_files(homes[i], binary),
-        "store": lambda i: read_store(dataset, i),
+        "files": (lambda i: read_files(homes[i], binary), plain_augment),
+        "store": (lambda i: read_store(dataset, i), augment),
     }
+    augmentation = load_config(f"{flavour}-r50", []).augment
     for index in range(count):  # the same clips, but for what JPEG loses and AVSS files do not say
-        one, two = ways["files"](index), ways["store"](index)
+        one, two = (read(index) for read, _ in ways.values())
         assert np.array_equal(one[1], two[1])
         assert np.array_equal(one[2], two[2])
+        both = (change(*two[:3], augmentation, np.random.default_rng(index)) for _, change in ways.values())
+        assert all(np.array_equal(a, b) for a, b in zip(*both, strict=True))
     result: dict[str, Any] = {"clips": count}
-    for name, config in (("plain", None), ("augmented", load_config(f"{flavour}-r50", []).augment)):
+    for name, config in (("plain", None), ("augmented", augmentation)):
         rates: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(repeats):
-            for way, read in ways.items():
-                rates[way].append(clips_per_second(read, count, config))
+            for way, (read, change) in ways.items():
+                rates[way].append(clips_per_second(read, change, count, config))
         medians = {way: statistics.median(r) for way, r in rates.items()}
         result[name] = {**medians, "ratio": medians["store"] / medians["files"], "all": rates}
     return result
@@ -167,10 +217,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=0, help="training steps for the share of waiting; 0: none")
     parser.add_argument("--set", action="append", default=[], help="section.key=value, of those steps")
-    parser.add_argument("--data", type=Path, default=Path("bench/data"), help="where clips are made and kept")
-    parser.add_argument("--out", type=Path, default=Path("bench"))
+    parser.add_argument("--data", type=Path, default=Path("build/bench/data"), help="where clips are made and kept")
+    parser.add_argument("--out", type=Path, default=Path("build/bench/loader"))
     args = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     result: dict[str, Any] = {
         "loader": {f: measure_loader(args.data, f, args.clips, args.repeats) for f in FLAVOURS},
     }

@@ -1,17 +1,16 @@
 """One training step: ours against a plain one, part by part. Writes JSON and a Markdown table.
 
-    python benchmarks/train_step.py --clips 8 --out bench
+    python benchmarks/train_step.py --clips 2 --out build/bench/train_step
 
 All variants run in one process on one network, in turns; the numbers are medians of `--repeats` rounds, after one that
 is thrown away.
-On a CPU the time is that of the processor, not of the clock, so that other programs on the machine count less.
-On a GPU it is the clock, between synchronisations; there memory and achieved TFLOP/s are told, too.
+On a CPU the time of the processor is told beside that of the clock, and ratios are of the former, so that other
+programs on the machine count less.
+On a GPU it is the clock, between synchronisations; there achieved TFLOP/s are told, too.
 """
 
 import argparse
 import json
-import os
-import resource
 import statistics
 import sys
 import time
@@ -69,18 +68,17 @@ class Steps:
         with plain_parts(self.plain.model, {"norms", "fusion", "decoder"} - ours):
             plain_step(self.plain, self.batch, self.log_mel, vggish, "losses" in ours)
 
-    def seconds(self, name: str) -> float:
-        """Of one step: processor time on a CPU, time on the clock on a GPU."""
-        if self.ours.device.type == "cuda":
+    def seconds(self, name: str) -> dict[str, float]:
+        """Of one step: on the clock, between synchronisations, and on a CPU of the processor, all threads together."""
+        cuda = self.ours.device.type == "cuda"
+        if cuda:
             torch.cuda.synchronize()
-            start = time.perf_counter()
-            self.step(name)
-            torch.cuda.synchronize()
-            return time.perf_counter() - start
-        before = os.times()
+        start, busy = time.perf_counter(), time.process_time()
         self.step(name)
-        after = os.times()
-        return after.user + after.system - before.user - before.system
+        if cuda:
+            torch.cuda.synchronize()
+        taken = {"wall": time.perf_counter() - start}
+        return taken if cuda else taken | {"cpu": time.process_time() - busy}
 
 
 def plain_step(trainer: Trainer, batch: Batch, log_mel: Tensor, vggish: VGGish | None, our_losses: bool) -> None:
@@ -120,18 +118,22 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     batch, log_mel = make_batch(args.clips, args.preset, args.size)
     names = [n for n in ROUTE if args.only is None or n in args.only]
     steps = Steps(args.preset, batch, log_mel, args.device, args.set)
-    seconds: dict[str, list[float]] = {n: [] for n in names}
+    clocks = ["wall"] if args.device == "cuda" else ["cpu", "wall"]
+    seconds: dict[str, dict[str, list[float]]] = {clock: {n: [] for n in names} for clock in clocks}
     memory: dict[str, float] = {}
     for turn in range(args.repeats + 1):
         for name in names:
             if args.device == "cuda":
                 torch.cuda.reset_peak_memory_stats()
             taken = steps.seconds(name)
-            memory[name] = peak_gb(steps.ours.device)
-            print(f"round {turn} of {args.repeats}: {name} {taken:.2f} s", file=sys.stderr, flush=True)
-            if turn:
-                seconds[name].append(taken)
-    medians = {n: statistics.median(s) for n, s in seconds.items()}
+            if args.device == "cuda":
+                memory[name] = torch.cuda.max_memory_allocated() / 1e9
+            told = ", ".join(f"{clock} {s:.2f} s" for clock, s in taken.items())
+            print(f"round {turn} of {args.repeats}: {name} {told}", file=sys.stderr, flush=True)
+            for clock in clocks if turn else []:
+                seconds[clock][name].append(taken[clock])
+    medians = {clock: {n: statistics.median(s) for n, s in of.items()} for clock, of in seconds.items()}
+    ratios = {clock: {n: of[names[0]] / m for n, m in of.items()} for clock, of in medians.items()}
     result = {
         "preset": args.preset,
         "clips": args.clips,
@@ -141,22 +143,15 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "seconds": seconds,
         "median": medians,
-        "ratio": {n: medians[names[0]] / m for n, m in medians.items()},
+        "ratio": ratios,
         "peak_gb": memory,
     }
     if args.device == "cuda":
         with FlopCounterMode(display=False) as counter:
             steps.step(names[-1])
         result["tflop"] = counter.get_total_flops() / 1e12
-        result["tflops"] = {n: result["tflop"] / m for n, m in medians.items()}
+        result["tflops"] = {n: result["tflop"] / m for n, m in medians["wall"].items()}
     return result
-
-
-def peak_gb(device: torch.device) -> float:
-    """Most memory used: of the GPU since it was reset, of this whole process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def hardware(device: str) -> str:
@@ -168,17 +163,21 @@ def hardware(device: str) -> str:
 
 def table(result: dict[str, Any]) -> str:
     """Markdown."""
-    kind = "s" if "tflops" in result else "CPU s"
+    clocks = {"cpu": "CPU s a step", "wall": "s a step"}
+    head = [f"{clocks[clock]} | times as fast" for clock in result["median"]]
+    head += ["frames/s", "peak GB"] if result["peak_gb"] else ["frames/s"]
     lines = [
         f"{result['preset']}, {result['clips']} clips, {result['frames']} frames of {result['size']} x "
         f"{result['size']}, {result['hardware']}, {result['threads']} thread(s)",
         "",
-        f"| | {kind} per step | times as fast as the first | frames/s | peak GB |",
-        "|---|---|---|---|---|",
+        f"| | {' | '.join(head)} |",
+        "|---" * (1 + " | ".join(head).count("|") + 1) + "|",
     ]
-    for name, median in result["median"].items():
-        speed = f"{median:.3g} | {result['ratio'][name]:.2f} | {result['frames'] / median:.3g}"
-        lines.append(f"| {ROUTE[name]} | {speed} | {result['peak_gb'][name]:.1f} |")
+    for name in result["median"]["wall"]:
+        cells = [f"{of[name]:.3g} | {result['ratio'][clock][name]:.2f}" for clock, of in result["median"].items()]
+        cells += [f"{result['frames'] / result['median']['wall'][name]:.3g}"]
+        cells += [f"{result['peak_gb'][name]:.1f}"] if result["peak_gb"] else []
+        lines.append(f"| {ROUTE[name]} | {' | '.join(cells)} |")
     if "tflops" in result:
         best = list(result["tflops"])[-1]
         lines += ["", f"{result['tflop']:.2f} TFLOP a step; {best}: {result['tflops'][best]:.0f} TFLOP/s"]
@@ -188,13 +187,13 @@ def table(result: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--preset", default="ms3-r50")
-    parser.add_argument("--clips", type=int, default=8)
+    parser.add_argument("--clips", type=int, default=8 if torch.cuda.is_available() else 2)
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--only", nargs="+", choices=list(ROUTE), help="these rows alone")
     parser.add_argument("--set", action="append", default=[], help="section.key=value, as for combo train")
-    parser.add_argument("--out", type=Path, default=Path("bench"))
+    parser.add_argument("--out", type=Path, default=Path("build/bench/train_step"))
     args = parser.parse_args()
     result = measure(args)
     args.out.mkdir(parents=True, exist_ok=True)

@@ -70,7 +70,8 @@ class Monitor:
             for entry in entries:
                 self._scalars({scalar_name(k): v for k, v in entry.items() if k != "step"}, entry["step"])
         if entries:
-            self._bar.set_postfix(loss=f"{entries[-1]['total']:.3f}", refresh=False)
+            last = entries[-1]
+            self._bar.set_postfix_str(f"loss={last['total']:.3f}, {last['memory_gb']:.1f} GB", refresh=False)
         if broken is not None:
             terms = [k for k, v in entries[-1].items() if not math.isfinite(v)]
             raise NotFinite(entries[-1]["step"], f"not finite: {', '.join(terms)}", everywhere=True)

@@ -20,10 +20,12 @@ from combo_avs.model.decoder import Predictions
 from combo_avs.model.draws import rand_by_clip
 from combo_avs.model.matcher import assign_any, assign_few, find_targets
 from combo_avs.pipeline.config import Config, load_config
+from combo_avs.pipeline.optim import make_optimizer, parameter_groups, set_learning_rate
 from combo_avs.pipeline.train_step import Trainer, backward, clip_seeds, make_trainer, train_step
 
 sys.path.insert(0, str(Path(combo_avs.__file__).parent / "benchmarks"))
-from plain_step import plain_criterion, plain_parts
+from loader import plain_augment
+from plain_step import plain_criterion, plain_optimizer, plain_parts
 
 SMALL = {
     "backbone": "tiny",
@@ -206,6 +208,45 @@ def test_no_step_waits_for_the_gpu(batch: Batch, config: Config, precision: str)
         train_step(trainer, batch, 1)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_fused_optimizer_equals_one_tensor_after_the_other(config: Config) -> None:
+    models = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        model = COMBO(ModelConfig(**SMALL), 2)
+        groups = parameter_groups(model, config.train)
+        optimizer = make_optimizer(model, config.train) if fused else plain_optimizer(groups)
+        for step in range(3):
+            set_learning_rate(optimizer, config.train, step)
+            rng = torch.Generator().manual_seed(step)
+            for group in groups:
+                for parameter in group["params"]:
+                    parameter.grad = torch.randn(parameter.shape, generator=rng)
+            optimizer.step()
+        models.append(dict(model.named_parameters()))
+    fast, slow = models
+    for name, parameter in slow.items():
+        torch.testing.assert_close(fast[name], parameter, rtol=1e-5, atol=1e-7, msg=name)
+
+
+def test_bf16_gives_nearly_the_losses_of_fp32(batch: Batch, config: Config) -> None:
+    fp32, bf16 = (losses_and_gradients(trainer_for(batch, config, precision=p), batch)[0] for p in ("fp32", "bf16"))
+    assert bf16 == pytest.approx(fp32, rel=0.05, abs=0.02)
+    assert bf16 != fp32
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("size", [(64, 64), (48, 80)], ids=str)
+def test_augmentation_equals_the_plain_one_byte_by_byte(size: tuple[int, int], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    frames, maskiges = rng.integers(0, 256, (2, 5, *size, 3), dtype=np.uint8)
+    labels = rng.integers(0, 3, (5, *size), dtype=np.uint8)
+    one, two = (
+        way(frames, maskiges, labels, AugmentConfig(), np.random.default_rng(seed)) for way in (augment, plain_augment)
+    )
+    for fast, slow in zip(one, two, strict=True):
+        np.testing.assert_array_equal(fast, slow)
 
 
 def test_augmenting_leaves_the_store_alone(prepared: Path) -> None:
