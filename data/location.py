@@ -138,6 +138,12 @@ def location(root: str | Path | UrlPath) -> Location:
     return path
 
 
+def absolute(root: str | Location) -> str:
+    """A folder or a URL as text that means the same in every working directory."""
+    place = location(root)
+    return str(place.absolute() if isinstance(place, Path) else place)
+
+
 @contextmanager
 def reaching(path: Location) -> Iterator[None]:
     """For the first contact with a place: one that is not there or does not let us in is `BadInput`."""

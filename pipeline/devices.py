@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+from pathlib import Path
 
 import torch
 
@@ -44,4 +45,14 @@ def device_count(name: str) -> int:
 
 def device_name(device: torch.device) -> str:
     """What the hardware calls itself, for logs."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or str(device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return _cpu_name() if device.type == "cpu" else str(device)
+
+
+def _cpu_name() -> str:
+    try:  # Linux: what `platform` does not say there
+        names = re.findall(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        names = []
+    return names[0].strip() if names else platform.processor() or platform.machine()

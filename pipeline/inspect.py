@@ -1,25 +1,38 @@
 """Look at the stores of a cache root: what there is, how much is finished, and whether it is whole."""
 
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+from statistics import mean
 from typing import Any
 
-from ..data.cache_root import cache_paths, list_caches
-from ..data.location import Location, location
+from ..data.cache_root import cache_paths
+from ..data.location import REQUESTS_AT_ONCE, Location, location
 from ..data.metadata import is_begun
+from ..data.sealed import unseal
 from ..data.store import Cache, ClipStore, Store
 from ..errors import BadInput
 from .progress import bar
+
+MOST_LOGS = 100  # read per cache, spread over its shards: enough for a mean and for what differs between workers
 
 
 def root_info(root: str | Location) -> dict[str, Any]:
     """JSON values: the clip store and every cache of `root` with their provenance, coverage and size.
 
-    Raises `BadInput` when there is no clip store.
+    "damaged" names caches that cannot be opened, with the reason. Raises `BadInput` when there is no clip store.
     """
     clips = ClipStore(root)
     try:
         fingerprint = clips.fingerprint()
     except BadInput:  # the import has not finished
         fingerprint = None
+    caches, damaged = [], {}
+    for path in cache_paths(root):
+        try:
+            caches.append(_cache_info(clips, Cache(path), fingerprint))
+        except BadInput as error:
+            damaged[str(path)] = str(error)
     return {
         "clips": {
             **_store_info(clips),
@@ -28,8 +41,10 @@ def root_info(root: str | Location) -> dict[str, Any]:
             "size": list(clips.size),
             "splits": clips.table.splits(),
             "notes": clips.notes(),
+            "fingerprint": fingerprint,
         },
-        "caches": [_cache_info(clips, cache, fingerprint) for cache in list_caches(root)],
+        "caches": caches,
+        "damaged": damaged,
     }
 
 
@@ -58,10 +73,38 @@ def _cache_info(clips: ClipStore, cache: Cache, clips_fingerprint: str | None) -
         "name": cache.name,
         **_store_info(cache),
         "maker": cache.maker,
+        "clips_fingerprint": cache.attributes["clips_fingerprint"],
         "fresh": cache.attributes["clips_fingerprint"] == clips_fingerprint,
         "coverage": coverage,
         **({"masks_per_frame": masks / frames} if cache.kind == "proposals" and frames else {}),
+        **_made_with(cache, list(done)),
     }
+
+
+def _made_with(cache: Cache, shards: list[int]) -> dict[str, Any]:
+    """How its shards came about, from their logs: seconds per frame (mean), devices, versions. Empty without logs."""
+    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+        some = shards[:: -(-len(shards) // MOST_LOGS) or 1]
+        read = pool.map(lambda shard: _read_log(cache, shard), some)
+        logs = [log for log in read if log.keys() >= {"seconds_per_frame", "waiting_share", "device", "versions"}]
+    if not logs:
+        return {}
+    versions = sorted({(package, v) for log in logs for package, v in log["versions"].items()})
+    return {
+        "seconds_per_frame": mean(log["seconds_per_frame"] for log in logs),
+        "waiting_share": mean(log["waiting_share"] for log in logs),
+        "devices": dict(Counter(log["device"] for log in logs).most_common()),
+        "versions": {p: ", ".join(v for _, v in group) for p, group in groupby(versions, key=lambda pair: pair[0])},
+        "logs": len(logs),
+    }
+
+
+def _read_log(cache: Cache, shard: int) -> dict[str, Any]:
+    """Empty where there is none, or a damaged one: logs are no part of the contents."""
+    try:
+        return unseal((cache.path / "_log" / f"{shard:06d}.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
 
 
 def show_info(info: dict[str, Any]) -> str:
@@ -81,8 +124,17 @@ def show_info(info: dict[str, Any]) -> str:
         per_frame = f", {cache['masks_per_frame']:.1f} masks per frame" if "masks_per_frame" in cache else ""
         stale = "" if cache["fresh"] else "  STALE: made from other clips than these"
         lines.append(f"{cache['kind']} {cache['name']}: {_progress(cache)}; {covered}{per_frame}{stale}")
-        parameters = ", ".join(f"{k}={v}" for k, v in cache["maker"]["parameters"].items())
-        lines.append(f"  version {cache['maker']['version']}; {parameters or 'no parameters'}")
+        maker = cache["maker"]
+        parameters = ", ".join(f"{k}={v}" for k, v in maker["parameters"].items())
+        weights = f"; weights sha256 {maker['weights_sha256'][:12]}" if maker["weights_sha256"] else ""
+        lines.append(f"  version {maker['version']}; {parameters or 'no parameters'}{weights}")
+        if "devices" in cache:
+            versions = ", ".join(
+                f"{p} {cache['versions'][p]}" for p in ("combo-avs", "torch") if p in cache["versions"]
+            )
+            lines.append(f"  {cache['seconds_per_frame']:.3g} s per frame on {', '.join(cache['devices'])}; {versions}")
+        lines += [f"  quarantined {clip}: {why.splitlines()[-1]}" for clip, why in cache["quarantined"].items()]
+    lines += [f"DAMAGED {why}" for why in info["damaged"].values()]
     return "\n".join(lines)
 
 
@@ -123,10 +175,24 @@ def show_problems(problems: list[dict[str, Any]]) -> str:
     """`verify_root` for people."""
     if not problems:
         return "all stores are whole"
-    places = [p["store"] if p["shard"] is None else f"{p['store']} shard {p['shard']}" for p in problems]
-    lines = [f"{place}: {p['problem']}" for place, p in zip(places, problems, strict=True)]
+    lines = []
+    for (store, problem), group in groupby(problems, key=lambda p: (p["store"], p["problem"])):
+        shards = [p["shard"] for p in group if p["shard"] is not None]
+        lines.append(f"{store}{_name_shards(shards)}: {problem}")
     end = (
         f"{len(problems)} problems; 'combo cache verify --repair' mends what it can, and the commands that made these "
         "stores do only what is damaged or missing"
     )
     return "\n".join([*lines, end])
+
+
+def _name_shards(shards: list[int]) -> str:
+    """For example " shards 0, 3 to 17"."""
+    runs: list[list[int]] = []
+    for shard in shards:
+        if runs and shard == runs[-1][-1] + 1:
+            runs[-1] = [runs[-1][0], shard]
+        else:
+            runs.append([shard])
+    named = ", ".join(" to ".join(map(str, run)) for run in runs)
+    return f" shard{'s' * (len(shards) > 1)} {named}" if shards else ""

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ..data.cache_root import exclusive, list_caches
-from ..data.location import Location
+from ..data.location import Location, absolute
 from ..data.store import Cache, ClipStore, Store
 from ..errors import BadInput
 from .precompute.config import PrecomputeConfig
@@ -50,7 +50,7 @@ def _make_again(cache: Cache, root: str | Location, shards: list[int]) -> None:
     ids = tuple(clip.id for shard in shards for _, clip in clips.clips_in(shard)[:1])
     wanted = {"proposals": name, "audio": None} if cache.kind == "proposals" else {"proposals": None, "audio": name}
     plans = plan_caches(root if isinstance(root, Path) else str(root), config, **wanted, clip_ids=ids)
-    if str(plans[0].path) != str(cache.path.absolute() if isinstance(cache.path, Path) else cache.path):
+    if str(plans[0].path) != absolute(cache.path):
         differing = [k for k in maker if maker[k] != plans[0].maker.get(k)]
         raise BadInput(f"what would run here differs in {', '.join(differing)}")
     run_plans(plans, workers=0)

@@ -3,11 +3,11 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from ...errors import BadInput
 from .config import SlurmConfig
+from .scratch import scratch_folder
 
 if TYPE_CHECKING:
     from dask_jobqueue import SLURMCluster
@@ -20,6 +20,8 @@ SCHEDULER = {
     "distributed.scheduler.allowed-failures": 2,
     # Only the shard in hand goes to a worker, none in store: what waits behind a deadly shard is not blamed with it.
     "distributed.scheduler.worker-saturation": 1.0,
+    # Dask samples the stack of every worker all the time and keeps an hour of it: memory that grows, for nobody.
+    "distributed.worker.profile.enabled": False,
 }
 
 # How long a worker that ended may take to be back before it is written off: by default 15 s, less than it takes to load
@@ -34,7 +36,7 @@ def local_workers(count: int) -> Iterator["Client"]:
     from distributed import Client, LocalCluster
 
     with (
-        TemporaryDirectory(prefix="combo-dask-", ignore_cleanup_errors=True) as scratch,
+        scratch_folder() as scratch,
         dask.config.set(SCHEDULER | {LOST_AFTER: "1 day", "temporary-directory": scratch}),
         LocalCluster(
             n_workers=count,
@@ -56,8 +58,11 @@ def running_scheduler(address: str) -> Iterator["Client"]:
 
     try:
         client = Client(address, timeout=SECONDS_TO_CONNECT)
-    except (OSError, TimeoutError, ValueError) as error:
-        raise BadInput(f"--scheduler {address}: no Dask scheduler answers there ({error})") from error
+    except Exception as error:  # whatever a server that is none, or one of another version of Dask, makes of a greeting
+        raise BadInput(
+            f"--scheduler {address}: no Dask scheduler answers there ({type(error).__name__}: {error}); start one with "
+            "'dask scheduler', and name it as tcp://host:8786"
+        ) from error
     with client:
         yield client
 
@@ -69,7 +74,7 @@ def slurm_workers(config: SlurmConfig, most: int) -> Iterator["Client"]:
     from distributed import Client
 
     with (
-        TemporaryDirectory(prefix="combo-dask-", ignore_cleanup_errors=True) as scratch,
+        scratch_folder() as scratch,
         dask.config.set(SCHEDULER | {LOST_AFTER: "1 minute", "temporary-directory": scratch}),
         slurm_cluster(config) as cluster,
         Client(cluster) as client,

@@ -1,19 +1,20 @@
 """Stage one from the outside: plan the shards that are missing, and have workers do them."""
 
+import errno
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from ...data.audio import log_mel_examples, waveform_seconds
 from ...data.cache_root import cache_path, create_cache, done_before, exclusive
-from ...data.location import Location, location, write_atomic
+from ...data.location import Location, absolute, location, write_atomic
 from ...data.sealed import seal
 from ...data.store import ClipStore
 from ...errors import BadInput, ComboError
@@ -29,6 +30,11 @@ from .exactness import FILE as AGREEMENT
 from .exactness import approximations
 from .selection import Share, wanted_shards
 from .worker import AT_IMPORT, PACKAGE, Job, maker_of
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -95,9 +101,8 @@ def _job(clips: ClipStore, kind: str, name: str, parameters: dict[str, Any], con
     """Paths are made absolute: workers need not run in this folder."""
     if isinstance(weights := parameters.get("weights"), str):
         parameters = {**parameters, "weights": str(Path(weights).absolute())}
-    root = clips.path.parent
     return Job(
-        root=str(root.absolute() if isinstance(root, Path) else root),
+        root=absolute(clips.path.parent),
         kind=kind,
         cache="",  # its name follows from the maker, see `_plan`
         name=name,
@@ -120,7 +125,7 @@ def _plan(
     retry: bool,
 ) -> Plan:
     path = cache_path(clips, job.kind, maker)
-    job = replace(job, cache=str(path.absolute() if isinstance(path, Path) else path))
+    job = replace(job, cache=absolute(path))
     done = done_before(path)
     failed = {s for s, r in done.items() if any(why != AT_IMPORT for why in r.quarantined.values())} if retry else set()
     todo = tuple(s for s in shards if s not in done or s in failed)
@@ -138,20 +143,22 @@ def run_plans(
     workers: local worker processes, one thread each; None: one per GPU, or one per core without any;
     0 runs in this process without Dask.
     scheduler: address of a running Dask scheduler; slurm: jobs to submit; either instead of local workers.
-    Raises `ComboError` when shards failed (the others are finished), `BadInput` when a cache is in use, no scheduler
-    answers, or a worker has another version of this package.
+    Raises `ComboError` when the disk is full, or when shards failed (the others are finished); `BadInput` when a cache
+    is in use, no scheduler answers, or a worker has another version of this package.
     """
-    caches = [create_cache(p.clips, p.job.kind, p.maker, **p.extra) for p in plans]
     tasks = [Task(p.job, shard, shard in p.again) for p in plans for shard in p.todo]
     failures: list[str] = []
     busy = seconds = 0.0
     done = sum(p.wanted - len(p.todo) for p in plans)
     with ExitStack() as held:
+        client = held.enter_context(running_scheduler(scheduler)) if tasks and scheduler is not None else None
+        caches = [create_cache(p.clips, p.job.kind, p.maker, **p.extra) for p in plans]
         for plan, cache in zip(plans, caches, strict=True):
             held.enter_context(exclusive(cache, None if plan.share is None else set(plan.todo)))
         with bar(done + len(tasks), "precompute", "shards", done=done) as progress:
-            for outcome in _outcomes(tasks, workers, scheduler, slurm, held):
+            for outcome in _outcomes(tasks, client, workers, slurm, held):
                 if outcome.summary is None:
+                    _require_room(outcome)
                     failures.append(_record_failure(outcome))
                 else:
                     busy, seconds = busy + outcome.summary["busy"], seconds + outcome.summary["seconds"]
@@ -164,13 +171,16 @@ def run_plans(
 
 
 def _outcomes(
-    tasks: list[Task], workers: int | None, scheduler: str | None, slurm: SlurmConfig | None, held: ExitStack
+    tasks: list[Task], client: "Client | None", workers: int | None, slurm: SlurmConfig | None, held: ExitStack
 ) -> Iterator[Outcome]:
-    """Each task as it ends. What the workers need is closed with `held`, also when the run is interrupted."""
+    """Each task as it ends: on the cluster of `client`, or else on workers that are started here, or without any.
+
+    What the workers need is closed with `held`, also when the run is interrupted.
+    """
     if not tasks:
         return iter(())
-    if scheduler is not None:
-        return run_on_workers(held.enter_context(running_scheduler(scheduler)), tasks)
+    if client is not None:
+        return run_on_workers(client, tasks)
     if slurm is not None:
         return run_on_workers(held.enter_context(slurm_workers(slurm, len(tasks))), tasks)
     device = tasks[0].job.device
@@ -178,6 +188,16 @@ def _outcomes(
     if workers == 0:
         return run_here(tasks)
     return run_on_workers(held.enter_context(local_workers(min(len(tasks), workers or device_count(device)))), tasks)
+
+
+def _require_room(outcome: Outcome) -> None:
+    """End the run when there is no room for results: all other shards would be computed in vain."""
+    error = outcome.error
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        raise ComboError(
+            f"{outcome.task.job.cache} takes no more data ({error.strerror}); shards that are done stay. Make room "
+            "or make it writable, and run the same command again to go on"
+        ) from error
 
 
 def _record_failure(outcome: Outcome) -> str:

@@ -33,10 +33,11 @@ class Estimate:
         return self.frames * self.bytes_per_frame
 
     def __str__(self) -> str:
+        name = self.plan.path.stem
         if not self.frames:
-            return str(self.plan)
+            return f"{name}: nothing to do"
         return (
-            f"{self.plan}, {self.frames} frames, about {_size(self.bytes)} and {_duration(self.seconds)} on one worker "
+            f"{name}: {self.frames} frames, about {_size(self.bytes)} and {_duration(self.seconds)} on one worker "
             f"({self.seconds_per_frame:.3g} s per frame on {self.device}, {self.timed_frames} frames timed)"
         )
 
@@ -89,4 +90,6 @@ def _size(count: float) -> str:
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -4,8 +4,9 @@ import functools
 import json
 import platform
 import time
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from .shard_loop import Record, Rows, Stage, run_clips
 from .temporal import temporal_maskiges
 
 PACKAGE = "combo-avs"
-LOGGED_VERSIONS = (PACKAGE, "torch", "timm", "segment-anything", "scikit-image", "numpy", "zarr")
+LOGGED_VERSIONS = (PACKAGE, "torch", "timm", "segment-anything", "transformers", "scikit-image", "numpy", "zarr")
 AT_IMPORT = "quarantined at import"
 DROPPED = "dropped"  # beside the rows of a clip: int64 [T], masks beyond `max_masks`
 
@@ -130,7 +131,11 @@ def run_shard(job: Job, shard: int, device: str | None = None, again: bool = Fal
 
 @functools.cache
 def _versions() -> dict[str, str]:
-    return {p: version(p) for p in LOGGED_VERSIONS} | {"python": platform.python_version()}
+    found = {"python": platform.python_version()}
+    for package in LOGGED_VERSIONS:
+        with suppress(PackageNotFoundError):  # transformers is an extra
+            found[package] = version(package)
+    return found
 
 
 @functools.lru_cache(maxsize=2)

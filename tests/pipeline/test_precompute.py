@@ -1,6 +1,8 @@
 """Stage one: what is in the caches, resuming, Dask, and what happens when a shard or a worker fails."""
 
 import json
+import socket
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +134,20 @@ class TestDask:
         plans = plan_caches(root, PrecomputeConfig(), "none", None, None)
         with pytest.raises(BadInput, match="no Dask scheduler"):
             run_plans(plans, workers=1, scheduler=address)
+        assert not Path(plans[0].path).exists()
+
+    def test_a_server_that_is_no_scheduler(self, root: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+
+            def answer() -> None:
+                connection, _ = server.accept()
+                with connection:
+                    connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+            threading.Thread(target=answer, daemon=True).start()
+            address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+            with pytest.raises(BadInput, match="no Dask scheduler"):
+                run_plans(plan_caches(root, PrecomputeConfig(), "none", None), scheduler=address)
 
 
 class TestBadInput:

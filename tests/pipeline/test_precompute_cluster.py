@@ -284,7 +284,12 @@ class TestSlurm:
         """With an sbatch that starts the job here, and a job that is preempted after its first shard."""
         programs = tmp_path / "bin"
         programs.mkdir()
-        (programs / "sbatch").write_text('#!/bin/sh\nsetsid sh "$1" >/dev/null 2>&1 &\necho "Submitted batch job $!"\n')
+        (programs / "sbatch").write_text(
+            "#!/bin/sh\n"
+            f'script="$(mktemp -p {tmp_path})"; cat "$1" > "$script"\n'  # the file goes as soon as sbatch has ended
+            'setsid sh "$script" >/dev/null 2>&1 &\n'
+            'echo "Submitted batch job $!"\n'
+        )
         (programs / "scancel").write_text('#!/bin/sh\nkill -- "-$1"\n')
         for program in programs.iterdir():
             program.chmod(0o755)

@@ -1,6 +1,8 @@
 """Stage one when frames, clips or the device give trouble, with a generator that fails to order."""
 
+import errno
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,19 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes import FakeConfig, FakeGenerator, NoiseSource, frame_name
+from store_locations import full_at
 
 from combo_avs.data.cache_root import exclusive, open_cache
 from combo_avs.data.dataset import ClipDataset
 from combo_avs.data.store import Cache, ClipStore
-from combo_avs.errors import BadInput, ComboError
+from combo_avs.errors import FAILED, BadInput, ComboError
 from combo_avs.model.audio.logmel import LogMelEncoder
 from combo_avs.model.builders import Entry
 from combo_avs.model.foundation import GENERATORS
 from combo_avs.pipeline.import_clips import import_clips
+from combo_avs.pipeline.precompute import dispatch
 from combo_avs.pipeline.precompute.config import PrecomputeConfig
 from combo_avs.pipeline.precompute.driver import Plan, plan_caches, run_plans
 from combo_avs.pipeline.precompute.estimate import estimate
-from combo_avs.pipeline.precompute.worker import OtherVersion, run_shard
+from combo_avs.pipeline.precompute.worker import Job, OtherVersion, run_shard
 
 
 @pytest.fixture(autouse=True)
@@ -142,6 +146,37 @@ def clips_rows(cache: Cache, name: str) -> np.ndarray:
 def clear(clips: ClipStore) -> None:
     """Away with the proposals, so that the same cache is made anew."""
     shutil.rmtree(clips.path.parent / "proposals")
+
+
+class TestDisk:
+    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+    def test_no_room_ends_the_run_at_once_with_the_cause(
+        self, clips: ClipStore, monkeypatch: pytest.MonkeyPatch, number: int
+    ) -> None:
+        tried: list[int] = []
+
+        def full(job: Job, shard: int, **_: Any) -> None:
+            tried.append(shard)
+            raise OSError(number, os.strerror(number))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(dispatch, "run_shard", full)
+            with pytest.raises(ComboError, match=os.strerror(number)) as found:
+                run(clips)
+        assert found.value.exit_code == FAILED
+        assert tried == [0]
+        assert run(clips)[0].unfinished() == []
+
+    def test_a_full_disk_leaves_no_receipt_without_data(self, clips: ClipStore) -> None:
+        made = plan(clips)
+        run_plans([made], workers=0)
+        whole = contents(Cache(made.path))
+        clear(clips)
+        with full_at(30), pytest.raises(ComboError, match="No space left"):
+            run(clips)
+        assert plan(clips).todo
+        assert all(damage is None for shard, damage in Cache(made.path).damaged() if shard not in plan(clips).todo)
+        assert contents(run(clips)[0]) == whole
 
 
 class TestDevice:
