@@ -21,6 +21,7 @@ from .sealed import digest
 from .store import Cache, ClipStore, Store
 
 CACHE_KINDS = ("proposals", "audio")
+AGREEMENT = "_log/agreement.json"  # of a cache: how far its approximate setting is from the exact one
 
 
 def create_clips(root: str | Location, source: ClipSource, shard_frames: int) -> ClipStore:

@@ -6,7 +6,7 @@ from itertools import groupby
 from statistics import mean
 from typing import Any
 
-from ..data.cache_root import cache_paths
+from ..data.cache_root import AGREEMENT, cache_paths
 from ..data.location import REQUESTS_AT_ONCE, Location, location
 from ..data.metadata import is_begun
 from ..data.sealed import unseal
@@ -67,6 +67,7 @@ def _cache_info(clips: ClipStore, cache: Cache, clips_fingerprint: str | None) -
         shards = clips.shards_of(split)
         coverage[split] = sum(s in done for s in shards) / len(shards)
     masks = sum(r.counts.get("masks", 0) for r in done.values())
+    dropped = sum(r.counts.get("dropped_masks", 0) for r in done.values())
     frames = sum(r.counts.get("frames", 0) for r in done.values())
     return {
         "kind": cache.kind,
@@ -77,6 +78,8 @@ def _cache_info(clips: ClipStore, cache: Cache, clips_fingerprint: str | None) -
         "fresh": cache.attributes["clips_fingerprint"] == clips_fingerprint,
         "coverage": coverage,
         **({"masks_per_frame": masks / frames} if cache.kind == "proposals" and frames else {}),
+        **({"dropped_masks": dropped} if dropped else {}),
+        **_agreement(cache),
         **_made_with(cache, list(done)),
     }
 
@@ -85,7 +88,7 @@ def _made_with(cache: Cache, shards: list[int]) -> dict[str, Any]:
     """How its shards came about, from their logs: seconds per frame (mean), devices, versions. Empty without logs."""
     with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
         some = shards[:: -(-len(shards) // MOST_LOGS) or 1]
-        read = pool.map(lambda shard: _read_log(cache, shard), some)
+        read = pool.map(lambda shard: _read_log(cache, f"_log/{shard:06d}.json"), some)
         logs = [log for log in read if log.keys() >= {"seconds_per_frame", "waiting_share", "device", "versions"}]
     if not logs:
         return {}
@@ -99,10 +102,16 @@ def _made_with(cache: Cache, shards: list[int]) -> dict[str, Any]:
     }
 
 
-def _read_log(cache: Cache, shard: int) -> dict[str, Any]:
+def _agreement(cache: Cache) -> dict[str, Any]:
+    """How far an approximate setting is from the exact one, see `precompute.agreement`; empty for an exact one."""
+    log = _read_log(cache, AGREEMENT)
+    return {"agreement": log["agreement"]} if "agreement" in log else {}
+
+
+def _read_log(cache: Cache, name: str) -> dict[str, Any]:
     """Empty where there is none, or a damaged one: logs are no part of the contents."""
     try:
-        return unseal((cache.path / "_log" / f"{shard:06d}.json").read_bytes())
+        return unseal((cache.path / name).read_bytes())
     except (OSError, ValueError):
         return {}
 
@@ -133,6 +142,11 @@ def show_info(info: dict[str, Any]) -> str:
                 f"{p} {cache['versions'][p]}" for p in ("combo-avs", "torch") if p in cache["versions"]
             )
             lines.append(f"  {cache['seconds_per_frame']:.3g} s per frame on {', '.join(cache['devices'])}; {versions}")
+        if "agreement" in cache:
+            measured = ", ".join(f"{k} {v:.3g}" for k, v in cache["agreement"].items())
+            lines.append(f"  not exact; against the exact setting: {measured}")
+        if "dropped_masks" in cache:
+            lines.append(f"  {cache['dropped_masks']} masks beyond max_masks were left out")
         lines += [f"  quarantined {clip}: {why.splitlines()[-1]}" for clip, why in cache["quarantined"].items()]
     lines += [f"DAMAGED {why}" for why in info["damaged"].values()]
     return "\n".join(lines)

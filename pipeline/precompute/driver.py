@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ...data.audio import log_mel_examples, waveform_seconds
-from ...data.cache_root import cache_path, create_cache, done_before, exclusive
+from ...data.cache_root import AGREEMENT, cache_path, create_cache, done_before, exclusive
 from ...data.location import Location, absolute, location, write_atomic
 from ...data.sealed import seal
 from ...data.store import ClipStore
@@ -26,7 +26,6 @@ from ..progress import bar
 from .cluster import local_workers, running_scheduler, slurm_workers
 from .config import PrecomputeConfig, SlurmConfig
 from .dispatch import Outcome, Task, run_here, run_on_workers
-from .exactness import FILE as AGREEMENT
 from .exactness import approximations
 from .selection import Share, wanted_shards
 from .worker import AT_IMPORT, PACKAGE, Job, maker_of
@@ -130,7 +129,7 @@ def _plan(
     failed = {s for s, r in done.items() if any(why != AT_IMPORT for why in r.quarantined.values())} if retry else set()
     todo = tuple(s for s in shards if s not in done or s in failed)
     if todo and job.kind == "proposals" and approximations(maker["parameters"]):
-        known = (path / "_log" / AGREEMENT).exists()
+        known = (path / AGREEMENT).exists()
         job = replace(job, compare_on=None if known else todo[0])
     return Plan(clips, job, maker, extra, todo, tuple(s for s in todo if s in failed), len(shards), share)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from ...data.cache_root import AGREEMENT
 from ...data.location import write_atomic
 from ...data.sealed import seal
 from ...data.store import Cache, ClipStore
@@ -16,7 +17,6 @@ from .shard_loop import FATAL
 # Parameters that trade exactness for speed, where a generator has them, with their exact (published) values.
 EXACT = {"precision": "fp32", "points_per_side": 32}
 COMPARED_FRAMES = 4  # at most, each of another clip
-FILE = "agreement.json"
 
 
 def approximations(parameters: dict[str, Any]) -> dict[str, Any]:
@@ -47,4 +47,4 @@ def record_agreement(
             continue
     if measured:
         result = {"exact": exact.parameters, "agreement": mean_agreement(measured), "seal": ""}
-        write_atomic(cache.path / "_log" / FILE, seal(result))
+        write_atomic(cache.path / AGREEMENT, seal(result))

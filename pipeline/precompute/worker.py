@@ -4,6 +4,7 @@ import functools
 import json
 import platform
 import time
+import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -152,7 +153,9 @@ def _make(
     receipt = clips.finished(shard)  # should it be gone, reading the frames says so
     at_import = dict.fromkeys(receipt.quarantined if receipt else (), AT_IMPORT)
     usable = [(first, clip) for first, clip in clips.clips_in(shard) if clip.id not in at_import]
-    outcomes = run_clips(stage_of(job, model, clips), usable, record)
+    with warnings.catch_warnings(record=True) as said:  # such as of batches made smaller inside a generator
+        outcomes = run_clips(stage_of(job, model, clips), usable, record)
+    record.notes += dict.fromkeys(str(warning.message) for warning in said)
     failed = {clip: why for clip, why in outcomes.items() if isinstance(why, str)}
     if len(failed) == len(usable) > 1:
         one = usable[0][1].id

@@ -4,12 +4,14 @@ import errno
 import json
 import os
 import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from fakes import FakeConfig, FakeGenerator, NoiseSource, frame_name
 from store_locations import full_at
 
@@ -20,7 +22,9 @@ from combo_avs.errors import FAILED, BadInput, ComboError
 from combo_avs.model.audio.logmel import LogMelEncoder
 from combo_avs.model.builders import Entry
 from combo_avs.model.foundation import GENERATORS
+from combo_avs.model.foundation.border import Proposals
 from combo_avs.pipeline.import_clips import import_clips
+from combo_avs.pipeline.inspect import root_info, show_info
 from combo_avs.pipeline.precompute import dispatch
 from combo_avs.pipeline.precompute.config import PrecomputeConfig
 from combo_avs.pipeline.precompute.driver import Plan, plan_caches, run_plans
@@ -192,6 +196,16 @@ class TestDevice:
             "out of memory with 4 frames per call, went on with 2",
         ]
 
+    def test_what_a_generator_warns_of_is_noted_once(self, clips: ClipStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        look = FakeGenerator.__call__
+
+        def look_and_warn(self: FakeGenerator, frames: torch.Tensor) -> list[Proposals]:
+            warnings.warn("out of memory; 2 clicks per batch", stacklevel=1)
+            return look(self, frames)
+
+        monkeypatch.setattr(FakeGenerator, "__call__", look_and_warn)
+        assert log_of(run(clips)[0], 0)["notes"] == ["out of memory; 2 clicks per batch"]
+
     def test_no_memory_for_one_frame_fails_the_shard(self, clips: ClipStore) -> None:
         with pytest.raises(ComboError, match="2 of 2 shards failed"):
             run(clips, fits=0)
@@ -217,6 +231,9 @@ class TestLog:
         assert found["exact"]["precision"] == "fp32"
         assert found["agreement"]["frames"] == 2
         assert 0 < found["agreement"]["best_iou"] < 1
+        info = root_info(clips.path.parent)
+        assert info["caches"][0]["agreement"] == found["agreement"]
+        assert "not exact; against the exact setting: best_iou 0." in show_info(info)
         assert plan(clips, precision="bf16").job.compare_on is None
 
     def test_exact_ones_are_not(self, clips: ClipStore) -> None:
@@ -228,6 +245,8 @@ class TestOptions:
         cache, _ = run(clips, {"max_masks": 2}, masks=5)
         assert (clips_rows(cache, "mask_count") == 2).all()
         assert cache.receipts()[0].counts == {"frames": 20, "masks": 40, "dropped_masks": 60}
+        dropped = sum(r.counts["dropped_masks"] for r in cache.receipts().values())
+        assert f"{dropped} masks beyond max_masks were left out" in show_info(root_info(clips.path.parent))
 
     def test_temporal_colours_make_another_cache(self, clips: ClipStore) -> None:
         one, other = plan(clips), plan(clips, {"temporal": True})
