@@ -76,7 +76,6 @@ class TestFold:
         assert np.array_equal(together, np.stack([maskige(masks.numpy()) for masks in frames]))
 
     @pytest.mark.gpu
-    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
     def test_on_a_gpu(self):
         frames = [torch.from_numpy(np.random.default_rng(k).random((k, 90, 70)) < 0.2) for k in (0, 1, 40, 300)]
         on_gpu = fold_and_colour_frames([masks.cuda() for masks in frames])
