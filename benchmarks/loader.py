@@ -5,9 +5,8 @@
 Makes synthetic clips of 224 x 224 as a store with caches and, of the same clips, the files that the published code
 reads: frames as PNG (AVSS: JPEG), label PNGs, Maskige PNGs with a palette, a pickle with the log-mel. Then reads all
 clips both ways in turns, on one core, from the page cache, with and without augmentation. Files are augmented as
-published, image by image with whole resizes and colours in floating point, which gives the same bytes; the way to HSV
-and back is ours in both, as OpenCV is no part of this project. The time is that of the processor. With `--steps` it
-also trains, and tells which share of the time the step waits for its batch.
+published, image by image with whole resizes and colours in floating point, which gives the same bytes. The time is that
+of the processor. With `--steps` it also trains, and tells which share of the time the step waits for its batch.
 """
 
 import argparse
@@ -21,10 +20,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image
 
-from combo_avs.data.augment import AugmentConfig, Jitter, augment, draw, hsv_to_rgb, rgb_to_hsv
+from combo_avs.data.augment import AugmentConfig, Jitter, augment, draw
 from combo_avs.data.cache_root import open_cache
 from combo_avs.data.dataset import ClipDataset, prefetch, train_batch
 from combo_avs.data.palette import PALETTE
@@ -128,11 +128,13 @@ def plain_jitter(image: np.ndarray, jitter: Jitter) -> np.ndarray:
     if jitter.contrast is not None and jitter.contrast_first:
         image = linear(image, jitter.contrast, 0)
     if jitter.saturation is not None:
-        hue, saturation, value = rgb_to_hsv(image)
-        image = hsv_to_rgb(hue, linear(saturation, jitter.saturation, 0), value)
+        hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+        hsv[..., 1] = linear(hsv[..., 1], jitter.saturation, 0)
+        image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
     if jitter.hue is not None:
-        hue, saturation, value = rgb_to_hsv(image)
-        image = hsv_to_rgb((hue + jitter.hue) % 180, saturation, value)
+        hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+        hsv[..., 0] = (hsv[..., 0].astype(int) + jitter.hue) % 180
+        image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
     if jitter.contrast is not None and not jitter.contrast_first:
         image = linear(image, jitter.contrast, 0)
     return image

@@ -8,6 +8,7 @@ published code jitters each frame and each Maskige independently.
 from dataclasses import dataclass
 from typing import Annotated
 
+import cv2
 import numpy as np
 from pydantic import Field
 
@@ -139,97 +140,44 @@ def _transform(
     images: np.ndarray, geometry: Geometry, jitters: tuple[Jitter, ...], nearest: bool, fill: int
 ) -> np.ndarray:
     """Scale, crop, jitter, flip and pad uint8 [T, H, W, ...]; image i takes jitter i, if there are any."""
-    out = np.full_like(images, fill)
     _, _, height, width = geometry.crop
+    padded = (height, width) != images.shape[1:3]
+    out = np.full_like(images, fill) if padded else np.empty_like(images)
     for i, image in enumerate(images):
         image = resize_window(image, geometry.resized, geometry.crop, nearest)
         if jitters:
             image = apply_jitter(image, jitters[i])
-        out[i, :height, :width] = image[:, ::-1] if geometry.flip else image
+        out[i, :height, :width] = cv2.flip(image, 1) if geometry.flip else image
     return out
 
 
 def apply_jitter(image: np.ndarray, jitter: Jitter) -> np.ndarray:
     """SSD's photometric distortion of uint8 [H, W, 3], RGB; every step ends in whole numbers of 0..255."""
     if jitter.brightness is not None:
-        image = _linear_table(1.0, jitter.brightness).take(image)
+        image = cv2.LUT(image, _linear_table(1.0, jitter.brightness))
     if jitter.contrast is not None and jitter.contrast_first:
-        image = _linear_table(jitter.contrast, 0.0).take(image)
+        image = cv2.LUT(image, _linear_table(jitter.contrast, 0.0))
     # Saturation and hue each go to HSV and back: the rounding between them is part of the published result.
     if jitter.saturation is not None:
-        hue, saturation, value = rgb_to_hsv(image)
-        image = hsv_to_rgb(hue, _linear_table(jitter.saturation, 0.0).take(saturation), value)
+        image = _change_in_hsv(image, 1, _linear_table(jitter.saturation, 0.0))
     if jitter.hue is not None:
-        hue, saturation, value = rgb_to_hsv(image)
-        turned = (np.arange(180) + jitter.hue) % 180
-        image = hsv_to_rgb(turned.take(hue), saturation, value)
+        image = _change_in_hsv(image, 0, ((_ALL_VALUES + jitter.hue) % 180).astype(np.uint8))
     if jitter.contrast is not None and not jitter.contrast_first:
-        image = _linear_table(jitter.contrast, 0.0).take(image)
+        image = cv2.LUT(image, _linear_table(jitter.contrast, 0.0))
     return image
+
+
+_ALL_VALUES = np.arange(256)
 
 
 def _linear_table(factor: float, shift: float) -> np.ndarray:
     """factor * x + shift for every uint8 x, clipped to 0..255 and truncated."""
-    x = np.arange(256, dtype=np.float32)
+    x = _ALL_VALUES.astype(np.float32)
     return np.clip(x * np.float32(factor) + np.float32(shift), 0, 255).astype(np.uint8)
 
 
-_FRACTION_BITS = 12  # OpenCV converts 8-bit colours to HSV in fixed point, dividing by these tables
-_HALF = 1 << (_FRACTION_BITS - 1)
-_DIVISORS = np.maximum(np.arange(256), 1)
-_SATURATION_TABLE = np.rint((255 << _FRACTION_BITS) / _DIVISORS).astype(np.int32)
-_HUE_TABLE = np.rint((180 << _FRACTION_BITS) / (6.0 * _DIVISORS)).astype(np.int32)
-
-
-def rgb_to_hsv(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """uint8 [H, W, 3] to hue (0..179), saturation and value (0..255), each [H, W] of whole numbers, as in OpenCV."""
-    red, green, blue = np.ascontiguousarray(rgb.transpose(2, 0, 1))
-    value = np.maximum(np.maximum(red, green), blue)
-    spread = value - np.minimum(np.minimum(red, green), blue)
-    saturation = (spread * _SATURATION_TABLE.take(value) + _HALF) >> _FRACTION_BITS
-    # In 16 bits, of which a vector unit does many at once.
-    short = spread.astype(np.int16)
-    red_max, green_max = value == red, value == green
-    red, green, blue = (channel.astype(np.int16) for channel in (red, green, blue))
-    blue_or_green = np.where(green_max, blue - red + 2 * short, red - green + 4 * short)
-    sixths = np.where(red_max, green - blue, blue_or_green)
-    hue = (sixths * _HUE_TABLE.take(spread) + _HALF) >> _FRACTION_BITS
-    return np.where(hue < 0, hue + 180, hue), saturation, value
-
-
-def _channel_weights() -> np.ndarray:
-    """float32 [3, 180]: how much saturation takes from red, green and blue at each hue, 0..1.
-
-    Each channel rises and falls linearly over a sixth of the circle, with the float32 arithmetic of OpenCV.
-    """
-    sixths = np.arange(180, dtype=np.float32) * np.float32(6 / 180)
-    sector = np.floor(sixths).astype(np.int64)
-    rising = sixths - sector.astype(np.float32)
-    falling = np.float32(1) - rising
-    none, full = np.zeros_like(rising), np.ones_like(rising)
-    red = np.choose(sector, [none, rising, full, full, falling, none])
-    green = np.choose(sector, [falling, none, none, rising, full, full])
-    blue = np.choose(sector, [full, full, falling, none, none, rising])
-    return np.stack([red, green, blue])
-
-
-_CHANNEL_WEIGHTS = _channel_weights()
-
-
-def hsv_to_rgb(hue: np.ndarray, saturation: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """The way back from [H, W] planes to uint8 [H, W, 3], in the float32 arithmetic of OpenCV.
-
-    OpenCV truncates where its vector unit works, on whole runs of 32 pixels along a row, and rounds what is
-    left over at the end of the row. The published networks were trained on what that gives.
-    """
-    unit = np.float32(1 / 255)
-    saturation = saturation.astype(np.float32) * unit
-    value = value.astype(np.float32) * unit
-    hue = hue.astype(np.intp)  # else each look into a table converts it
-    leftover = hue.shape[1] - hue.shape[1] % 32
-    rgb = np.empty((*hue.shape, 3), np.uint8)
-    for channel, weights in enumerate(_CHANNEL_WEIGHTS):
-        x = (np.float32(1) - saturation * weights.take(hue)) * value * np.float32(255)
-        np.rint(x[:, leftover:], out=x[:, leftover:])
-        rgb[..., channel] = x
-    return rgb
+def _change_in_hsv(image: np.ndarray, channel: int, table: np.ndarray) -> np.ndarray:
+    """To OpenCV's 8-bit HSV (hue 0..179, saturation and value 0..255), one channel through a table, and back."""
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+    cv2.insertChannel(cv2.LUT(cv2.extractChannel(hsv, channel), table), hsv, channel)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)

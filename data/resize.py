@@ -1,5 +1,9 @@
 """Bringing AVSS frames and label maps of any size to one square size, as the published code prepares them."""
 
+from functools import lru_cache
+from typing import NamedTuple
+
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -43,19 +47,55 @@ def resize(image: np.ndarray, size: tuple[int, int], nearest: bool) -> np.ndarra
 def resize_window(
     image: np.ndarray, size: tuple[int, int], window: tuple[int, int, int, int], nearest: bool
 ) -> np.ndarray:
-    """`resize`, and of that the window (top, left, height, width) alone: the same bytes in less time.
+    """`resize`, and of that the window (top, left, height, width) alone: the same bytes in less than half the time.
 
-    Pillow enlarges along rows, then along columns, and rounds in between. So the first pass may leave out the rows
-    that no pixel of the window comes from, and the second one the columns outside it.
+    Where nothing is resized, the result is a view of `image`.
     """
     top, left, height, width = window
-    source_height, source_width = image.shape[:2]
-    if nearest or window[2:] == size or size[0] < source_height or size[1] < source_width:
+    if image.shape[:2] == size:
+        return image[top : top + height, left : left + width]
+    if nearest or size[0] < image.shape[0] or size[1] < image.shape[1]:
         return resize(image, size, nearest)[top : top + height, left : left + width]
-    scale = source_height / size[0]
-    first, end = max(0, int(top * scale) - 2), min(source_height, int((top + height) * scale) + 3)
-    bilinear = Image.Resampling.BILINEAR
-    rows = Image.fromarray(image[first:end]).resize((size[1], end - first), bilinear)
-    # A crop beyond the picture's edges puts the rows back to their places.
-    columns = rows.crop((left, -first, left + width, source_height - first))
-    return np.array(columns.resize((width, size[0]), bilinear).crop((0, top, width, top + height)))
+    # Along rows, then along columns, and rounded in between, as Pillow does it, but nothing outside the window.
+    rows = _Blend.of(image.shape[0], size[0], top, height)
+    columns = _Blend.of(image.shape[1], size[1], left, width)
+    needed = cv2.transpose(image[rows.low[0] : rows.high[-1] + 1])
+    return rows.apply(cv2.transpose(columns.apply(needed)), offset=int(rows.low[0]))
+
+
+_WEIGHT_BITS = 22  # Pillow's fixed point for 8-bit pictures
+_BAND = 64  # rows at a time, so that what is in between stays in the processor's cache
+
+
+class _Blend(NamedTuple):
+    """Each row of a larger picture as a weighted sum of two rows of a smaller one."""
+
+    low: np.ndarray  # int [rows], places in the smaller picture
+    high: np.ndarray  # int [rows]
+    low_weight: np.ndarray  # int32 [rows, 1], sums to 1 << _WEIGHT_BITS with that of `high`, but for rounding
+    high_weight: np.ndarray
+
+    @staticmethod
+    @lru_cache(maxsize=256)
+    def of(source: int, target: int, start: int, count: int) -> "_Blend":
+        """For `count` rows from `start` on, of `target` that `source` rows become; float64, as in Pillow."""
+        centre = (np.arange(start, start + count) + 0.5) * (source / target)
+        low = np.maximum((centre - 0.5).astype(int), 0)
+        high = np.minimum(low + 1, source - 1)
+        weights = np.maximum(1 - np.abs(np.stack([low + 0.5, low + 1.5]) - centre), 0)
+        weights[1, high == low] = 0  # beyond the edge
+        weights /= weights.sum(0)
+        low_weight, high_weight = (0.5 + weights * (1 << _WEIGHT_BITS)).astype(np.int32)
+        return _Blend(low, high, low_weight[:, None], high_weight[:, None])
+
+    def apply(self, image: np.ndarray, offset: int = 0) -> np.ndarray:
+        """uint8 [H, ...], whose first row is row `offset` of the smaller picture, to [rows, ...]."""
+        flat = image.reshape(len(image), -1)
+        out = np.empty((len(self.low), flat.shape[1]), np.uint8)
+        for start in range(0, len(out), _BAND):
+            low, high, low_weight, high_weight = (part[start : start + _BAND] for part in self)
+            total = flat[low - offset] * low_weight
+            total += flat[high - offset] * high_weight
+            total += 1 << (_WEIGHT_BITS - 1)
+            np.right_shift(total, _WEIGHT_BITS, out=out[start : start + _BAND], casting="unsafe")
+        return out.reshape(-1, *image.shape[1:])

@@ -4,7 +4,7 @@ import colorsys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from combo_avs.data.augment import (
@@ -19,8 +19,6 @@ from combo_avs.data.augment import (
     draw,
     draw_geometry,
     draw_jitter,
-    hsv_to_rgb,
-    rgb_to_hsv,
 )
 from combo_avs.data.resize import fit_crop, fit_squash, resize, resize_window
 
@@ -171,26 +169,13 @@ def test_contrast_goes_before_or_after_saturation() -> None:
     assert (first != last).any()
 
 
-def test_hsv_agrees_with_the_standard_library() -> None:
+def test_saturation_and_hue_agree_with_the_standard_library() -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-    expected = np.array([[colorsys.rgb_to_hsv(*(p / 255)) for p in row] for row in rgb])
-    hue, saturation, value = rgb_to_hsv(rgb)
-    assert 0 <= hue.min() <= hue.max() < 180
-    turned = (hue - expected[..., 0] * 180 + 90) % 180 - 90
-    # Fixed point, so a little more than rounding.
-    assert np.abs(turned).max() < 0.6
-    assert np.abs(saturation - expected[..., 1] * 255).max() < 0.6
-    np.testing.assert_array_equal(value, rgb.max(-1))
-
-
-def test_rgb_agrees_with_the_standard_library() -> None:
-    rng = np.random.default_rng(0)
-    hue, saturation, value = (rng.integers(0, n, (20, 45)) for n in (180, 256, 256))
-    pixels = zip(hue.flat, saturation.flat, value.flat, strict=True)
-    expected = [colorsys.hsv_to_rgb(h / 180, s / 255, v / 255) for h, s, v in pixels]
-    difference = 255 * np.reshape(expected, (20, 45, 3)) - hsv_to_rgb(hue, saturation, value)
-    assert -1e-3 < difference[:, :32].min() <= difference[:, :32].max() < 1.001  # truncated
-    assert np.abs(difference[:, 32:]).max() < 0.501  # the row's rest is rounded
+    jittered = apply_jitter(rgb, Jitter(saturation=0.5, hue=15))
+    for pixel, ours in zip(rgb.reshape(-1, 3), jittered.reshape(-1, 3), strict=True):
+        hue, saturation, value = colorsys.rgb_to_hsv(*(pixel / 255))
+        expected = 255 * np.array(colorsys.hsv_to_rgb(hue + 30 / 360, saturation / 2, value))
+        assert np.abs(ours - expected).max() < 6  # hue in steps of two degrees, rounded there and back twice
 
 
 def test_wrong_arrays_are_named() -> None:
@@ -236,6 +221,7 @@ def test_fitting_to_a_square(size: tuple[int, int]) -> None:
     ends=st.tuples(*[st.floats(0, 1)] * 4),
     nearest=st.booleans(),
 )
+@example(source=(31, 31), size=(39, 47), ends=(0.0, 0.0, 1.0, 1.0), nearest=False)  # a centre just below a half
 @settings(deadline=None, max_examples=100)
 def test_resizing_a_window_is_resizing_all_and_cutting_it_out(source, size, ends, nearest) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*source, 3), dtype=np.uint8)
@@ -244,3 +230,10 @@ def test_resizing_a_window_is_resizing_all_and_cutting_it_out(source, size, ends
     window = (top, left, 1 + int(c * (height - top - 1)), 1 + int(d * (width - left - 1)))
     expected = resize(image, size, nearest)[top : top + window[2], left : left + window[3]]
     np.testing.assert_array_equal(resize_window(image, size, window, nearest), expected)
+
+
+@pytest.mark.parametrize("factor", PUBLISHED_SCALES)
+def test_published_scales_are_resized_as_by_pillow(factor) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
+    size = draw_geometry(only(scale=(factor,)), (224, 224), np.random.default_rng(0)).resized
+    np.testing.assert_array_equal(resize_window(image, size, (0, 0, *size), False), resize(image, size, False))
