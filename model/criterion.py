@@ -173,7 +173,7 @@ def unsure_points(masks_M1hw: Tensor, config: CriterionConfig, uniform: Uniform)
     num_pairs, num_unsure = len(masks_M1hw), int(config.importance * config.num_points)
     candidates = uniform((num_pairs, int(config.oversample * config.num_points), 2))
     distance = sample_points(masks_M1hw, candidates)[:, 0].abs()
-    nearest = distance.topk(num_unsure, dim=1, largest=False).indices
+    nearest = distance.topk(num_unsure, dim=1, largest=False, sorted=False).indices
     unsure = candidates.gather(1, nearest[..., None].expand(-1, -1, 2))
     return torch.cat([unsure, uniform((num_pairs, config.num_points - num_unsure, 2))], dim=1)
 

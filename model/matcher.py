@@ -80,7 +80,7 @@ def matching_costs(
     """Costs of class, mask and dice, each [s, Q, N], from masks and targets at the same points.
 
     Class: minus the class's probability. Mask: binary cross-entropy, mean over points. Dice: 1 - dice,
-    smoothed by one point.
+    smoothed by one point. No gradient passes.
     """
     probabilities_sQK = logits_sQK.float().softmax(dim=-1)
     columns = classes_sN.clamp(min=0)[:, None].expand(-1, logits_sQK.shape[1], -1)
@@ -92,7 +92,7 @@ def matching_costs(
     # Cross-entropy of a logit x with a target t is softplus(x) - x t, so a matrix product gives all pairs.
     mask_cost = (F.softplus(x_sQR).sum(-1, keepdim=True) - x_sQR @ t_sRN) / x_sQR.shape[-1]
 
-    p_sQR = x_sQR.sigmoid()
+    p_sQR = x_sQR.sigmoid_()
     areas_sQN = p_sQR.sum(-1, keepdim=True) + t_sRN.sum(1, keepdim=True)
     dice_cost = 1 - (2 * (p_sQR @ t_sRN) + 1) / (areas_sQN + 1)
     return class_cost, mask_cost, dice_cost
