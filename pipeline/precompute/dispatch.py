@@ -4,7 +4,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from importlib.metadata import version
 from itertools import count, islice
@@ -17,13 +17,15 @@ from tqdm import tqdm
 
 from ...errors import BadInput, ComboError
 from ..devices import worker_device
-from .worker import PACKAGE, Job, OtherVersion, run_shard
+from .worker import PACKAGE, Job, OtherVersion, run_shard, try_clip, usable_clips
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, KilledWorker
 
 WINDOW = 1000  # tasks known to the scheduler at once: its memory does not grow with the number of shards
 SECONDS_BETWEEN_CHECKS = 2.0  # of who has joined
+SCHEDULER_LOST = "the Dask scheduler went away; run the same command again to go on"
+DEADLY = "kills the workers that run it; their output says why (out of memory, a crash in native code)"
 
 
 class Task(NamedTuple):
@@ -56,21 +58,25 @@ def run_here(tasks: Sequence[Task]) -> Iterator[Outcome]:
 def run_on_workers(client: "Client", tasks: Sequence[Task]) -> Iterator[Outcome]:
     """On the workers of a cluster, which may join and leave. Outcomes come as they end.
 
+    A shard that kills workers comes last, without the clips that do so: they are quarantined.
     Raises `BadInput` when workers have another version of this package, `ComboError` when the scheduler is lost.
     """
-    from distributed import as_completed
+    from distributed import KilledWorker, as_completed
 
     crew = _Crew(client)
     run = uuid4().hex[:8]  # keys of an earlier run may still be known to a scheduler that outlived it
     numbers = count()
     waiting = iter(tasks)
     running: dict[str, Task] = {}
+    killed: list[tuple[Task, KilledWorker]] = []
     # Results are fetched at once: those of a worker that dies would have to be made again.
     ended = as_completed(with_results=True, raise_errors=False)
 
     def submit(task: Task) -> None:
         name = f"{PurePath(task.job.cache).stem}-{task.shard}-{run}-{next(numbers)}"
-        future = client.submit(_run_on_worker, *task, key=name, retries=1, pure=False)
+        future = client.submit(
+            _on_worker, run_shard, task.job, task.shard, again=task.again, key=name, retries=1, pure=False
+        )
         running[future.key] = task
         ended.add(future)
 
@@ -78,7 +84,7 @@ def run_on_workers(client: "Client", tasks: Sequence[Task]) -> Iterator[Outcome]
         submit(task)
     for future, result in ended:
         if isinstance(result, CancelledError):
-            raise ComboError("the Dask scheduler went away; run the same command again to go on")
+            raise ComboError(SCHEDULER_LOST)
         error = result[1] if future.status == "error" else None
         task = running.pop(future.key)
         other_version = isinstance(error, OtherVersion)  # a worker that joined an instant ago
@@ -88,7 +94,38 @@ def run_on_workers(client: "Client", tasks: Sequence[Task]) -> Iterator[Outcome]
             continue
         for following in islice(waiting, 1):
             submit(following)
-        yield Outcome(task, result if error is None else None, error)
+        if isinstance(error, KilledWorker):
+            killed.append((task, error))
+        else:
+            yield Outcome(task, result if error is None else None, error)
+    for task, error in killed:
+        try:
+            outcome = _without_deadly_clips(client, task, error)
+        except CancelledError as lost:
+            raise ComboError(SCHEDULER_LOST) from lost
+        yield outcome
+
+
+def _without_deadly_clips(client: "Client", task: Task, error: "KilledWorker") -> Outcome:
+    """Do a shard that killed workers, all but the clips that kill workers also when they run alone.
+
+    Where no clip does, what killed the workers may have passed; where all do, it is not the clips.
+    """
+    from distributed import KilledWorker
+
+    what = f"shard {task.shard} of {PurePath(task.job.cache).name}"
+    tqdm.write(f"{what} killed {error.allowed_failures + 1} workers: trying its clips one by one", file=sys.stderr)
+    clips = [clip.id for _, clip in usable_clips(task.job, task.shard)]
+    deadly = {}
+    for clip in clips:
+        died = client.submit(_on_worker, try_clip, task.job, task.shard, clip=clip, pure=False).exception()
+        if isinstance(died, KilledWorker):
+            deadly[clip] = DEADLY
+    if len(deadly) == len(clips) > 1:
+        return Outcome(task, None, error)
+    rest = client.submit(_on_worker, run_shard, task.job, task.shard, again=task.again, skipped=deadly, pure=False)
+    failed = rest.exception()
+    return Outcome(task, rest.result() if failed is None else None, failed)
 
 
 class _Crew:
@@ -123,11 +160,11 @@ class _Crew:
         return [f"{address}: {v if isinstance(v, str) else repr(v)}" for address, v in others.items()]
 
 
-def _run_on_worker(job: Job, shard: int, again: bool) -> dict[str, Any]:
+def _on_worker(function: Callable[..., Any], job: Job, shard: int, **options: Any) -> Any:
     from distributed import get_worker
 
     try:
-        return run_shard(job, shard, str(worker_device(job.device, str(get_worker().name))), again)
+        return function(job, shard, str(worker_device(job.device, str(get_worker().name))), **options)
     except torch.AcceleratorError:
         # No later call could use the device from this process. Dask starts another one and tries again there.
         traceback.print_exc()

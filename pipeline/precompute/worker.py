@@ -5,6 +5,7 @@ import json
 import platform
 import time
 import warnings
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...data.clip import Clip
 from ...data.location import write_atomic
 from ...data.masks import pack_masks, pack_stats
 from ...data.receipts import write_shard
@@ -78,10 +80,13 @@ def maker_of(job: Job, model: ProposalGenerator | AudioEncoder) -> dict[str, Any
     return maker
 
 
-def run_shard(job: Job, shard: int, device: str | None = None, again: bool = False) -> dict[str, Any]:
+def run_shard(
+    job: Job, shard: int, device: str | None = None, again: bool = False, skipped: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Do one shard, unless it is done already. Gives a summary of under 1 kB, never arrays.
 
     device: instead of the job's. again: do it even if it is done, to try its quarantined clips once more.
+    skipped: clips to quarantine without trying, with the reasons.
     A clip on which the model fails is quarantined, as are those that were at import: their rows hold fill values.
     Raises `OtherVersion`, `ComboError` when this process has another model than the cache was made for or when the
     model fails on every clip, and whatever the device or the disk raises.
@@ -103,7 +108,7 @@ def run_shard(job: Job, shard: int, device: str | None = None, again: bool = Fal
         record_agreement(cache, clips, model, job.name, job.parameters, shard, str(where))
     loaded = time.perf_counter()
     record = Record(where, job.batch_frames)
-    arrays, quarantined, counts = _make(job, model, clips, cache, shard, record)
+    arrays, quarantined, counts = _make(job, model, clips, cache, shard, record, dict(skipped or {}))
     log = {
         "device": device_name(where),
         "batch_frames": record.batch_frames,
@@ -130,6 +135,22 @@ def run_shard(job: Job, shard: int, device: str | None = None, again: bool = Fal
     }
 
 
+def try_clip(job: Job, shard: int, device: str | None = None, *, clip: str) -> None:
+    """Run the model over one clip of a shard and keep nothing: to see whether this process survives it."""
+    where = pick_device(device or job.device)
+    stage = stage_of(job, load_model(job.kind, job.name, job.parameters, str(where)), _clip_store(job.root, job.cache))
+    alone = [(first, c) for first, c in usable_clips(job, shard) if c.id == clip]
+    run_clips(stage, alone, Record(where, job.batch_frames))
+
+
+def usable_clips(job: Job, shard: int) -> list[tuple[int, Clip]]:
+    """The clips of a shard and their first frames, but for those that were quarantined at import."""
+    clips = _clip_store(job.root, job.cache)
+    receipt = clips.finished(shard)  # should it be gone, reading the frames says so
+    at_import = receipt.quarantined if receipt else {}
+    return [(first, clip) for first, clip in clips.clips_in(shard) if clip.id not in at_import]
+
+
 @functools.cache
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
@@ -146,13 +167,15 @@ def _clip_store(root: str, cache: str) -> ClipStore:
 
 
 def _make(
-    job: Job, model: Any, clips: ClipStore, cache: Cache, shard: int, record: Record
+    job: Job, model: Any, clips: ClipStore, cache: Cache, shard: int, record: Record, skipped: dict[str, str]
 ) -> tuple[Rows, dict[str, str], dict[str, int]]:
     """The arrays of a shard, its quarantined clips with their reasons, and its counts."""
     lo, hi = cache.shard_range(shard)
-    receipt = clips.finished(shard)  # should it be gone, reading the frames says so
-    at_import = dict.fromkeys(receipt.quarantined if receipt else (), AT_IMPORT)
-    usable = [(first, clip) for first, clip in clips.clips_in(shard) if clip.id not in at_import]
+    at_import = {clip.id: AT_IMPORT for _, clip in clips.clips_in(shard)}
+    usable = usable_clips(job, shard)
+    for _, clip in usable:
+        del at_import[clip.id]
+    usable = [(first, clip) for first, clip in usable if clip.id not in skipped]
     with warnings.catch_warnings(record=True) as said:  # such as of batches made smaller inside a generator
         outcomes = run_clips(stage_of(job, model, clips), usable, record)
     record.notes += dict.fromkeys(str(warning.message) for warning in said)
@@ -172,7 +195,7 @@ def _make(
             counts["dropped_masks"] += int(rows[DROPPED].sum())
         for name, array in arrays.items():
             array[first - lo : first - lo + clip.num_frames] = rows[name]
-    return arrays, at_import | failed, counts
+    return arrays, at_import | skipped | failed, counts
 
 
 def stage_of(job: Job, model: ProposalGenerator | AudioEncoder, clips: ClipStore) -> Stage:

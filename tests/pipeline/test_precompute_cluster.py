@@ -24,6 +24,7 @@ from combo_avs.pipeline.config import parse_config
 from combo_avs.pipeline.import_clips import import_clips
 from combo_avs.pipeline.precompute.cluster import slurm_cluster
 from combo_avs.pipeline.precompute.config import PrecomputeConfig, SlurmConfig
+from combo_avs.pipeline.precompute.dispatch import DEADLY
 from combo_avs.pipeline.precompute.driver import Plan, plan_caches, run_plans
 
 WORKER = [sys.executable, "-m", "distributed.cli.dask_worker", "--nthreads", "1", "--no-dashboard"]
@@ -55,6 +56,12 @@ def plan(clips: ClipStore, **parameters: object) -> Plan:
     return plan_caches(clips.path.parent, PrecomputeConfig(generator=parameters), "fake", None)[0]
 
 
+def name_of_one_frame(clips: ClipStore, start: int) -> int:
+    """The name of the first frame from `start` on that no other frame shares."""
+    names = [frame_name(frame) for frame in clips.read("frames", 0, clips.frames)]
+    return next(name for name in names[start : start + 5] if names.count(name) == 1)
+
+
 def started(marks: Path) -> set[int]:
     return {int(p.name.removeprefix("start-")) for p in marks.glob("start-*")} - {os.getpid()}
 
@@ -83,17 +90,41 @@ def own_cluster(workers: int) -> Iterator[LocalCluster]:
         yield cluster
 
 
-def test_a_shard_that_kills_three_workers_is_given_up_and_the_rest_completes(clips: ClipStore, marks: Path) -> None:
-    deadly = frame_name(clips.read("frames", 34, 35)[0])
-    made = plan(clips, kills_on=[deadly], marks=str(marks))
+def test_a_clip_that_kills_workers_is_quarantined_and_the_rest_completes(clips: ClipStore, marks: Path) -> None:
+    shard = next(s for s in range(clips.num_shards) if len(clips.clips_in(s)) == 2)
+    (_, spared), (first, deadly) = clips.clips_in(shard)
+    made = plan(clips, kills_on=[name_of_one_frame(clips, first)], marks=str(marks))
+    (found,) = run_plans([made], workers=2).items()
+    assert found == (deadly.id, DEADLY)
+    assert len(list(marks.glob("kill-*"))) == 6  # three by the shard, three by the clip alone
+    cache = Cache(made.path)
+    assert cache.unfinished() == []
+    lo, _ = cache.shard_range(shard)
+    count = cache.read("mask_count", lo, lo + 10)
+    assert (count[first - lo :] == 65535).all()
+    assert (count[: spared.num_frames] == 3).all()
+    again = plan_caches(clips.path.parent, PrecomputeConfig(), "fake", None, retry_quarantined=True)
+    assert run_plans(again, workers=0) == {}  # whatever it was, it has passed
+
+
+def test_a_shard_all_of_whose_clips_kill_workers_is_given_up(clips: ClipStore, marks: Path) -> None:
+    shard = next(s for s in range(clips.num_shards) if len(clips.clips_in(s)) == 2)
+    names = [name_of_one_frame(clips, first) for first, _ in clips.clips_in(shard)]
+    made = plan(clips, kills_on=names, marks=str(marks))
     with pytest.raises(
-        ComboError, match=r"1 of 12 shards failed.*\n.*shard 3: given up after it killed 3 workers"
+        ComboError, match=rf"1 of 12 shards failed.*\n.*shard {shard}: given up after it killed 3 workers"
     ) as e:
         run_plans([made], workers=2)
     assert e.value.exit_code == 5
+    assert plan(clips).todo == (shard,)
+    assert run_plans([plan(clips)], workers=0) == {}
+
+
+def test_a_shard_whose_deadly_cause_has_passed_is_done_whole(clips: ClipStore, marks: Path) -> None:
+    made = plan(clips, kills_on=[name_of_one_frame(clips, 34)], kills=3, marks=str(marks))
+    assert run_plans([made], workers=2) == {}
     assert len(list(marks.glob("kill-*"))) == 3
-    assert plan(clips).todo == (3,)
-    assert run_plans([plan(clips)], workers=0) == {}  # whatever it was, it has passed
+    assert finished(made)
 
 
 def test_the_shard_of_a_killed_worker_is_done_by_another(clips: ClipStore, marks: Path) -> None:
