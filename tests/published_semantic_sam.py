@@ -10,6 +10,7 @@ import zlib
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 import torch
 from golden import load_arrays, load_json
 from torch import Tensor
@@ -133,6 +134,14 @@ class Fixture(NamedTuple):
 def parts(alone: list[str], whole: list[str], prefix: str) -> list[Fixture]:
     """Fixtures of one part of the network: files of it alone, and its arrays in files that hold all parts."""
     return [Fixture(n[0].upper(), n) for n in alone] + [Fixture(n[0].upper(), n, prefix) for n in whole]
+
+
+def cases(found: list[Fixture], quick: set[str] = frozenset({"S", "T"})) -> list:
+    """For parametrisation; those of a model, or of model and prefix, that is not quick are slow."""
+    marks = [() if {f.model, f.model + f.prefix} & quick else pytest.mark.slow for f in found]
+    return [
+        pytest.param(f, marks=mark, id=f"{f.name} {f.prefix}".strip()) for f, mark in zip(found, marks, strict=True)
+    ]
 
 
 def unpacked(bits: np.ndarray, size: tuple[int, int]) -> Tensor:
