@@ -1,19 +1,44 @@
-"""What is wrong with a store, from a full read of its files."""
+"""What is wrong with a store, from a full read of its files, and mending what can be mended."""
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 from .location import files_below, is_temporary
-from .metadata import file_damage
+from .metadata import CLIP_TABLE, file_damage, metadata_damage, write_arrays_metadata
 from .receipts import read_receipt, receipt_path
 from .schema import shard_key
 from .sealed import unseal
-
-if TYPE_CHECKING:
-    from .store import Store
+from .store import Store
 
 
-def shard_damage(store: "Store", shard: int) -> str | None:
+def damaged(store: Store) -> Iterator[tuple[int | None, str | None]]:
+    """Every shard, and what is wrong with it (None: nothing), from a full read of all files.
+
+    Then, with None for the shard, what is wrong with metadata, logs, and files that no receipt speaks of. Other files
+    at the top of the store, such as notes of people, are not looked at.
+    """
+    for shard in range(store.num_shards):
+        yield shard, shard_damage(store, shard)
+    for name, what in {**metadata_damage(store.path, store.metadata_files), **strays(store)}.items():
+        yield None, f"{name}: {what}"
+
+
+def repair(store: Store) -> list[int]:
+    """Mend what follows from the store itself, remove files that no receipt speaks of, and drop the receipts of
+    damaged shards. Gives the shards to be done again by the job that made them. Hold the store while it runs.
+
+    The clip table of a clip store does not follow from it; running the same import again writes it.
+    """
+    redo = [shard for shard in range(store.num_shards) if shard_damage(store, shard)]
+    store.redo(redo)
+    if metadata_damage(store.path, store.metadata_files).keys() - {CLIP_TABLE}:
+        store.metadata_files = write_arrays_metadata(store.path, store.attributes, store.metadata_files)
+    for name in strays(store):
+        (store.path / name).unlink(missing_ok=True)
+    return redo
+
+
+def shard_damage(store: Store, shard: int) -> str | None:
     """What is wrong with a shard; None when all is well."""
     receipt = read_receipt(store.path, shard)
     if receipt is None:
@@ -27,7 +52,7 @@ def shard_damage(store: "Store", shard: int) -> str | None:
     return None
 
 
-def strays(store: "Store") -> dict[str, str]:
+def strays(store: Store) -> dict[str, str]:
     """Files among arrays and receipts that no receipt speaks of, and logs that are damaged, with what is wrong."""
     shards = range(store.num_shards)
     known = {*store.metadata_files, *(f"_done/{s:06d}.json" for s in shards)}

@@ -3,14 +3,13 @@
 Every store is complete or resumable, and says so: only shards with a valid receipt can be read.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from ..errors import BadInput, ComboError
-from .checking import shard_damage, strays
 from .clip import Clip
 from .clip_table import ClipTable
 from .location import (
@@ -26,7 +25,7 @@ from .location import (
     write_atomic,
 )
 from .masks import unpack_masks, unpack_stats
-from .metadata import CLIP_TABLE, identity, is_begun, metadata_damage, read_metadata, write_arrays_metadata
+from .metadata import CLIP_TABLE, identity, is_begun, read_metadata
 from .receipts import Receipt, drop_receipt, read_receipt
 from .schema import array_specs, open_array, open_remote_array, shard_key
 from .sealed import digest, seal, unseal
@@ -79,7 +78,7 @@ class Store:
     def finished(self, shard: int) -> Receipt | None:
         """The receipt of a shard, if it is of this store and every file it lists is there with its size.
 
-        Looks anew each time. Cheap: contents are for `damaged`.
+        Looks anew each time. Cheap: contents are for `checking.damaged`.
         """
         return self._valid_receipt(shard)
 
@@ -96,37 +95,11 @@ class Store:
         """Clips with something odd about them, and what."""
         return {clip: note for r in self.receipts().values() for clip, note in r.notes.items()}
 
-    def damaged(self) -> Iterator[tuple[int | None, str | None]]:
-        """Every shard, and what is wrong with it (None: nothing), from a full read of all files.
-
-        Then, with None for the shard, what is wrong with metadata, logs, and files that no receipt speaks of. Other
-        files at the top of the store, such as notes of people, are not looked at.
-        """
-        for shard in range(self.num_shards):
-            yield shard, shard_damage(self, shard)
-        for name, what in {**metadata_damage(self.path, self.metadata_files), **strays(self)}.items():
-            yield None, f"{name}: {what}"
-
     def redo(self, shards: Iterable[int]) -> None:
         """Drop the receipts of these shards, so that the job that made them does exactly these again."""
         for shard in shards:
             self._receipts.pop(shard, None)
             drop_receipt(self.path, shard)
-
-    def repair(self) -> list[int]:
-        """Mend what follows from the store itself, remove files that no receipt speaks of, and drop the receipts of
-        damaged shards. Gives the shards to be done again by the job that made them. Hold the store while it runs.
-
-        The clip table of a clip store does not follow from it; running the same import again writes it.
-        """
-        redo = [shard for shard in range(self.num_shards) if shard_damage(self, shard)]
-        self.redo(redo)
-        damaged = metadata_damage(self.path, self.metadata_files)
-        if damaged.keys() - {CLIP_TABLE}:
-            self.metadata_files = write_arrays_metadata(self.path, self.attributes, self.metadata_files)
-        for name in strays(self):
-            (self.path / name).unlink(missing_ok=True)
-        return redo
 
     def _valid_receipt(self, shard: int, there: dict[str, int] | None = None) -> Receipt | None:
         """there: bytes of every file of the store, where they are known already."""

@@ -7,6 +7,7 @@ from statistics import mean
 from typing import Any
 
 from ..data.cache_root import AGREEMENT, cache_paths
+from ..data.checking import damaged
 from ..data.location import REQUESTS_AT_ONCE, Location, location
 from ..data.metadata import is_begun
 from ..data.sealed import unseal
@@ -177,7 +178,7 @@ def verify_root(root: str | Location) -> list[dict[str, Any]]:
             found(path, None, str(error))
     with bar(sum(s.num_shards for s in stores), "verify", "shards") as progress:
         for store in stores:
-            for shard, problem in store.damaged():
+            for shard, problem in damaged(store):
                 if problem is not None:
                     found(store.path, shard, problem)
                 if shard is not None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ..data.cache_root import exclusive, list_caches
+from ..data.checking import repair
 from ..data.location import Location, absolute
 from ..data.store import Cache, ClipStore, Store
 from ..errors import BadInput
@@ -35,7 +36,7 @@ def repair_root(root: str | Location) -> list[str]:
 def _mend(store: Store) -> list[int]:
     before = store.done_shards()
     with exclusive(store):
-        return sorted(set(store.repair()) & before)
+        return sorted(set(repair(store)) & before)
 
 
 def _make_again(cache: Cache, root: str | Location, shards: list[int]) -> None:

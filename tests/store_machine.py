@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from store_locations import contents, killed_at, open_place
 
 from combo_avs.data.cache_root import create_store, exclusive
+from combo_avs.data.checking import damaged, repair
 from combo_avs.data.copying import copy_shard
 from combo_avs.data.hdf5 import read_store, write_store
 from combo_avs.data.location import files_below, location, write_atomic
@@ -155,7 +156,7 @@ class StoreMachine(RuleBasedStateMachine):
     def verify(self) -> None:
         if not self.opens():
             return
-        found = {shard for shard, what in Cache(self.path).damaged() if what}
+        found = {shard for shard, what in damaged(Cache(self.path)) if what}
         assert found - {None} == self.bad_shards()
         of_no_shard = [n for n in self.differing() if "/." not in n and shard_of(n) is None]
         assert (None in found) == bool(of_no_shard)
@@ -165,10 +166,10 @@ class StoreMachine(RuleBasedStateMachine):
         create_store(self.path, ATTRIBUTES, None)
         cache, bad = Cache(self.path), self.bad_shards()
         with exclusive(cache):
-            assert set(cache.repair()) == bad
+            assert set(repair(cache)) == bad
         finish(self.path)
         assert contents(self.path) == self.whole
-        assert not any(what for _, what in Cache(self.path).damaged())
+        assert not any(what for _, what in damaged(Cache(self.path)))
 
     @rule(shard=st.integers(0, SHARDS - 1), data=st.data())
     def reopen_and_read(self, shard: int, data: st.DataObject) -> None:

@@ -12,6 +12,7 @@ import zarr
 from fakes import NoiseSource
 
 from combo_avs.data.cache_root import create_cache, exclusive, open_cache
+from combo_avs.data.checking import damaged
 from combo_avs.data.clip import IGNORE_LABEL, Clip
 from combo_avs.data.clip_table import ClipTable, plan_order
 from combo_avs.data.receipts import read_receipt, receipt_path
@@ -136,7 +137,7 @@ class TestDamage:
             path.write_bytes(b"")
         else:
             path.unlink()
-        assert [shard for shard, what in ClipStore(root).damaged() if what] == [1]
+        assert [shard for shard, what in damaged(ClipStore(root)) if what] == [1]
         with pytest.raises(ComboError, match=r"combo import"):
             ClipStore(root).read(array, 20, 40)
 
@@ -159,7 +160,7 @@ class TestDamage:
     def test_a_damaged_receipt_means_not_done(self, root: Path, receipt: str) -> None:
         receipt_path(root / "clips.zarr", 1).write_text(receipt)
         assert ClipStore(root).unfinished() == [1]
-        assert [shard for shard, what in ClipStore(root).damaged() if what] == [1]
+        assert [shard for shard, what in damaged(ClipStore(root)) if what] == [1]
         with pytest.raises(BadInput, match="1 of 3 shards are missing"):
             ClipStore(root).fingerprint()
 
@@ -175,7 +176,7 @@ class TestShardsOfNothingButFillValue:
         import_clips(self.Black(), tmp_path, SHARD)
         store = ClipStore(tmp_path)
         assert store.unfinished() == []
-        assert not any(what for _, what in store.damaged())
+        assert not any(what for _, what in damaged(store))
         assert not store.read("frames", 0, store.frames).any()
 
     def test_a_file_where_there_should_be_none_is_damage(self, tmp_path: Path) -> None:
@@ -185,7 +186,7 @@ class TestShardsOfNothingButFillValue:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"stray")
         assert ClipStore(tmp_path).unfinished() == [1]
-        assert dict(store.damaged())[1] == "frames/c/1/0/0/0: should not exist"
+        assert dict(damaged(store))[1] == "frames/c/1/0/0/0: should not exist"
 
 
 class TestResume:

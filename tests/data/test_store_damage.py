@@ -15,6 +15,7 @@ from store_locations import contents
 
 from combo_avs.data import clip_table, receipts
 from combo_avs.data.cache_root import create_cache
+from combo_avs.data.checking import damaged, repair
 from combo_avs.data.clip_table import ClipTable
 from combo_avs.data.location import write_atomic
 from combo_avs.data.receipts import Receipt, receipt_path, write_shard
@@ -87,7 +88,7 @@ def found(root: Path, path: Path) -> bool:
         opened = ClipStore(root) if store.name == "clips.zarr" else Cache(store)
     except BadInput as error:
         return str(store) in str(error)
-    return any(problem for _, problem in opened.damaged())
+    return any(problem for _, problem in damaged(opened))
 
 
 def test_every_deletion_is_found(root: Path) -> None:
@@ -107,7 +108,7 @@ def test_files_that_no_receipt_speaks_of(root: Path, name: str) -> None:
     path.write_bytes(b"stray")
     (problem,) = verify_root(root)
     assert (problem["shard"], problem["problem"]) == (None, f"{name}: no receipt speaks of it")
-    assert ClipStore(root).repair() == []
+    assert repair(ClipStore(root)) == []
     assert verify_root(root) == []
 
 
@@ -153,7 +154,7 @@ def test_repair_drops_exactly_the_damaged_shards(root: Path, whole: Path) -> Non
     (path / "features" / "zarr.json").unlink()
     (path / "_log" / "000000.json").write_bytes(b"{")
     cache = Cache(path)
-    assert cache.repair() == [1]
+    assert repair(cache) == [1]
     assert Cache(path).unfinished() == [1]
     write(cache, 1)
     assert verify_root(root) == []
@@ -168,9 +169,7 @@ class TestReceipts:
         shutil.copytree(first / "features", other.path / "features", dirs_exist_ok=True)
         shutil.copytree(first / "_done", other.path / "_done")
         assert other.unfinished() == [0, 1, 2]
-        assert {what for shard, what in other.damaged() if shard is not None} == {
-            "its receipt belongs to another store"
-        }
+        assert {what for shard, what in damaged(other) if shard is not None} == {"its receipt belongs to another store"}
 
     @pytest.mark.parametrize(
         "changes",
@@ -189,7 +188,7 @@ class TestReceipts:
         path = receipt_path(root / "clips.zarr", 1)
         write_atomic(path, seal({**unseal(path.read_bytes()), **changes, "seal": ""}))
         assert ClipStore(root).unfinished() == [1]
-        assert [s for s, what in ClipStore(root).damaged() if what] == [1]
+        assert [s for s, what in damaged(ClipStore(root)) if what] == [1]
 
     def test_equal_receipts_have_equal_bytes(self) -> None:
         values = {"b": "x", "a": 'says "seal": "0"'}

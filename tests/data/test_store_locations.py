@@ -11,6 +11,7 @@ from store_locations import KINDS, contents, count_steps, full_at, killed_at, op
 
 from combo_avs.data.augment import AugmentConfig
 from combo_avs.data.cache_root import create_cache, exclusive, list_caches, open_cache
+from combo_avs.data.checking import repair
 from combo_avs.data.clip import Clip
 from combo_avs.data.dataset import ClipDataset, prefetch, train_batch
 from combo_avs.data.location import Location, UrlPath, location
@@ -143,7 +144,7 @@ class TestLocationContract:
         array = "frames" if name.startswith("_done") else name.split("/")[0]
         with pytest.raises(ComboError, match="combo import"):
             ClipStore(root).read(array, 20, 40)
-        assert ClipStore(root).repair() == [1]
+        assert repair(ClipStore(root)) == [1]
         do_import(root)
         assert contents(root) == reference
 

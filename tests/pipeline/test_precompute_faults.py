@@ -16,6 +16,7 @@ from fakes import FakeConfig, FakeGenerator, NoiseSource, frame_name
 from store_locations import full_at
 
 from combo_avs.data.cache_root import exclusive, open_cache
+from combo_avs.data.checking import damaged
 from combo_avs.data.dataset import ClipDataset
 from combo_avs.data.store import Cache, ClipStore
 from combo_avs.errors import FAILED, BadInput, ComboError
@@ -179,7 +180,7 @@ class TestDisk:
         with full_at(30), pytest.raises(ComboError, match="No space left"):
             run(clips)
         assert plan(clips).todo
-        assert all(damage is None for shard, damage in Cache(made.path).damaged() if shard not in plan(clips).todo)
+        assert all(damage is None for shard, damage in damaged(Cache(made.path)) if shard not in plan(clips).todo)
         assert contents(run(clips)[0]) == whole
 
 
