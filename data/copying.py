@@ -3,7 +3,7 @@
 from ..errors import ComboError
 from .location import Location, write_atomic
 from .metadata import checksum
-from .receipts import Receipt, drop_receipt, receipt_path, sync_above
+from .receipts import Receipt, drop_receipt, log_path, receipt_path, sync_above
 from .store import Store
 
 
@@ -30,9 +30,8 @@ def copy_shard(source: Store, target: Store, receipt: Receipt) -> None:
 
 
 def _copy_log(source: Location, target: Location, shard: int) -> None:
-    name = f"{shard:06d}.json"
     try:
-        content = (source / "_log" / name).read_bytes()
+        content = log_path(source, shard).read_bytes()
     except FileNotFoundError:  # a log is no part of the data
         return
-    write_atomic(target / "_log" / name, content)
+    write_atomic(log_path(target, shard), content)

@@ -27,7 +27,7 @@ from .cache_root import create_store
 from .clip_table import ClipTable
 from .location import Location
 from .metadata import CLIP_TABLE
-from .receipts import drop_receipt, receipt_path, write_shard
+from .receipts import drop_receipt, log_path, read_log, receipt_path, write_shard
 from .schema import BYTES, CHUNK_FRAMES, ArraySpec, array_specs
 from .sealed import unseal
 from .store import Store
@@ -76,7 +76,7 @@ def write_store(group: h5py.Group, store: Store, shards: list[int], fingerprint:
         advance()
     text = h5py.string_dtype()
     group.create_dataset("receipts", data=[receipt_path(store.path, s).read_bytes() for s in shards], dtype=text)
-    group.create_dataset("logs", data=[_log(store, s) for s in shards], dtype=text)
+    group.create_dataset("logs", data=[json.dumps(read_log(log_path(store.path, s))) for s in shards], dtype=text)
 
 
 def read_store(group: h5py.Group, path: Location, advance: Advance) -> Store:
@@ -158,10 +158,3 @@ def _read_array(group: h5py.Group, name: str, spec: ArraySpec, lo: int, hi: int)
     out = np.empty(hi - lo, object)
     out[:] = [raw[a:b] for a, b in pairwise(cuts)]
     return out
-
-
-def _log(store: Store, shard: int) -> str:
-    try:
-        return json.dumps(unseal((store.path / "_log" / f"{shard:06d}.json").read_bytes()))
-    except (OSError, ValueError):  # a log is no part of the data
-        return "{}"

@@ -42,6 +42,22 @@ def receipt_path(store: Location, shard: int) -> Location:
     return store / "_done" / f"{shard:06d}.json"
 
 
+def log_path(store: Location, shard: int) -> Location:
+    return store / "_log" / f"{shard:06d}.json"
+
+
+def write_log(path: Location, log: dict[str, Any]) -> None:
+    write_atomic(path, seal({**log, "seal": ""}))
+
+
+def read_log(path: Location) -> dict[str, Any]:
+    """Empty where there is none, or a damaged one: logs are no part of the data."""
+    try:
+        return unseal(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+
+
 def read_receipt(store: Location, shard: int) -> Receipt | None:
     """The receipt of a shard, or None when there is none that can be read: then the shard is to be done again."""
     try:
@@ -95,7 +111,7 @@ def write_shard(
         files[key] = _put(store / key, encode_shard(spec, values, attributes["shard_frames"]))
     sync_above(store, [key for key, file in files.items() if file])
     receipt = Receipt(shard, frames, files, counts, quarantined, notes, identity(attributes))
-    write_atomic(store / "_log" / f"{shard:06d}.json", seal({**log, "seal": ""}))
+    write_log(log_path(store, shard), log)
     write_atomic(receipt_path(store, shard), receipt.to_json())
     return receipt
 

@@ -1,4 +1,4 @@
-"""Bringing AVSS frames and label maps of any size to one square size, as the published code prepares them."""
+"""Resizing as the published code does it: AVSS pictures of any size to one square size, and windows for training."""
 
 from functools import lru_cache
 from typing import NamedTuple

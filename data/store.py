@@ -31,6 +31,7 @@ from .schema import array_specs, open_array, open_remote_array, shard_key
 from .sealed import digest, seal, unseal
 from .shard_reader import read_shard
 
+AT_IMPORT = "quarantined at import"  # why clips have no data in caches, when they have none in the clip store
 PART_OF = "part_of.json"  # in a clip store that holds some shards of another: the fingerprint of all of them
 
 
@@ -250,6 +251,12 @@ class ClipStore(Store):
         lo, hi = self.shard_range(shard)
         rows = range(*np.searchsorted(self.table.first_frame, (lo, hi)))
         return [(int(self.table.first_frame[r]), self.table[r]) for r in rows]
+
+    def usable_in(self, shard: int) -> list[tuple[int, Clip]]:
+        """`clips_in` without the quarantined clips. Looks at the receipt of this shard alone."""
+        receipt = self.finished(shard)
+        bad = receipt.quarantined if receipt else {}
+        return [(first, clip) for first, clip in self.clips_in(shard) if clip.id not in bad]
 
 
 class Cache(Store):

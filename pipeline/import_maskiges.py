@@ -11,7 +11,7 @@ from ..data.cache_root import create_cache, exclusive
 from ..data.location import Location
 from ..data.maskige_tree import MaskigeTree
 from ..data.receipts import write_shard
-from ..data.store import Cache, ClipStore
+from ..data.store import AT_IMPORT, Cache, ClipStore
 from .import_clips import READ_THREADS
 from .progress import bar
 
@@ -46,7 +46,7 @@ def import_maskiges(root: str | Location, source: Path) -> MaskigeReport:
     """
     clips = ClipStore(root)
     clips.fingerprint()  # all of them are there
-    quarantined = dict.fromkeys(clips.quarantined(), "quarantined at import")
+    quarantined = dict.fromkeys(clips.quarantined(), AT_IMPORT)
     tree = MaskigeTree(source, [clip for clip in clips.table if clip.id not in quarantined], clips.size)
     cache = create_cache(clips, "proposals", _maker(tree))
     with exclusive(cache), ThreadPoolExecutor(READ_THREADS) as pool:

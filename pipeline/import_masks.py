@@ -15,7 +15,7 @@ from ..data.clip import Clip
 from ..data.location import Location
 from ..data.mask_files import MAX_FILE_BYTES, SUFFIXES, FrameMasks, read_masks
 from ..data.receipts import write_shard
-from ..data.store import Cache, ClipStore
+from ..data.store import AT_IMPORT, Cache, ClipStore
 from ..errors import BadInput, ComboError
 from ..model.foundation.border import Proposals
 from .import_clips import READ_THREADS
@@ -52,7 +52,7 @@ def import_masks(root: str | Location, folder: Path, name: str, allow_missing: b
         raise BadInput(f"--name {name!r}: use letters, digits, dots, dashes and underscores")
     clips = ClipStore(root)
     clips.fingerprint()  # all of them are there
-    bad = dict.fromkeys(clips.quarantined(), "quarantined at import")
+    bad = dict.fromkeys(clips.quarantined(), AT_IMPORT)
     wanted = [clip for clip in clips.table if clip.id not in bad]
     files = _find(folder, wanted, allow_missing)
     sha256 = _hash(files)

@@ -10,7 +10,7 @@ from ..data.cache_root import AGREEMENT, cache_paths
 from ..data.checking import damaged
 from ..data.location import REQUESTS_AT_ONCE, Location, location
 from ..data.metadata import is_begun
-from ..data.sealed import unseal
+from ..data.receipts import log_path, read_log
 from ..data.store import Cache, ClipStore, Store
 from ..errors import BadInput
 from .progress import bar
@@ -89,7 +89,7 @@ def _made_with(cache: Cache, shards: list[int]) -> dict[str, Any]:
     """How its shards came about, from their logs: seconds per frame (mean), devices, versions. Empty without logs."""
     with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
         some = shards[:: -(-len(shards) // MOST_LOGS) or 1]
-        read = pool.map(lambda shard: _read_log(cache, f"_log/{shard:06d}.json"), some)
+        read = pool.map(lambda shard: read_log(log_path(cache.path, shard)), some)
         logs = [log for log in read if log.keys() >= {"seconds_per_frame", "waiting_share", "device", "versions"}]
     if not logs:
         return {}
@@ -105,16 +105,8 @@ def _made_with(cache: Cache, shards: list[int]) -> dict[str, Any]:
 
 def _agreement(cache: Cache) -> dict[str, Any]:
     """How far an approximate setting is from the exact one, see `precompute.agreement`; empty for an exact one."""
-    log = _read_log(cache, AGREEMENT)
+    log = read_log(cache.path / AGREEMENT)
     return {"agreement": log["agreement"]} if "agreement" in log else {}
-
-
-def _read_log(cache: Cache, name: str) -> dict[str, Any]:
-    """Empty where there is none, or a damaged one: logs are no part of the contents."""
-    try:
-        return unseal((cache.path / name).read_bytes())
-    except (OSError, ValueError):
-        return {}
 
 
 def show_info(info: dict[str, Any]) -> str:

@@ -15,9 +15,10 @@ from uuid import uuid4
 import torch
 from tqdm import tqdm
 
+from ...data.store import ClipStore
 from ...errors import BadInput, ComboError
 from ..devices import worker_device
-from .worker import PACKAGE, Job, OtherVersion, run_shard, try_clip, usable_clips
+from .worker import PACKAGE, Job, OtherVersion, run_shard, try_clip
 
 if TYPE_CHECKING:
     from distributed import Client, KilledWorker
@@ -115,7 +116,7 @@ def _without_deadly_clips(client: "Client", task: Task, error: "KilledWorker") -
 
     what = f"shard {task.shard} of {PurePath(task.job.cache).name}"
     tqdm.write(f"{what} killed {error.allowed_failures + 1} workers: trying its clips one by one", file=sys.stderr)
-    clips = [clip.id for _, clip in usable_clips(task.job, task.shard)]
+    clips = [clip.id for _, clip in ClipStore(task.job.root).usable_in(task.shard)]
     deadly = {}
     for clip in clips:
         died = client.submit(_on_worker, try_clip, task.job, task.shard, clip=clip, pure=False).exception()

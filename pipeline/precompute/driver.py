@@ -16,7 +16,7 @@ from ...data.audio import log_mel_examples, waveform_seconds
 from ...data.cache_root import AGREEMENT, cache_path, create_cache, done_before, exclusive
 from ...data.location import Location, absolute, location, write_atomic
 from ...data.sealed import seal
-from ...data.store import ClipStore
+from ...data.store import AT_IMPORT, ClipStore
 from ...errors import BadInput, ComboError
 from ...model.audio import encoder
 from ...model.audio.border import AudioEncoder
@@ -28,7 +28,7 @@ from .config import PrecomputeConfig, SlurmConfig
 from .dispatch import Outcome, Task, run_here, run_on_workers
 from .exactness import approximations
 from .selection import Share, wanted_shards
-from .worker import AT_IMPORT, PACKAGE, Job, maker_of
+from .worker import PACKAGE, Job, maker_of
 
 if TYPE_CHECKING:
     from distributed import Client

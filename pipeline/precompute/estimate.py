@@ -50,10 +50,8 @@ def estimate(plan: Plan) -> Estimate:
     clips = plan.clips
     spans = [clips.shard_range(shard) for shard in plan.todo]
     frames = sum(hi - lo for lo, hi in spans)
-    bad = clips.quarantined()
     some = plan.todo[:: max(1, len(plan.todo) // TIMED_CLIPS)][:TIMED_CLIPS]
-    found = [next(((f, c) for f, c in clips.clips_in(shard) if c.id not in bad), None) for shard in some]
-    timed = [pair for pair in found if pair is not None]
+    timed = [pair for shard in some for pair in clips.usable_in(shard)[:1]]
     if not timed:
         return Estimate(plan, frames)
     device = pick_device(plan.job.device)

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 
 from ...data.cache_root import AGREEMENT
-from ...data.location import write_atomic
-from ...data.sealed import seal
+from ...data.receipts import write_log
 from ...data.store import Cache, ClipStore
 from ...model.foundation import generator
 from ...model.foundation.border import ProposalGenerator
@@ -33,8 +32,7 @@ def record_agreement(
     fails on say nothing here: their clips are quarantined when their turn comes. Without any other, nothing is written.
     """
     exact = generator(name, json.loads(parameters) | approximations(model.parameters)).to(torch.device(device))
-    bad = clips.quarantined()
-    firsts = [first for first, clip in clips.clips_in(shard) if clip.id not in bad]
+    firsts = [first for first, _ in clips.usable_in(shard)]
     measured: list[dict[str, float]] = []
     for first in firsts[:: max(1, len(firsts) // COMPARED_FRAMES)][:COMPARED_FRAMES]:
         frames = torch.from_numpy(clips.read("frames", first, first + 1)).to(device)
@@ -46,5 +44,4 @@ def record_agreement(
         except Exception:
             continue
     if measured:
-        result = {"exact": exact.parameters, "agreement": mean_agreement(measured), "seal": ""}
-        write_atomic(cache.path / AGREEMENT, seal(result))
+        write_log(cache.path / AGREEMENT, {"exact": exact.parameters, "agreement": mean_agreement(measured)})

@@ -15,13 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...data.clip import Clip
-from ...data.location import write_atomic
 from ...data.masks import pack_masks, pack_stats
-from ...data.receipts import write_shard
+from ...data.receipts import log_path, write_log, write_shard
 from ...data.schema import BYTES, ArraySpec
-from ...data.sealed import seal
-from ...data.store import Cache, ClipStore
+from ...data.store import AT_IMPORT, Cache, ClipStore
 from ...errors import ComboError
 from ...model.audio import encoder
 from ...model.audio.border import AudioEncoder
@@ -35,7 +32,6 @@ from .temporal import temporal_maskiges
 
 PACKAGE = "combo-avs"
 LOGGED_VERSIONS = (PACKAGE, "torch", "timm", "segment-anything", "transformers", "scikit-image", "numpy", "zarr")
-AT_IMPORT = "quarantined at import"
 DROPPED = "dropped"  # beside the rows of a clip: int64 [T], masks beyond `max_masks`
 
 
@@ -125,7 +121,7 @@ def run_shard(
         "seconds_loading": loaded - started,
         "waiting_share": 1 - record.busy / seconds,  # of the device, with the writing that has just ended
     }
-    write_atomic(cache.path / "_log" / f"{shard:06d}.json", seal({**log, "seal": ""}))
+    write_log(log_path(cache.path, shard), log)
     return {
         "shard": shard,
         "counts": counts,
@@ -138,17 +134,10 @@ def run_shard(
 def try_clip(job: Job, shard: int, device: str | None = None, *, clip: str) -> None:
     """Run the model over one clip of a shard and keep nothing: to see whether this process survives it."""
     where = pick_device(device or job.device)
-    stage = stage_of(job, load_model(job.kind, job.name, job.parameters, str(where)), _clip_store(job.root, job.cache))
-    alone = [(first, c) for first, c in usable_clips(job, shard) if c.id == clip]
-    run_clips(stage, alone, Record(where, job.batch_frames))
-
-
-def usable_clips(job: Job, shard: int) -> list[tuple[int, Clip]]:
-    """The clips of a shard and their first frames, but for those that were quarantined at import."""
     clips = _clip_store(job.root, job.cache)
-    receipt = clips.finished(shard)  # should it be gone, reading the frames says so
-    at_import = receipt.quarantined if receipt else {}
-    return [(first, clip) for first, clip in clips.clips_in(shard) if clip.id not in at_import]
+    stage = stage_of(job, load_model(job.kind, job.name, job.parameters, str(where)), clips)
+    alone = [(first, c) for first, c in clips.usable_in(shard) if c.id == clip]
+    run_clips(stage, alone, Record(where, job.batch_frames))
 
 
 @functools.cache
@@ -171,11 +160,9 @@ def _make(
 ) -> tuple[Rows, dict[str, str], dict[str, int]]:
     """The arrays of a shard, its quarantined clips with their reasons, and its counts."""
     lo, hi = cache.shard_range(shard)
-    at_import = {clip.id: AT_IMPORT for _, clip in clips.clips_in(shard)}
-    usable = usable_clips(job, shard)
-    for _, clip in usable:
-        del at_import[clip.id]
-    usable = [(first, clip) for first, clip in usable if clip.id not in skipped]
+    there = clips.usable_in(shard)
+    at_import = {clip.id: AT_IMPORT for first, clip in clips.clips_in(shard) if (first, clip) not in there}
+    usable = [(first, clip) for first, clip in there if clip.id not in skipped]
     with warnings.catch_warnings(record=True) as said:  # such as of batches made smaller inside a generator
         outcomes = run_clips(stage_of(job, model, clips), usable, record)
     record.notes += dict.fromkeys(str(warning.message) for warning in said)

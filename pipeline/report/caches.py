@@ -18,7 +18,7 @@ from ...data.clip import IGNORE_LABEL
 from ...data.dataset import prefetch
 from ...data.masks import unpack_stats
 from ...data.palette import PALETTE
-from ...data.sealed import unseal
+from ...data.receipts import log_path, read_log
 from ...data.store import Cache, ClipStore
 from ...errors import BadInput, ComboError
 from ..pictures import label_colours, outlined
@@ -260,7 +260,7 @@ def _section(
 def _cache_row(cache: Cache, label: str, items: list[Item]) -> CacheRow:
     values = {k: [i.values[f"{k}:{label}"] for i in items if f"{k}:{label}" in i.values] for k in LABELS}
     receipts = cache.receipts()
-    logs = [log for shard in receipts if (log := _read_log(cache, shard)) is not None]
+    logs = [read_log(log_path(cache.path, shard)) for shard in receipts]
     seconds = [log["seconds_per_frame"] for log in logs if "seconds_per_frame" in log]
     size = sum(file[0] for receipt in receipts.values() for file in receipt.files.values() if file)
     frames = sum(receipt.frames[1] - receipt.frames[0] for receipt in receipts.values())
@@ -274,11 +274,3 @@ def _cache_row(cache: Cache, label: str, items: list[Item]) -> CacheRow:
         bytes=size,
         bytes_per_frame=size / frames if frames else None,
     )
-
-
-def _read_log(cache: Cache, shard: int) -> dict[str, Any] | None:
-    """None where there is none, or a damaged one: logs are no part of the data."""
-    try:
-        return unseal((cache.path / "_log" / f"{shard:06d}.json").read_bytes())
-    except (OSError, ValueError):
-        return None
