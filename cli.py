@@ -86,7 +86,7 @@ def precompute(
     Parameters: --set precompute.generator.KEY=VALUE and --set precompute.encoder.KEY=VALUE. Weights come from the
     folder that 'combo weights fetch' fills, or --set precompute.encoder.weights=FILE.
     """
-    from .pipeline.config import load_config
+    from .pipeline.config.tree import load_config
     from .pipeline.precompute.driver import plan_caches, run_plans
     from .pipeline.precompute.selection import parse_clip_ids, parse_share
 
@@ -147,7 +147,7 @@ def predict(
 
     If the audio encoder or generator has weights: --set precompute.encoder.weights=FILE as for precompute.
     """
-    from .pipeline.predict import predict as segment_videos
+    from .pipeline.predict.predict import predict as segment_videos
 
     lines = segment_videos(
         run, videos, out, settings or [], device, proposals, masks=masks, mask_size=mask_size, every_frame=every_frame
@@ -199,7 +199,7 @@ def reproduce(
 
     Everything is checked first; run it again to go on. Exit code 5 when the published numbers are not met.
     """
-    from .pipeline.reproduce import reproduce as reproduce_it
+    from .pipeline.published.reproduce import reproduce as reproduce_it
 
     report = reproduce_it(subset, backbone, source, checkpoint, maskiges, vggish, root, device, proposals, fusion)
     typer.echo(json.dumps(report.summary(), indent=1) if as_json else report)
@@ -216,8 +216,8 @@ def model(
     as_json: AsJson = False,
 ) -> None:
     """Show how large a configured network is, part by part."""
-    from .pipeline.config import load_config
-    from .pipeline.model_info import describe_model, parameter_counts
+    from .pipeline.config.tree import load_config
+    from .pipeline.weights.model_info import describe_model, parameter_counts
 
     config = load_config(preset, settings or [])
     typer.echo(json.dumps(parameter_counts(config, classes)) if as_json else describe_model(config, classes))

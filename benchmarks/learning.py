@@ -13,16 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean, stdev
 
-from combo_avs.data.receipts import write_atomic
-from combo_avs.data.synthetic import SyntheticSource
+from combo_avs.data.sources.synthetic.source import SyntheticSource
+from combo_avs.data.store.receipts import write_atomic
 from combo_avs.errors import ComboError
-from combo_avs.pipeline.compare import compare
-from combo_avs.pipeline.compare_table import Row, Table, spread
-from combo_avs.pipeline.compare_variants import RECIPE
-from combo_avs.pipeline.import_clips import import_clips
-from combo_avs.pipeline.precompute.config import PrecomputeConfig
+from combo_avs.pipeline.compare.compare import compare
+from combo_avs.pipeline.compare.table import Row, Table, spread
+from combo_avs.pipeline.compare.variants import RECIPE
+from combo_avs.pipeline.config.precompute import PrecomputeConfig
+from combo_avs.pipeline.imports.clips import import_clips
+from combo_avs.pipeline.imports.truth import write_truth_proposals
 from combo_avs.pipeline.precompute.driver import plan_caches, run_plans
-from combo_avs.pipeline.truth_proposals import write_truth_proposals
 
 FLAVOURS = {
     "ms3": "several sources: one or two of two to four objects sound, changing by the second",

@@ -25,17 +25,17 @@ import numpy as np
 from PIL import Image
 
 from combo_avs.data.augment import AugmentConfig, Jitter, augment, draw
-from combo_avs.data.cache_root import open_cache
 from combo_avs.data.dataset import ClipDataset, prefetch, train_batch
 from combo_avs.data.palette import PALETTE
 from combo_avs.data.resize import resize
-from combo_avs.data.store import ClipStore
-from combo_avs.data.synthetic import SyntheticSource
-from combo_avs.pipeline.config import load_config
-from combo_avs.pipeline.import_clips import import_clips
-from combo_avs.pipeline.precompute.config import PrecomputeConfig
+from combo_avs.data.sources.synthetic.source import SyntheticSource
+from combo_avs.data.store.root import open_cache
+from combo_avs.data.store.store import ClipStore
+from combo_avs.pipeline.config.precompute import PrecomputeConfig
+from combo_avs.pipeline.config.tree import load_config
+from combo_avs.pipeline.imports.clips import import_clips
 from combo_avs.pipeline.precompute.driver import plan_caches, run_plans
-from combo_avs.pipeline.train_step import make_trainer, train_step
+from combo_avs.pipeline.train.step import make_trainer, train_step
 
 FLAVOURS = ("s4", "ms3", "avss")
 CACHES = ("felzenszwalb", "logmel")

@@ -20,8 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from train_step import hardware, make_batch
 
-from combo_avs.pipeline.config import load_config
-from combo_avs.pipeline.train_step import Trainer, make_trainer, train_step
+from combo_avs.pipeline.config.tree import load_config
+from combo_avs.pipeline.train.step import Trainer, make_trainer, train_step
 
 
 class Counted(TorchDispatchMode):

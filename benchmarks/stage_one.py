@@ -26,14 +26,14 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import fakes
 
-from combo_avs.data.cache_root import create_cache, create_clips
 from combo_avs.data.clip import Clip
-from combo_avs.data.metadata import identity
-from combo_avs.data.receipts import Receipt, receipt_path, write_shard
-from combo_avs.data.schema import shard_key
-from combo_avs.data.store import Cache, ClipStore, Store
+from combo_avs.data.store.metadata import identity
+from combo_avs.data.store.receipts import Receipt, receipt_path, write_shard
+from combo_avs.data.store.root import create_cache, create_clips
+from combo_avs.data.store.schema import shard_key
+from combo_avs.data.store.store import Cache, ClipStore, Store
+from combo_avs.pipeline.config.precompute import PrecomputeConfig
 from combo_avs.pipeline.precompute.cluster import local_workers
-from combo_avs.pipeline.precompute.config import PrecomputeConfig
 from combo_avs.pipeline.precompute.dispatch import Task, run_here, run_on_workers
 from combo_avs.pipeline.precompute.driver import Plan, plan_caches
 

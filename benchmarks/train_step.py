@@ -27,10 +27,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from combo_avs.data.dataset import Batch
 from combo_avs.model.audio.vggish import VGGish
 from combo_avs.model.criterion import criterion
-from combo_avs.pipeline.config import load_config
-from combo_avs.pipeline.optim import parameter_groups
-from combo_avs.pipeline.tensors import image_tensor, tensor_on
-from combo_avs.pipeline.train_step import Trainer, make_trainer, train_step
+from combo_avs.pipeline.common.tensors import image_tensor, tensor_on
+from combo_avs.pipeline.config.tree import load_config
+from combo_avs.pipeline.train.optim import parameter_groups
+from combo_avs.pipeline.train.step import Trainer, make_trainer, train_step
 
 # Cumulative: each row of the table makes one more part of the plain step ours.
 ROUTE = {

@@ -15,7 +15,7 @@ app = typer.Typer(help="Look at the stores of a cache root; check, compare, ship
 @app.command("info")
 def cache_info(root: Root, as_json: AsJson = False) -> None:
     """What a cache root holds, and how much of it is finished."""
-    from ..pipeline.inspect import root_info, show_info
+    from ..pipeline.caches.inspect import root_info, show_info
 
     info = root_info(root)
     typer.echo(json.dumps(info, indent=1) if as_json else show_info(info))
@@ -31,8 +31,8 @@ def cache_verify(
     as_json: AsJson = False,
 ) -> None:
     """Read every file and compare it with its checksum. Exit code 5 when anything is damaged or missing."""
-    from ..pipeline.inspect import show_problems, verify_root
-    from ..pipeline.repair import repair_root
+    from ..pipeline.caches.inspect import show_problems, verify_root
+    from ..pipeline.caches.repair import repair_root
 
     if repair:
         for line in repair_root(root):
@@ -52,7 +52,7 @@ def cache_diff(
     as_json: AsJson = False,
 ) -> None:
     """Compare what two proposal generators found in the same clips."""
-    from ..pipeline.cache_diff import diff_caches
+    from ..pipeline.caches.diff import diff_caches
 
     found = diff_caches(root, first, second, split)
     typer.echo(json.dumps(found.to_json(), indent=1) if as_json else found)
@@ -66,7 +66,7 @@ def cache_export(
     cache: Annotated[list[str] | None, typer.Option(help="Only this cache; repeatable. Default: all.")] = None,
 ) -> None:
     """Write the clips and caches of a root into one HDF5 file."""
-    from ..pipeline.cache_transfer import export_stores
+    from ..pipeline.caches.transfer import export_stores
 
     typer.echo(export_stores(root, file, split, cache))
 
@@ -76,7 +76,7 @@ def cache_import(
     file: Annotated[Path, typer.Argument(help="File that 'combo cache export' wrote.")], root: Root
 ) -> None:
     """Bring an exported HDF5 file into a root: the same stores, byte by byte. Run it again to go on."""
-    from ..pipeline.cache_transfer import import_stores
+    from ..pipeline.caches.transfer import import_stores
 
     typer.echo(import_stores(file, root))
 
@@ -93,7 +93,7 @@ def cache_import_masks(
     ] = False,
 ) -> None:
     """Take masks that another program made as a proposals cache; docs/mask-format.md says how to write them."""
-    from ..pipeline.import_masks import import_masks
+    from ..pipeline.imports.masks import import_masks
 
     report = import_masks(root, folder, name, allow_missing)
     typer.echo(report)
@@ -106,7 +106,7 @@ def cache_merge(
     sources: Annotated[list[str], typer.Argument(help="Roots in which other shards of the same job were made.")],
 ) -> None:
     """Copy the shards that a root lacks from other roots. Exit code 5 when finished shards differ."""
-    from ..pipeline.cache_transfer import merge_roots
+    from ..pipeline.caches.transfer import merge_roots
 
     report = merge_roots(root, sources)
     typer.echo(report)
@@ -122,7 +122,7 @@ def cache_gc(
     as_json: AsJson = False,
 ) -> None:
     """Find stale caches and what killed runs left behind. Stores that a run writes to are left alone."""
-    from ..pipeline.cache_gc import clean
+    from ..pipeline.caches.gc import clean
 
     report = clean(root, unfinished, delete)
     typer.echo(json.dumps(report.to_json(), indent=1) if as_json else report)

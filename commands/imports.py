@@ -23,7 +23,7 @@ def import_synthetic(
     ] = None,
 ) -> None:
     """Make a labelled set of moving, sounding objects, and import it."""
-    from ..pipeline.import_clips import import_synthetic as import_it
+    from ..pipeline.imports.clips import import_synthetic as import_it
 
     _imported(import_it(root, flavour, clips, seed, size, shard_frames, avsbench))
 
@@ -46,7 +46,7 @@ def import_avsbench(
     ] = False,
 ) -> None:
     """Import AVSBench-object (S4, MS3) or AVSBench-semantic (AVSS). All files are checked before the first is read."""
-    from ..pipeline.import_clips import import_avsbench as import_it
+    from ..pipeline.imports.clips import import_avsbench as import_it
 
     _imported(import_it(root, source, subset, size, shard_frames, log_mel_pickles, split))
 
@@ -57,7 +57,7 @@ def import_maskiges(
     source: Annotated[Path, typer.Option(help="The data set with its pre_SAM_mask folders, or one of its folders.")],
 ) -> None:
     """Import the published Maskiges (pre_SAM_mask) as the proposals cache official-maskiges."""
-    from ..pipeline.import_maskiges import import_maskiges as import_it
+    from ..pipeline.imports.maskiges import import_maskiges as import_it
 
     _imported(import_it(root, source))
 
@@ -68,7 +68,7 @@ def import_ground_truth(root: Root) -> None:
 
     The upper bound for proposal generators. Only for sets made by 'combo import synthetic'.
     """
-    from ..pipeline.truth_proposals import write_truth_proposals
+    from ..pipeline.imports.truth import write_truth_proposals
 
     typer.echo(f"{write_truth_proposals(root).path} is done")
 
@@ -82,7 +82,7 @@ def import_videos(
     shard_frames: ShardFrames = 160,
 ) -> None:
     """Import your own videos, without labels."""
-    from ..pipeline.import_clips import import_videos as import_it
+    from ..pipeline.imports.clips import import_videos as import_it
 
     _imported(import_it(root, files, clip_seconds, size, shard_frames))
 

@@ -34,7 +34,7 @@ ShardFrames = Annotated[int, typer.Option(help="Frames per shard, a multiple of 
 
 def complete_preset(word: str) -> list[str]:
     """Shipped presets that begin so, for the shell; by their files, since it must not wait for heavy imports."""
-    names = (path.stem for path in (Path(__file__).parents[1] / "pipeline" / "presets").glob("*.yaml"))
+    names = (path.stem for path in (Path(__file__).parents[1] / "pipeline" / "config" / "presets").glob("*.yaml"))
     return sorted(name for name in names if name.startswith(word))
 
 

@@ -31,8 +31,8 @@ def train(
     ROOT, --preset, --proposals, --audio and --out are needed, except with --show-config.
     On several GPUs: torchrun --nproc-per-node N -m combo_avs train ...
     """
-    from ..pipeline.config import load_config
-    from ..pipeline.config import show_config as show
+    from ..pipeline.config.tree import load_config
+    from ..pipeline.config.tree import show_config as show
 
     overrides = list(settings or [])
     overrides += [f"train.steps={steps}"] if steps is not None else []
@@ -43,7 +43,7 @@ def train(
     needed = {"ROOT": root, "--preset": preset, "--proposals": proposals, "--audio": audio, "--out": out}
     if missing := [name for name, value in needed.items() if value is None]:
         raise typer.BadParameter(f"missing: {', '.join(missing)}")
-    from ..pipeline.train import train as train_it
+    from ..pipeline.train.loop import train as train_it
 
     config = load_config(preset, overrides)
     scores = train_it(root, config, proposals, audio, out, resume == "auto", allow_other or ())
@@ -56,7 +56,7 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Do a training step again whose loss was not finite, and show its losses."""
-    from ..pipeline.replay import replay as do_again
+    from ..pipeline.train.replay import replay as do_again
 
     losses = do_again(folder, device)
     typer.echo(json.dumps(losses, indent=1) if as_json else "\n".join(f"{k} {v:.6g}" for k, v in losses.items()))
@@ -91,8 +91,8 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Train and score a recipe over caches or settings and several seeds; run it again to go on."""
-    from ..pipeline.compare import compare as compare_them
-    from ..pipeline.compare_variants import parse_seeds, parse_sounds
+    from ..pipeline.compare.compare import compare as compare_them
+    from ..pipeline.compare.variants import parse_seeds, parse_sounds
 
     found = compare_them(
         root,
@@ -134,7 +134,7 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Score a run: M_J (mIoU) and M_F (F-score), by default as COMBO prints them."""
-    from ..pipeline.evaluate import evaluate_run_by
+    from ..pipeline.evaluate.evaluate import evaluate_run_by
 
     scores = evaluate_run_by(run, protocol or ["published"], split, sound, device)
     summaries = [{"split": split, "sound": sound, **s.summary()} for s in scores.values()]

@@ -15,7 +15,7 @@ app = typer.Typer(help="Weight files of others: list, fetch, check, convert.", n
 @app.command("list")
 def weights_list(as_json: AsJson = False) -> None:
     """Weight files of others that combo can use, and which are here."""
-    from ..pipeline.weight_fetch import list_weights, show_list
+    from ..pipeline.weights.fetch import list_weights, show_list
 
     rows = list_weights()
     typer.echo(json.dumps(rows, indent=1) if as_json else show_list(rows))
@@ -26,7 +26,7 @@ def weights_fetch(
     names: Annotated[list[str], typer.Argument(help="Names that 'combo weights list' shows, or all.", metavar="NAME")],
 ) -> None:
     """Download weight files; goes on where it was cut off, and keeps only what has the right size and hash."""
-    from ..pipeline.weight_fetch import fetch_weights
+    from ..pipeline.weights.fetch import fetch_weights
 
     for line in fetch_weights(names):
         typer.echo(line)
@@ -38,7 +38,7 @@ def weights_verify(
     as_json: AsJson = False,
 ) -> None:
     """Hash weight files and compare with what is published. Exit code 5 when one is damaged or missing."""
-    from ..pipeline.weight_fetch import show_checks, verify_weights
+    from ..pipeline.weights.fetch import show_checks, verify_weights
 
     checks = verify_weights(names or [])
     typer.echo(json.dumps(checks, indent=1) if as_json else show_checks(checks))
@@ -57,6 +57,6 @@ def weights_convert(
     ] = None,
 ) -> None:
     """Convert a checkpoint of the published code into this package's safetensors, or back. Every key must fit."""
-    from ..pipeline.weights import convert_weights
+    from ..pipeline.weights.convert import convert_weights
 
     typer.echo(convert_weights(source, out, to, vggish, preset))

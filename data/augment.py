@@ -12,8 +12,7 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from .clip import IGNORE_LABEL
-from .config import Section
+from ..base import IGNORE_LABEL, Section
 from .resize import resize_window
 
 PAD_COLOUR = 128  # of frames and Maskiges alike

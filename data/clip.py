@@ -11,7 +11,6 @@ import numpy as np
 
 SAMPLE_RATE = 16_000  # Hz; waveforms are mono
 LOG_MEL_SHAPE = (96, 64)  # 96 steps of 10 ms, 64 mel bands: one 0.96 s example (COMBO, section 3.1)
-IGNORE_LABEL = 255  # pixels that are never scored nor trained on
 CLIP_LENGTHS = (5, 10)  # frames; AVSBench has no others, and the store's chunks of 5 frames rely on it
 SPLITS = ("train", "val", "test")
 

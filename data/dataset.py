@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import BadInput
 from .augment import AugmentConfig, augment
 from .clip import Clip
-from .store import Cache, ClipStore
+from .store.store import Cache, ClipStore
 
 Item = TypeVar("Item")
 ARRAYS = ("frames", "maskiges", "features", "labels", "supervised")  # of a `Sample` and of a `Batch`

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from ..base import Section
 from ..errors import BadInput, ComboError, did_you_mean
-from .config import Section
 
 log = logging.getLogger(__name__)
 

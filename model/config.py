@@ -2,13 +2,9 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-
-class Section(BaseModel):
-    """A frozen config section; an unknown key is an error that names it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from ..base import Section
 
 
 class ModelConfig(Section):

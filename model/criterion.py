@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from .config import Section
+from ..base import IGNORE_LABEL, Section
 from .draws import ClipUniform, Uniform, rand_on, rows_of
-from .matcher import IGNORE_LABEL, Targets, find_targets, last_first, match, sample_points
+from .matcher import Targets, find_targets, last_first, match, sample_points
 
 CLIP = 5  # frames that the published consistency loss takes together; longer clips are multiples of it
 

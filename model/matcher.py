@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from ..base import IGNORE_LABEL
 from .draws import Uniform
 from .transfer import to_device
 
-IGNORE_LABEL = 255  # label of pixels that belong to no target
 FRAMES_AT_ONCE = 20  # bounds the memory for costs: 100 MB per intermediate at 100 queries and 12,544 points
 
 

@@ -4,22 +4,22 @@ from pathlib import Path
 
 import torch
 
-from ..data.cache_root import open_cache
 from ..data.dataset import ClipDataset
-from ..data.store import ClipStore
-from ..data.synthetic import SyntheticSource, render_video
-from ..data.video_writer import write_video
+from ..data.sources.synthetic.source import SyntheticSource, render_video
+from ..data.sources.video.writer import write_video
+from ..data.store.root import open_cache
+from ..data.store.store import ClipStore
 from ..errors import ComboError
 from ..model.combo import COMBO
-from .config import load_config
-from .evaluate import Scores, evaluate_dataset
-from .import_clips import import_clips
-from .precompute.config import PrecomputeConfig
+from .config.precompute import PrecomputeConfig
+from .config.tree import load_config
+from .evaluate.evaluate import Scores, evaluate_dataset
+from .imports.clips import import_clips
 from .precompute.driver import plan_caches, run_plans
-from .predict import predict
+from .predict.predict import predict
 from .report.demo_page import DemoResult, write_demo_page
-from .run_folder import load_run_weights
-from .train import train
+from .runs.folder import load_run_weights
+from .train.loop import train
 
 SIZE = 96  # pixels
 SHARD_FRAMES = 100  # a dozen shards, so that workers have something to share

@@ -7,7 +7,7 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from combo_avs.data.avsbench_labels import voc_palette
+from combo_avs.data.sources.avsbench.labels import voc_palette
 
 SIZE = 16
 CLASSES = ("background", *(f"class-{k}" for k in range(1, 71)))

@@ -8,10 +8,10 @@ from typing import Literal
 import numpy as np
 import torch
 
+from combo_avs.base import Section
 from combo_avs.data.clip import Clip, ClipArrays
 from combo_avs.errors import ClipError
 from combo_avs.model.builders import Entry
-from combo_avs.model.config import Section
 from combo_avs.model.foundation import GENERATORS
 from combo_avs.model.foundation.border import Proposals
 

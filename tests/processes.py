@@ -10,7 +10,7 @@ from typing import Any
 from combo_avs.errors import ComboError
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["combo_avs.pipeline.train"])
+CONTEXT.set_forkserver_preload(["combo_avs.pipeline.train.loop"])
 
 
 def start_training(*arguments: Any, rank: int = 0, count: int = 1, port: int = 0) -> BaseProcess:
@@ -41,7 +41,7 @@ def exit_codes(processes: list[BaseProcess], timeout: float = 120) -> list[int |
 
 def _train(environment: dict[str, str], arguments: tuple[Any, ...]) -> None:
     os.environ.update(environment)
-    from combo_avs.pipeline.train import train
+    from combo_avs.pipeline.train.loop import train
 
     try:
         train(*arguments)

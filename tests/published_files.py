@@ -11,7 +11,7 @@ from PIL import Image
 from combo_avs.data.audio import fit_seconds, log_mel_examples
 from combo_avs.data.masks import fold_masks
 from combo_avs.data.palette import PALETTE
-from combo_avs.data.synthetic import SyntheticSource
+from combo_avs.data.sources.synthetic.source import SyntheticSource
 from combo_avs.model.audio.vggish import VGGish
 from combo_avs.model.checkpoint import to_published
 from combo_avs.model.combo import COMBO

@@ -7,15 +7,15 @@ from pathlib import Path
 import torch
 from fakes import NoiseSource
 
-from combo_avs.data.cache_root import open_cache
 from combo_avs.data.clip import Clip, ClipArrays
-from combo_avs.data.store import ClipStore
+from combo_avs.data.store.root import open_cache
+from combo_avs.data.store.store import ClipStore
 from combo_avs.model.combo import COMBO
-from combo_avs.pipeline.config import load_config
-from combo_avs.pipeline.import_clips import import_clips
-from combo_avs.pipeline.precompute.config import PrecomputeConfig
+from combo_avs.pipeline.config.precompute import PrecomputeConfig
+from combo_avs.pipeline.config.tree import load_config
+from combo_avs.pipeline.imports.clips import import_clips
 from combo_avs.pipeline.precompute.driver import plan_caches, run_plans
-from combo_avs.pipeline.run_folder import RunInfo, append_log, create_converted_run
+from combo_avs.pipeline.runs.folder import RunInfo, append_log, create_converted_run
 
 HOSTILE_ID = "<img src=x onerror=alert(1)> $&\"'"
 HOSTILE_OBJECT = "</script><script>alert(2)</script>"

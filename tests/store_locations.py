@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from combo_avs.data import location as places
-from combo_avs.data.location import Location, UrlPath, files_below, location
+from combo_avs.data.store import location as places
+from combo_avs.data.store.location import Location, UrlPath, files_below, location
 
 KINDS = ("folder", "memory", "s3")
 

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from store_locations import contents, killed_at, open_place
 
-from combo_avs.data.cache_root import create_store, exclusive
-from combo_avs.data.checking import damaged, repair
-from combo_avs.data.copying import copy_shard
-from combo_avs.data.hdf5 import read_store, write_store
-from combo_avs.data.location import files_below, is_temporary, location, write_atomic
-from combo_avs.data.receipts import write_shard
-from combo_avs.data.schema import SCHEMA_VERSION
-from combo_avs.data.store import Cache
+from combo_avs.data.store.copy import copy_shard
+from combo_avs.data.store.hdf5 import read_store, write_store
+from combo_avs.data.store.location import files_below, is_temporary, location, write_atomic
+from combo_avs.data.store.receipts import write_shard
+from combo_avs.data.store.root import create_store, exclusive
+from combo_avs.data.store.schema import SCHEMA_VERSION
+from combo_avs.data.store.store import Cache
+from combo_avs.data.store.verify import damaged, repair
 from combo_avs.errors import BadInput, ComboError
 
 SHARDS = 4

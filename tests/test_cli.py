@@ -13,7 +13,7 @@ from typer.main import get_command
 
 from combo_avs.cli import app
 from combo_avs.console import run
-from combo_avs.data.store import ClipStore
+from combo_avs.data.store.store import ClipStore
 from combo_avs.errors import BAD_INPUT, DONE, FAILED, INTERRUPTED, QUARANTINED
 
 SMALL = ["--size", "64", "--shard-frames", "20"]
@@ -176,7 +176,7 @@ class TestExitCodes:
         assert len(ClipStore(root).quarantined()) == 1
 
     def test_interrupted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-        from combo_avs.pipeline import import_clips
+        from combo_avs.pipeline.imports import clips as import_clips
 
         def stop(*_: object) -> None:
             raise KeyboardInterrupt
@@ -187,7 +187,7 @@ class TestExitCodes:
         assert "same command again" in capsys.readouterr().err
 
     def test_disk_full(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-        from combo_avs.pipeline import import_clips
+        from combo_avs.pipeline.imports import clips as import_clips
 
         def full(*_: object) -> None:
             raise OSError(28, "No space left on device")
@@ -204,8 +204,8 @@ def test_dry_run_writes_nothing(copy: Path, capsys: pytest.CaptureFixture) -> No
 
 
 def test_videos_become_clips_with_proposals_and_features(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    from combo_avs.data.synthetic import render_video
-    from combo_avs.data.video_writer import write_video
+    from combo_avs.data.sources.synthetic.source import render_video
+    from combo_avs.data.sources.video.writer import write_video
 
     made = render_video(0, 12, fps=10, size=80)
     write_video(tmp_path / "-a b.mp4", made.frames(), 10, made.waveform.astype("float32"))

@@ -9,8 +9,8 @@ import pytest
 
 from combo_avs.cli import app
 from combo_avs.console import run
-from combo_avs.data.cache_root import list_caches
-from combo_avs.data.store import ClipStore
+from combo_avs.data.store.root import list_caches
+from combo_avs.data.store.store import ClipStore
 from combo_avs.errors import BAD_INPUT, DONE, FAILED
 
 

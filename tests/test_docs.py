@@ -26,7 +26,7 @@ import combo_avs
 from combo_avs.cli import app
 from combo_avs.console import run
 from combo_avs.errors import DONE
-from combo_avs.pipeline.config import load_config
+from combo_avs.pipeline.config.tree import load_config
 
 ROOT = Path(combo_avs.__file__).parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -120,8 +120,8 @@ def combo(*arguments: object) -> None:
 @pytest.fixture(scope="module")
 def laid_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What every page's folder begins with."""
-    from combo_avs.data.synthetic import render_video
-    from combo_avs.data.video_writer import write_video
+    from combo_avs.data.sources.synthetic.source import render_video
+    from combo_avs.data.sources.video.writer import write_video
 
     home = tmp_path_factory.mktemp("docs")
     clips = ("--flavour", "ms3", "--clips", 12, "--seed", 0)

@@ -58,7 +58,12 @@ def test_the_wheel_holds_the_package_and_nothing_beside_it(tmp_path: Path) -> No
     subprocess.run([*command, source], check=True, timeout=120)
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
     assert {n.split("/")[0].split("-")[0] for n in names} == {"combo_avs"}
-    for needed in ("cli.py", "pipeline/presets/tiny.yaml", "pipeline/report/demo.html", "model/foundation/none.py"):
+    for needed in (
+        "cli.py",
+        "pipeline/config/presets/tiny.yaml",
+        "pipeline/report/demo.html",
+        "model/foundation/none.py",
+    ):
         assert f"combo_avs/{needed}" in names
 
 

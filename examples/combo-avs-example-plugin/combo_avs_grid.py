@@ -3,8 +3,8 @@
 import torch
 from pydantic import Field
 
+from combo_avs.base import Section
 from combo_avs.model.builders import Entry
-from combo_avs.model.config import Section
 from combo_avs.model.foundation.border import Proposals
 
 

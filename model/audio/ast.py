@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import Section
+from ...base import Section
 from ..transformers_models import make_model, transformers_package
 from .vggish import plain_float32
 

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..config import Section
+from ...base import Section
 
 _SILENCE = math.log(0.01)  # the log-mel of zeros
 # Natural-log units per unit of feature. Loud bands lie 4 to 8 above silence, so means run to about 2; the

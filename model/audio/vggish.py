@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ...base import Section
 from ...errors import BadInput
-from ..config import Section
 from ..weight_files import find_weights
 from ..weights import State, differences, load_weights, read_state_dict, sha256_of_weights
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from ..config import Section
+from ...base import Section
 from .border import Proposals
 from .mask_candidates import (
     clean_and_suppress,

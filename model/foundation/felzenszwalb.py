@@ -10,7 +10,7 @@ from scipy import ndimage
 from skimage.segmentation import felzenszwalb
 from torch import Tensor
 
-from ..config import Section
+from ...base import Section
 from .border import Proposals
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..config import Section
+from ...base import Section
 from .border import Proposals
 
 

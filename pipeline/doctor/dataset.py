@@ -8,15 +8,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ...data.avsbench_checks import Fault, Kind, header_faults, label_faults, sound_faults
-from ...data.avsbench_labels import BINARY_CLASSES, read_class_names
-from ...data.avsbench_layout import SUBSETS, Subset, locate, read_clips
 from ...data.clip import SPLITS, Clip
 from ...data.images import image_header
-from ...data.source_videos import shared_sources
+from ...data.sources.avsbench.checks import Fault, Kind, header_faults, label_faults, sound_faults
+from ...data.sources.avsbench.labels import BINARY_CLASSES, read_class_names
+from ...data.sources.avsbench.layout import SUBSETS, Subset, locate, read_clips
+from ...data.sources.avsbench.source_videos import shared_sources
 from ...errors import BadInput
-from ..progress import bar
-from ..published_numbers import CLIPS
+from ..common.progress import bar
+from ..published.numbers import CLIPS
 from .findings import Finding
 
 THREADS = 8  # decoding releases the GIL, listing waits for the disk

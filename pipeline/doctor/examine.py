@@ -25,8 +25,8 @@ def examine(paths: list[str]) -> Report:
 
 def _path_findings(name: str, facts: dict[str, Any]) -> Iterator[Finding]:
     # Stores and their readers take a second to import; the check of the machine alone does without them.
-    from ...data.location import UrlPath, location
-    from ...data.metadata import is_begun
+    from ...data.store.location import UrlPath, location
+    from ...data.store.metadata import is_begun
     from ...model.weight_files import weights_folder
     from .dataset import subset_findings, subsets_in
     from .place import place_findings

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ...data.location import Location, UrlPath, names_in, sync
+from ...data.store.location import Location, UrlPath, names_in, sync
 from .findings import Finding
 from .machine import LITTLE_DISK, free_disk
 

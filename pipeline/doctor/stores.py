@@ -4,14 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ...data.cache_root import cache_paths, open_cache
-from ...data.location import Location
-from ...data.metadata import metadata_damage
-from ...data.store import Cache, ClipStore, Store
+from ...data.store.location import Location
+from ...data.store.metadata import metadata_damage
+from ...data.store.root import cache_paths, open_cache
+from ...data.store.store import Cache, ClipStore, Store
 from ...errors import BadInput
-from ..checkpoints import checkpoints, read_checkpoint
-from ..run_folder import RunInfo, read_best, read_run
-from ..weight_fetch import verify_weights
+from ..runs.checkpoints import checkpoints, read_checkpoint
+from ..runs.folder import RunInfo, read_best, read_run
+from ..weights.fetch import verify_weights
 from .dataset import shared_findings
 from .findings import Finding
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ...errors import BadInput
-from .config import SlurmConfig
+from ..config.precompute import SlurmConfig
 from .scratch import scratch_folder
 
 if TYPE_CHECKING:

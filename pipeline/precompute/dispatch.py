@@ -15,9 +15,9 @@ from uuid import uuid4
 import torch
 from tqdm import tqdm
 
-from ...data.store import ClipStore
+from ...data.store.store import ClipStore
 from ...errors import BadInput, ComboError
-from ..devices import worker_device
+from ..common.devices import worker_device
 from .worker import PACKAGE, Job, OtherVersion, run_shard, try_clip
 
 if TYPE_CHECKING:

@@ -13,18 +13,18 @@ import numpy as np
 import torch
 
 from ...data.audio import log_mel_examples, waveform_seconds
-from ...data.cache_root import AGREEMENT, cache_path, create_cache, done_before, exclusive
-from ...data.location import Location, absolute, location, write_atomic
-from ...data.sealed import seal
-from ...data.store import AT_IMPORT, ClipStore
+from ...data.store.checksummed_json import seal
+from ...data.store.location import Location, absolute, location, write_atomic
+from ...data.store.root import AGREEMENT, cache_path, create_cache, done_before, exclusive
+from ...data.store.store import AT_IMPORT, ClipStore
 from ...errors import BadInput, ComboError
 from ...model.audio import encoder
 from ...model.audio.border import AudioEncoder
 from ...model.foundation import generator
-from ..devices import device_count, pick_device
-from ..progress import bar
+from ..common.devices import device_count, pick_device
+from ..common.progress import bar
+from ..config.precompute import PrecomputeConfig, SlurmConfig
 from .cluster import local_workers, running_scheduler, slurm_workers
-from .config import PrecomputeConfig, SlurmConfig
 from .dispatch import Outcome, Task, run_here, run_on_workers
 from .exactness import approximations
 from .selection import Share, wanted_shards

@@ -3,9 +3,9 @@
 import time
 from dataclasses import dataclass
 
-from ...data.schema import array_specs, encode_shard
+from ...data.store.schema import array_specs, encode_shard
 from ...errors import ComboError
-from ..devices import device_name, pick_device
+from ..common.devices import device_name, pick_device
 from .driver import Plan
 from .shard_loop import Record, run_clips
 from .worker import load_model, stage_of

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from ...data.cache_root import AGREEMENT
-from ...data.receipts import write_log
-from ...data.store import Cache, ClipStore
+from ...data.store.receipts import write_log
+from ...data.store.root import AGREEMENT
+from ...data.store.store import Cache, ClipStore
 from ...model.foundation import generator
 from ...model.foundation.border import ProposalGenerator
 from .agreement import agreement, mean_agreement

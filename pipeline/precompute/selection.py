@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...data.store import ClipStore
+from ...data.store.store import ClipStore
 from ...errors import BadInput
 
 Share = tuple[int, int]  # i of n, from 1

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 from ...data.masks import pack_masks, pack_stats
-from ...data.receipts import log_path, write_log, write_shard
-from ...data.schema import BYTES, ArraySpec
-from ...data.store import AT_IMPORT, Cache, ClipStore
+from ...data.store.receipts import log_path, write_log, write_shard
+from ...data.store.schema import BYTES, ArraySpec
+from ...data.store.store import AT_IMPORT, Cache, ClipStore
 from ...errors import ComboError
 from ...model.audio import encoder
 from ...model.audio.border import AudioEncoder
 from ...model.foundation import generator
 from ...model.foundation.border import ProposalGenerator, Proposals
-from ..devices import device_name, pick_device
+from ..common.devices import device_name, pick_device
 from .exactness import record_agreement
 from .maskige import fold_and_colour_frames, limit_masks
 from .shard_loop import Record, Rows, Stage, run_clips

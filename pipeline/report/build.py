@@ -6,11 +6,11 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ...data.clip import SPLITS
-from ...data.location import write_atomic
+from ...data.store.location import write_atomic
 from ...errors import BadInput
-from ..compare_table import spread
-from ..devices import pick_device
-from ..protocols import find_protocol
+from ..common.devices import pick_device
+from ..compare.table import spread
+from ..evaluate.protocols import find_protocol
 from .caches import CacheSection, cache_section
 from .gallery import FILES
 from .plots import difference_plot, joint_curves, run_curves, score_bars, value_bars

@@ -13,16 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from ...data.cache_root import cache_paths
-from ...data.clip import IGNORE_LABEL
+from ...base import IGNORE_LABEL
 from ...data.dataset import prefetch
 from ...data.masks import unpack_stats
 from ...data.palette import PALETTE
-from ...data.receipts import log_path, read_log
-from ...data.store import Cache, ClipStore
+from ...data.store.receipts import log_path, read_log
+from ...data.store.root import cache_paths
+from ...data.store.store import Cache, ClipStore
 from ...errors import BadInput, ComboError
-from ..pictures import label_colours, outlined
-from ..progress import bar
+from ..common.pictures import label_colours, outlined
+from ..common.progress import bar
 from .gallery import Gallery, Item, Measure, pick_pixels, shrink, truth_row, write_sheet
 from .paired import Paired, compare_clips
 

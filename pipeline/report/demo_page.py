@@ -11,9 +11,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from ...data.dataset import ClipDataset
 from ...model.combo import COMBO
 from ...model.inference import foreground_score
-from ..evaluate import Scores, segment, sound_source
-from ..pictures import outlined, overlay
-from ..run_folder import read_log
+from ..common.pictures import outlined, overlay
+from ..evaluate.evaluate import Scores, segment, sound_source
+from ..runs.folder import read_log
 from .embed import curves, log_mel_picture, png, smooth, wav
 
 GALLERY = 6  # clips

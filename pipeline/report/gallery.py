@@ -14,8 +14,9 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from ...data.clip import IGNORE_LABEL, SAMPLE_RATE, Clip
-from ..pictures import overlay_labels
+from ...base import IGNORE_LABEL
+from ...data.clip import SAMPLE_RATE, Clip
+from ..common.pictures import overlay_labels
 
 PICTURE = 128  # pixels, the longer side at most
 QUALITY = 82  # of WebP

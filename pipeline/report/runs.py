@@ -14,9 +14,9 @@ import torch
 
 from ...data.dataset import ClipDataset
 from ...errors import ComboError
-from ..compare_table import summary
-from ..pictures import heat, label_colours, overlay_labels
-from ..protocols import find_protocol, full_name
+from ..common.pictures import heat, label_colours, overlay_labels
+from ..compare.table import summary
+from ..evaluate.protocols import find_protocol, full_name
 from .caches import is_untrained
 from .embed import log_mel_image
 from .gallery import Gallery, Item, Measure, picture_size, shrink, sound_row, truth_row, write_sheet, write_sound

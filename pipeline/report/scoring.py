@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...data.cache_root import open_cache
 from ...data.dataset import ClipDataset, Sample
-from ...data.store import ClipStore
+from ...data.store.root import open_cache
+from ...data.store.store import ClipStore
 from ...errors import BadInput
 from ...model.combo import COMBO
 from ...model.inference import foreground_score, label_map
-from ..evaluate import segment
-from ..metrics import BinaryMetrics, binary_counts, class_areas, make_metrics
-from ..progress import bar
-from ..protocols import find_protocol
-from ..run_folder import load_run_weights
+from ..common.progress import bar
+from ..evaluate.evaluate import segment
+from ..evaluate.metrics import BinaryMetrics, binary_counts, class_areas, make_metrics
+from ..evaluate.protocols import find_protocol
+from ..runs.folder import load_run_weights
 from .targets import Run
 
 

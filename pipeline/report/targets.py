@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import BadInput
-from ..compare_variants import Variant
-from ..config import Config
-from ..run_folder import RunInfo, read_best, read_log, read_run
+from ..compare.variants import Variant
+from ..config.tree import Config
+from ..runs.folder import RunInfo, read_best, read_log, read_run
 
 KINDS = (
     "a run folder (run.json), a comparison (compare.json), a cache root (clips.zarr) or a cache (proposals/NAME.zarr)"

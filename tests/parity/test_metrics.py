@@ -8,7 +8,7 @@ import torch
 from golden import fixtures, load_arrays, load_json
 from numpy.typing import ArrayLike
 
-from combo_avs.pipeline.metrics import (
+from combo_avs.pipeline.evaluate.metrics import (
     BinaryMetrics,
     BinaryResult,
     SemanticMetrics,
@@ -16,7 +16,7 @@ from combo_avs.pipeline.metrics import (
     binary_counts,
     class_areas,
 )
-from combo_avs.pipeline.protocols import BINARY, SEMANTIC, SemanticProtocol, find_protocol
+from combo_avs.pipeline.evaluate.protocols import BINARY, SEMANTIC, SemanticProtocol, find_protocol
 
 BINARY_SETS = fixtures("metrics", "binary.npz")
 SEMANTIC_SETS = fixtures("metrics", "semantic.npz")

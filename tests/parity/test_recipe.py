@@ -6,8 +6,8 @@ from golden import fixtures, load_json
 
 from combo_avs.model.checkpoint import to_published
 from combo_avs.model.combo import COMBO
-from combo_avs.pipeline.config import load_config
-from combo_avs.pipeline.optim import make_optimizer, set_learning_rate
+from combo_avs.pipeline.config.tree import load_config
+from combo_avs.pipeline.train.optim import make_optimizer, set_learning_rate
 
 GROUPS = fixtures("combo", "param_groups_*.json")
 

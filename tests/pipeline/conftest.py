@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from combo_avs.data.synthetic import SyntheticSource
-from combo_avs.pipeline.config import Config, load_config
-from combo_avs.pipeline.import_clips import import_clips
-from combo_avs.pipeline.precompute.config import PrecomputeConfig
+from combo_avs.data.sources.synthetic.source import SyntheticSource
+from combo_avs.pipeline.config.precompute import PrecomputeConfig
+from combo_avs.pipeline.config.tree import Config, load_config
+from combo_avs.pipeline.imports.clips import import_clips
 from combo_avs.pipeline.precompute.driver import plan_caches, run_plans
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of child processes: tests share the cores

@@ -7,8 +7,8 @@ from types import ModuleType
 import pytest
 
 from combo_avs.errors import ComboError
-from combo_avs.pipeline.compare_table import Row, Table
-from combo_avs.pipeline.compare_variants import RECIPE, plan_variants
+from combo_avs.pipeline.compare.table import Row, Table
+from combo_avs.pipeline.compare.variants import RECIPE, plan_variants
 
 
 @pytest.fixture(scope="module")

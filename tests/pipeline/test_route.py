@@ -9,11 +9,11 @@ import pytest
 import combo_avs
 from combo_avs.cli import app
 from combo_avs.console import run
-from combo_avs.data.store import ClipStore
+from combo_avs.data.store.store import ClipStore
 from combo_avs.errors import ComboError
-from combo_avs.pipeline.config import presets
+from combo_avs.pipeline.config.tree import presets
 from combo_avs.pipeline.demo import _verdict, demo
-from combo_avs.pipeline.evaluate import Scores
+from combo_avs.pipeline.evaluate.evaluate import Scores
 
 SAMPLES = Path(combo_avs.__file__).parents[1] / "shared" / "samples"
 TINY = ["model.width=32", "model.heads=2", "model.num_queries=4", "model.encoder_layers=1", "loss.num_points=256"]

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ...config import Section
+from ....base import Section
 from ...weight_files import find_weights
 from ..border import Proposals
 from ..everything import point_grid

@@ -1,0 +1,1 @@
+"""Readers: everything that implements `ClipSource`, and masks made elsewhere."""

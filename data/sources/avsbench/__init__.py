@@ -1,0 +1,1 @@
+"""AVSBench: its folders, labels and checks."""

@@ -1,0 +1,114 @@
+"""What is wrong with the files of a clip: headers and listings before an import, pixels for a check-up.
+
+A fault is its kind and a sentence that names the file.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import soundfile
+
+from ...images import FRAME_MODES, image_header, opened
+from ...wav import check_wav
+from .labels import LABEL_MODES, colour_labels, index_labels
+from .layout import ClipFiles
+
+Kind = Literal[
+    "missing",  # the import refuses these four
+    "unreadable",
+    "unfit",  # another size or image mode
+    "extra",  # pictures beside the frames
+    "value",  # the import quarantines the clip: label values or colours of no class
+    "grey",  # the import takes these: a binary mask with values between 0 and 255
+    "zero-one",
+    "empty",  # nothing sounds
+    "float",  # sounds that the published reader takes for silence
+    "short",
+]
+Fault = tuple[Kind, str]
+
+
+def header_faults(files: ClipFiles, exact: tuple[int, int] | None) -> Iterator[Fault]:
+    """What headers and folder listings show to be wrong: everything that an import refuses.
+
+    exact: the (H, W) that every frame must have; None if frames may have any.
+    """
+    yield from _extra_pictures(files.frames)
+    pictures = [path for path in (*files.frames, *files.labels) if path is not None]
+    if missing := [path for path in pictures if not path.is_file()]:
+        yield "missing", f"{missing[0]} is missing" + (f", and {len(missing) - 1} more pictures" if missing[1:] else "")
+    for frame, label in zip(files.frames, files.labels, strict=True):
+        sizes = []
+        for path, modes in ((frame, FRAME_MODES), (label, LABEL_MODES[files.coding])):
+            if path is None or path in missing:
+                continue
+            try:
+                mode, size = image_header(path)
+            except ValueError as error:
+                yield "unreadable", str(error)
+                continue
+            if mode not in modes:
+                yield "unfit", f"{path} has image mode {mode}; expected {' or '.join(modes)}"
+            sizes.append(size)
+            expected = exact or sizes[0]  # a label map is as large as its frame
+            if size != expected:
+                yield "unfit", wrong_size(path, size, expected)
+    for problem in check_wav(files.sound):
+        yield ("unreadable" if files.sound.is_file() else "missing"), problem
+
+
+def sound_faults(path: Path, seconds: int) -> Iterator[Fault]:
+    """What is odd about a sound that can be read, from its header. seconds: the length of its clip, T."""
+    sound = soundfile.info(str(path))
+    if sound.subtype in ("FLOAT", "DOUBLE"):
+        yield "float", f"{path} holds {sound.subtype} samples"
+    if sound.duration < 0.96 * seconds + 0.015:  # T log-mel examples of 96 steps of 10 ms, the last window of 25 ms
+        yield "short", f"{path} lasts {sound.duration:.2f} s of {seconds} s"
+
+
+def label_faults(path: Path, coding: str, num_classes: int) -> Iterator[Fault]:
+    """What the pixels of a label map show to be wrong or odd. Decodes it."""
+    mode = {"binary": "L", "index": None, "colour": "RGB"}[coding]
+    try:
+        with opened(path) as image:
+            pixels = np.asarray(image.convert(mode) if mode else image)
+    except ValueError as error:
+        yield "unreadable", str(error)
+        return
+    if not pixels.any():
+        yield "empty", str(path)
+    elif coding == "binary":
+        yield from _binary_faults(path, pixels)
+    else:
+        try:
+            (index_labels if coding == "index" else colour_labels)(pixels, num_classes)
+        except ValueError as error:
+            yield "value", f"{path}: {error}"
+
+
+def _binary_faults(path: Path, grey: np.ndarray) -> Iterator[Fault]:
+    values = np.flatnonzero(np.bincount(grey.ravel(), minlength=256))
+    top, between = int(values[-1]), values[(values > 0) & (values < 255)]
+    if top == 1:
+        yield "zero-one", f"{path} holds 0 and 1"
+    elif top <= 127:
+        yield "value", f"{path}: mask values reach only {top}; 0 and 255 expected"
+    elif len(between):
+        yield "grey", f"{path} holds values between 0 and 255, such as {between[0]}"
+
+
+def wrong_size(path: Path, found: tuple[int, int], expected: tuple[int, int]) -> str:
+    return f"{path} is {found[0]} x {found[1]} (height x width); expected {expected[0]} x {expected[1]}"
+
+
+def _extra_pictures(frames: tuple[Path, ...]) -> Iterator[Fault]:
+    """A frame too many means another cut of the video; hidden files such as .DS_Store mean nothing."""
+    folder, expected = frames[0].parent, {path.name for path in frames}
+    if not folder.is_dir():
+        return  # its frames are reported as missing
+    shown = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    pictures = {path.name for path in shown if path.suffix.lower() in (".png", ".jpg", ".jpeg")}
+    if extra := sorted(pictures - expected):
+        yield "extra", f"{folder} holds {len(extra)} pictures beside the {len(expected)} frames, such as {extra[0]}"

@@ -1,0 +1,122 @@
+"""AVSBench as a source of clips: the object subsets S4 and MS3, and the semantic set AVSS.
+
+The clip lists are the published CSV files, never folder listings: a stray folder changes nothing.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ....base import IGNORE_LABEL
+from ....errors import BadInput, ClipError
+from ...clip import Clip, ClipArrays
+from ...images import read_rgb
+from ...resize import fit_crop, fit_squash
+from ...wav import read_wav
+from .checks import header_faults, wrong_size
+from .labels import BINARY_CLASSES, read_class_names, read_labels
+from .layout import SUBSETS, locate, read_clips
+from .log_mel import pickle_path, read_log_mel
+from .source_videos import source_aware
+
+READER_VERSION = 1  # raised when a change of the readers changes an array
+SPLITTINGS = ("official", "source-aware")
+CHECK_THREADS = 8  # the check waits for the disk, not for the processor
+
+
+def open_avsbench(
+    source_dir: Path, subset: str, size: int = 224, log_mel_pickles: bool = False, split: str = "official"
+) -> "AvsBench":
+    """A `ClipSource` of AVSBench: `subset` is s4, ms3 or avss.
+
+    source_dir: the folder that holds AVSBench_object and AVSBench_semantic, or the subset's own folder.
+    size: side of the square frames, in pixels. S4 and MS3 frames must have it; AVSS frames, of any size, are
+    cropped (train) or squashed (val, test) to it, as published.
+    log_mel_pickles: take log-mels from the pickles that come with the data set instead of computing them.
+    split: "official", or "source-aware": the official test split, and of val and train the clips that show no video of
+    a split before them (see `source_videos`).
+    BadInput lists every missing or unfit file of every clip.
+    """
+    return AvsBench(source_dir, subset, size, log_mel_pickles, split)
+
+
+class AvsBench:
+    """A `ClipSource`; see `open_avsbench`. Labels of S4 and MS3 are binary, those of AVSS are classes."""
+
+    def __init__(
+        self, source_dir: Path, subset: str, size: int = 224, log_mel_pickles: bool = False, split: str = "official"
+    ) -> None:
+        if subset not in SUBSETS:
+            raise BadInput(f"unknown AVSBench subset {subset!r}; there are {', '.join(SUBSETS)}")
+        if size < 1:
+            raise BadInput(f"frames of {size} pixels cannot be made")
+        if split not in SPLITTINGS:
+            raise BadInput(f"unknown splits {split!r}; there are {' and '.join(SPLITTINGS)}")
+        layout = SUBSETS[subset]
+        self._layout = layout
+        self._is_object = subset != "avss"
+        self._log_mel_pickles = log_mel_pickles
+        self._folder = locate(Path(source_dir), layout)
+        self.name = f"avsbench-{subset}" if split == "official" else f"avsbench-{split}-{subset}"
+        self.size = (size, size)
+        self.short_audio = layout.short_audio
+        self.classes = BINARY_CLASSES
+        if not self._is_object:
+            self.classes = read_class_names(self._folder / "label2idx.json")
+        self.parameters = {
+            "reader": READER_VERSION,
+            "subset": subset,
+            "size": size,
+            "resize": "none" if self._is_object else "crop for train, squash for val and test",
+            **({"log_mel": "pickles of the data set"} if log_mel_pickles else {}),
+            **({"split": split} if split != "official" else {}),
+        }
+        clip_list = self._folder / layout.list_name
+        self.clips = read_clips(clip_list, layout)
+        if split == "source-aware":
+            self.clips = source_aware(self.clips)
+        if problems := self._check_files():
+            headline = f"problems with the files that {clip_list} lists ({len(problems)}):"
+            advice = f"Nothing was imported. Repair these files, or take their clips out of {clip_list.name}."
+            raise BadInput.listing(headline, problems, advice)
+
+    def read(self, clip: Clip) -> ClipArrays:
+        """Decode one clip. ClipError names the clip and the file that cannot be decoded."""
+        files = self._layout.files(self._folder, clip)
+        try:
+            frames = np.stack([self._fit(read_rgb(path), clip, path) for path in files.frames])
+            labels = np.full((clip.num_frames, *self.size), IGNORE_LABEL, np.uint8)
+            for k, path in enumerate(files.labels):
+                if path is not None:
+                    labels[k] = self._fit(read_labels(path, files.coding, len(self.classes)), clip, path)
+            log_mel = read_log_mel(pickle_path(self._folder, clip), clip) if self._log_mel_pickles else None
+            return ClipArrays(frames, labels, read_wav(files.sound), log_mel)
+        except ValueError as error:
+            raise ClipError(f"clip {clip.id!r}: {error}") from error
+
+    def _fit(self, image: np.ndarray, clip: Clip, path: Path) -> np.ndarray:
+        """A frame [H, W, 3] or a label map [H, W], brought to `size`."""
+        if self._is_object:
+            if image.shape[:2] != self.size:
+                raise ValueError(wrong_size(path, image.shape[:2], self.size))
+            return image
+        fit = fit_crop if clip.split == "train" else fit_squash
+        return fit(image, self.size[0], nearest=image.ndim == 2)
+
+    def _check_files(self) -> list[str]:
+        exact = self.size if self._is_object else None
+
+        def check(clip: Clip) -> list[str]:
+            problems = [what for _, what in header_faults(self._layout.files(self._folder, clip), exact)]
+            if self._log_mel_pickles and not (path := pickle_path(self._folder, clip)).is_file():
+                problems.append(f"{path} is missing")
+            return [f"clip {clip.id!r}: {problem}" for problem in problems]
+
+        with ThreadPoolExecutor(CHECK_THREADS) as pool:
+            checked = pool.map(check, self.clips)
+            # No bar where nobody watches, nor for sets that are checked in a moment.
+            hidden = True if len(self.clips) < 500 else None
+            bar = tqdm(checked, "checking files", len(self.clips), leave=False, unit=" clips", disable=hidden)
+            return [problem for problems in bar for problem in problems]

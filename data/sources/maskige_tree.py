@@ -1,0 +1,191 @@
+"""The Maskiges that the published system comes with: palette pictures in folders named pre_SAM_mask.
+
+They were made by Semantic-SAM and are what the published numbers rest on; the masks themselves were not released.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ...errors import BadInput, ComboError
+from ..clip import Clip
+from ..images import image_header, opened
+from ..masks import colour_index
+from ..palette import PALETTE
+from ..resize import fit_crop, fit_squash
+from .avsbench.layout import safe_name
+
+MODES = ("P", "RGB")  # PIL modes
+MAX_BYTES = 64 << 20  # of one picture; those of 720p have 20 kB
+CHECK_THREADS = 8  # the check waits for the disk
+NAMED_COLOURS = 150  # entries of the palette that ADE20K names
+_LAST_CHUNK = b"IEND\xaeB`\x82"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the pictures of a subset lie below the data set's root."""
+
+    folder: tuple[str, ...]
+    files: Callable[[Path, Clip], list[Path]]  # T pictures, from the folder and a clip
+
+
+def _s4_files(folder: Path, clip: Clip) -> list[Path]:
+    home = folder / clip.split / safe_name(clip.objects[0], "the clip table", "the category") / clip.id
+    return [home / f"{clip.id}_{k + 1}_mask_color.png" for k in range(clip.num_frames)]
+
+
+def _ms3_files(folder: Path, clip: Clip) -> list[Path]:
+    return [folder / clip.id / f"{clip.id}.mp4_{k + 1}_mask_color.png" for k in range(clip.num_frames)]
+
+
+def _avss_files(folder: Path, clip: Clip) -> list[Path]:
+    home = folder / clip.subset / clip.id
+    frames = next((home / name for name in ("processed_frames", "frames") if (home / name).is_dir()), home / "frames")
+    return [frames / f"{k}_mask_color.png" for k in range(clip.num_frames)]
+
+
+_AVSS = Layout(("AVSBench_semantic", "pre_SAM_mask", "AVSBench_semantic"), _avss_files)
+LAYOUTS = {  # by Clip.subset
+    "s4": Layout(("AVSBench_object", "Single-source", "s4_data", "pre_SAM_mask"), _s4_files),
+    "ms3": Layout(("AVSBench_object", "Multi-sources", "ms3_data", "pre_SAM_mask"), _ms3_files),
+    **dict.fromkeys(("v1s", "v1m", "v2"), _AVSS),
+}
+
+
+def read_maskige(path: Path) -> np.ndarray:
+    """uint8 [H, W, 3], RGB, in the colours of `PALETTE`.
+
+    Indices from 150 on, which the palette of the file need not name, are grey, as the published readers saw them.
+    ValueError names a file that is broken, neither palette nor RGB, or has another palette than ADE20K's.
+    """
+    with opened(path) as image:
+        if image.mode not in MODES:
+            raise ValueError(f"image mode {image.mode}; Maskiges are palette or RGB pictures")
+        if image.mode == "RGB":
+            return np.array(image)
+        palette = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)[:NAMED_COLOURS]
+        if not np.array_equal(palette, PALETTE[: len(palette)]):
+            raise ValueError("its palette is not that of ADE20K, so its indices mean something else")
+        return colour_index(np.asarray(image))
+
+
+class MaskigeTree:
+    """The pictures of all given clips, known to be there, whole by their headers, and of fitting sizes."""
+
+    def __init__(self, source_dir: Path, clips: Iterable[Clip], size: tuple[int, int]) -> None:
+        """source_dir: the data set's root, a folder on the way, or the one that holds the pictures.
+
+        size: (H, W) of the Maskiges to give. Those of S4 and MS3 must have it; those of AVSS, of any size, are cropped
+        (train) or squashed (val, test) to it by nearest neighbour, as published.
+        BadInput lists every file that is missing or unfit.
+        """
+        self.size = size
+        clips = [_safe(clip) for clip in clips]
+        layout = _layout_of(clips)
+        self.folder = _locate(Path(source_dir), layout, clips)
+        self.resizes = layout is _AVSS
+        self._files = {clip.id: layout.files(self.folder, clip) for clip in clips}
+        self._sha256: Mapping[Path, str] = self._check(clips)
+        contents = [[clip.id, [self._sha256[path] for path in self._files[clip.id]]] for clip in clips]
+        self.sha256 = hashlib.sha256(json.dumps(contents).encode()).hexdigest()  # of all pictures, by clip
+
+    def read(self, clip: Clip) -> np.ndarray:
+        """The Maskiges of one clip: uint8 [T, H, W, 3], RGB.
+
+        Raises ComboError naming a file that cannot be decoded or has changed since it was checked.
+        """
+        return np.stack([self._read(path, clip) for path in self._files[clip.id]])
+
+    def _read(self, path: Path, clip: Clip) -> np.ndarray:
+        try:
+            if _sha256(path) != self._sha256[path]:
+                raise ValueError(f"{path} has changed since it was checked")
+            image = read_maskige(path)
+        except (ValueError, OSError) as error:
+            raise ComboError(f"{error}; put the published file in its place and run the command again") from error
+        if not self.resizes:
+            return image
+        fit = fit_crop if clip.split == "train" else fit_squash
+        return fit(image, self.size[0], nearest=True)
+
+    def _check(self, clips: list[Clip]) -> dict[Path, str]:
+        """sha256 of every file. BadInput lists all problems."""
+        exact = None if self.resizes else self.size
+        found: dict[Path, str] = {}
+        problems: list[str] = []
+
+        def check(clip: Clip) -> tuple[dict[Path, str], list[str]]:
+            hashes: dict[Path, str] = {}
+            return hashes, [f"clip {clip.id!r}: {p}" for p in _problems(self._files[clip.id], exact, hashes)]
+
+        with ThreadPoolExecutor(CHECK_THREADS) as pool:
+            checked = pool.map(check, clips)
+            hidden = True if len(clips) < 500 else None  # no bar where nobody watches, nor for a moment's work
+            bar = tqdm(checked, "checking Maskiges", len(clips), leave=False, unit=" clips", disable=hidden)
+            for hashes, wrong in bar:
+                found |= hashes
+                problems += wrong
+        if problems:
+            headline = f"problems with the Maskiges in {self.folder} ({len(problems)}):"
+            raise BadInput.listing(headline, problems, "Nothing was imported.")
+        return found
+
+
+def _safe(clip: Clip) -> Clip:
+    for value, what in ((clip.id, "a clip id"), (clip.split, "a split")):
+        safe_name(value, "the clip table", what)
+    return clip
+
+
+def _layout_of(clips: list[Clip]) -> Layout:
+    layouts = {LAYOUTS.get(clip.subset) for clip in clips}
+    if len(layouts) != 1 or None in layouts:
+        subsets = ", ".join(sorted({clip.subset for clip in clips})) or "none"
+        raise BadInput(f"published Maskiges exist for S4, MS3 and AVSS; these clips are of {subsets}")
+    return layouts.pop()
+
+
+def _locate(source_dir: Path, layout: Layout, clips: list[Clip]) -> Path:
+    folders = [source_dir.joinpath(*layout.folder[k:]) for k in range(len(layout.folder) + 1)]
+    for folder in folders:
+        if any(layout.files(folder, clip)[0].is_file() for clip in clips):
+            return folder
+    looked = [str(layout.files(folder, clips[0])[0]) for folder in folders]
+    raise BadInput.listing(f"no Maskiges of these clips in {source_dir}; looked for files such as", looked)
+
+
+def _problems(files: list[Path], exact: tuple[int, int] | None, hashes: dict[Path, str]) -> Iterator[str]:
+    """What is wrong with the pictures of one clip; fills `hashes`. exact: the (H, W) that each must have, if any."""
+    missing = [path for path in files if not path.is_file()]
+    if missing:
+        yield f"{missing[0]} is missing" + (f", and {len(missing) - 1} more of them" if missing[1:] else "")
+    for path in files:
+        if path in missing:
+            continue
+        try:
+            hashes[path] = _sha256(path)
+            mode, size = image_header(path)
+        except (ValueError, OSError) as error:
+            yield str(error)
+            continue
+        if mode not in MODES:
+            yield f"{path} has image mode {mode}; Maskiges are palette or RGB pictures"
+        if exact is not None and size != exact:
+            yield f"{path} is {size[0]} x {size[1]} (height x width); the clips are {exact[0]} x {exact[1]}"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"{path} is larger than {MAX_BYTES >> 20} MiB")
+    if not data.endswith(_LAST_CHUNK):
+        raise ValueError(f"{path} is cut short, or not a PNG file")
+    return hashlib.sha256(data).hexdigest()

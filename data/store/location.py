@@ -1,0 +1,227 @@
+"""Where stores live: a folder of this machine or of a network file system, or any URL that fsspec knows.
+
+Folders are `Path`s; everything else is a `UrlPath`, the part of `Path`'s interface that stores need. Every write
+replaces a file as a whole: in a folder by rename after a sync, on an object store because an upload is all or nothing.
+fsspec's own local files are not used: they leave half-written files at their final names when the writer is killed.
+"""
+
+import errno
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...errors import BadInput
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+URL_OPTIONS = {"use_listings_cache": False}  # what another process has written must be seen at once
+REQUESTS_AT_ONCE = 16
+_TEMPORARY = ".tmp"
+
+
+@dataclass(frozen=True, order=True)
+class UrlPath:
+    """A file, or a prefix of files, behind a URL. Every failure to reach it is an `OSError` that names it."""
+
+    url: str  # without a slash at its end
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __truediv__(self, name: str) -> "UrlPath":
+        return UrlPath(f"{self.url}/{name}")
+
+    @property
+    def name(self) -> str:
+        return self.url.rsplit("/", 1)[1]
+
+    @property
+    def stem(self) -> str:
+        return Path(self.name).stem
+
+    @property
+    def parent(self) -> "UrlPath":
+        return UrlPath(self.url.rsplit("/", 1)[0])
+
+    @cached_property
+    def _at(self) -> "tuple[AbstractFileSystem, str]":
+        """The file system and the name within it. Raises `BadInput` when no installed package speaks the protocol."""
+        from fsspec.core import url_to_fs
+
+        try:
+            return url_to_fs(self.url, **URL_OPTIONS)
+        except ImportError as error:
+            package = "pip install 'combo-avs[s3]'" if self.url.startswith("s3") else str(error)
+            raise BadInput(f"{self.url}: a package for this kind of URL is missing: {package}") from error
+        except ValueError as error:
+            raise BadInput(f"{self.url}: not a cache root ({error}); name a folder or a URL like s3://...") from error
+
+    @contextmanager
+    def _reached(self) -> "Iterator[tuple[AbstractFileSystem, str]]":
+        """The drivers raise classes of their own for missing credentials, lost connections and the like."""
+        at = self._at
+        try:
+            yield at
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{self.url}: {error}") from error
+        except Exception as error:
+            raise OSError(f"{self.url}: {type(error).__name__}: {error}") from error
+
+    def exists(self) -> bool:
+        """Whether there is a file of this name, or any file below it."""
+        with self._reached() as (fs, name):
+            return fs.exists(name)
+
+    def read_bytes(self) -> bytes:
+        with self._reached() as (fs, name):
+            return fs.cat_file(name)
+
+    def write_bytes(self, content: bytes) -> None:
+        with self._reached() as (fs, name):
+            fs.pipe_file(name, content)
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        with suppress(*[FileNotFoundError] * missing_ok), self._reached() as (fs, name):
+            fs.rm_file(name)
+
+    def size(self) -> int:
+        with self._reached() as (fs, name):
+            return fs.info(name)["size"]
+
+    def modified(self) -> float:
+        """Seconds since 1970, by the clock of the server."""
+        with self._reached() as (fs, name):
+            return fs.modified(name).timestamp()
+
+    def files(self) -> dict[str, int]:
+        """Bytes of every file below, by its relative name."""
+        with suppress(FileNotFoundError), self._reached() as (fs, name):
+            found = fs.find(name, detail=True)
+            return {k[len(name) + 1 :]: v["size"] for k, v in found.items() if k.startswith(name + "/")}
+        return {}
+
+    def names(self) -> list[str]:
+        """Names of the files and prefixes directly below."""
+        with suppress(FileNotFoundError), self._reached() as (fs, name):
+            return [k.rstrip("/").rsplit("/", 1)[1] for k in fs.ls(name, detail=False)]
+        return []
+
+
+Location = Path | UrlPath
+
+
+def location(root: str | Path | UrlPath) -> Location:
+    """A folder or a URL. `Path("s3://bucket/x")`, which is s3:/bucket/x, is taken for what was meant.
+
+    Raises `BadInput` for a kind of URL that no installed package can reach. Nothing is contacted.
+    """
+    if isinstance(root, UrlPath):
+        return root
+    if "::" in str(root):
+        raise BadInput(f"{root}: a cache root cannot be a chain of URLs")
+    url = re.fullmatch(r"([a-z][a-z0-9+.-]+):/+(.*?)/*", str(root))
+    if url is None:
+        return Path(root)
+    scheme, rest = url.groups()
+    if scheme in ("file", "local"):
+        return Path("/" + rest)
+    path = UrlPath(f"{scheme}://{rest}")
+    assert path._at
+    return path
+
+
+def absolute(root: str | Location) -> str:
+    """A folder or a URL as text that means the same in every working directory."""
+    place = location(root)
+    return str(place.absolute() if isinstance(place, Path) else place)
+
+
+@contextmanager
+def reaching(path: Location) -> Iterator[None]:
+    """For the first contact with a place: one that is not there or does not let us in is `BadInput`."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(path, UrlPath):
+            advice = "check the name, the credentials and the endpoint (for s3: the AWS_... variables)"
+            raise BadInput(f"cannot reach {error}; {advice}") from error
+        if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS):
+            raise BadInput(f"no cache root can be there: {error}") from error
+        raise
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file belongs to a writer at work, or to one that was killed."""
+    return name.startswith(".") and name.endswith(_TEMPORARY)
+
+
+def write_atomic(path: Location, content: str | bytes) -> None:
+    """Replace a file as a whole: readers see the old one or the new one, also after a kill or a power cut."""
+    content = content.encode() if isinstance(content, str) else content
+    if isinstance(path, UrlPath):
+        path.write_bytes(content)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY}")
+    try:
+        temporary.write_bytes(content)
+        sync(temporary)
+        os.replace(temporary, path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    sync(path.parent)
+
+
+def sync(path: Path) -> int:
+    """Flush a file or folder of this machine to the disk; gives its size in bytes."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+        return os.fstat(handle).st_size
+    finally:
+        os.close(handle)
+
+
+def sizes(folder: Location, names: list[str]) -> dict[str, int | None]:
+    """Bytes of each of these files below a folder; None for those that are missing."""
+    if isinstance(folder, Path):
+        return {name: _size(folder / name) for name in names}
+    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+        return dict(zip(names, pool.map(_size, (folder / name for name in names)), strict=True))
+
+
+def _size(path: Location) -> int | None:
+    try:
+        return path.size() if isinstance(path, UrlPath) else path.stat().st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def files_below(folder: Location) -> dict[str, int]:
+    """Bytes of every file below a folder, by its relative name."""
+    if isinstance(folder, UrlPath):
+        return folder.files()
+    found: dict[str, int] = {}
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            if (size := _size(Path(parent, name))) is not None:  # None: a writer's temporary file that has gone
+                found[os.path.relpath(os.path.join(parent, name), folder)] = size
+    return found
+
+
+def names_in(folder: Location) -> list[str]:
+    """Names of what stands directly in a folder, in order; none when there is no such folder."""
+    try:
+        return sorted(folder.names() if isinstance(folder, UrlPath) else os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []

@@ -1,0 +1,110 @@
+"""The metadata of a store: small files that follow from its attributes, and the group's zarr.json, which comes last.
+
+A store exists as soon as its zarr.json does; a kill before that leaves files that the next start replaces with equal
+ones. zarr.json is sealed, and lists sha256 and size of the other metadata files, so that damage to any is found.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+from ...errors import BadInput
+from ..clip import CLIP_LENGTHS
+from .checksummed_json import digest, seal, unseal
+from .clip_table import ClipTable
+from .location import Location, names_in, write_atomic
+from .schema import SCHEMA_VERSION, array_metadata, array_specs
+
+CLIP_TABLE = "clips.parquet"
+
+Checksums = dict[str, tuple[int, str] | None]
+"""(bytes, sha256) of files by their name relative to the store; None: there must be no such file."""
+
+
+def checksum(content: bytes) -> tuple[int, str]:
+    return len(content), hashlib.sha256(content).hexdigest()
+
+
+def identity(attributes: dict[str, Any]) -> str:
+    """What receipts carry, so that no shard of another store is taken for one of this."""
+    return digest(attributes)[:16]
+
+
+def write_metadata(path: Location, attributes: dict[str, Any], table: ClipTable | None) -> None:
+    """Write all metadata of a store with these attributes; no data."""
+    files: Checksums = {}
+    if table is not None:
+        content = table.to_bytes()
+        write_atomic(path / CLIP_TABLE, content)
+        files[CLIP_TABLE] = checksum(content)
+    write_arrays_metadata(path, attributes, files)
+
+
+def write_arrays_metadata(path: Location, attributes: dict[str, Any], others: Checksums) -> Checksums:
+    """Write zarr.json of every array, and then the group's. Gives the checksums of all metadata files.
+
+    others: the checksums of those that are not zarr.json.
+    """
+    arrays = array_metadata(array_specs(attributes), attributes["frames"], attributes["shard_frames"])
+    for name, content in arrays.items():
+        write_atomic(path / name, content)
+    files = {**others, **{name: checksum(content) for name, content in arrays.items()}}
+    sealed = {**attributes, "checks": {"files": files, "seal": ""}}
+    write_atomic(path / "zarr.json", seal({"zarr_format": 3, "node_type": "group", "attributes": sealed}))
+    return files
+
+
+def read_metadata(path: Location) -> tuple[dict[str, Any], Checksums]:
+    """Attributes of a store, and the checksums of its other metadata files.
+
+    Raises `BadInput` when there is no store, or one of another schema version, or its zarr.json is damaged.
+    """
+    try:
+        content = (path / "zarr.json").read_bytes()
+    except OSError as error:
+        raise BadInput(f"{path}: not a store of this package ({type(error).__name__}: {error})") from error
+    try:
+        version = json.loads(content)["attributes"]["schema"]
+        if version != SCHEMA_VERSION:
+            raise BadInput(
+                f"{path}: schema version {version}; this package reads version {SCHEMA_VERSION}. "
+                "Make it again with this package, or use the package version that made it"
+            )
+        attributes = unseal(content)["attributes"]
+        checks = attributes.pop("checks")
+        files = {name: (int(size), str(sha)) for name, (size, sha) in checks["files"].items()}
+        frames, shard_frames = attributes["frames"], attributes["shard_frames"]
+        if min(frames, shard_frames) <= 0 or shard_frames % max(CLIP_LENGTHS):
+            raise ValueError(f"{frames} frames in shards of {shard_frames}")
+        array_specs(attributes)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(
+            f"{path}: not a store of this package, or its zarr.json is damaged ({type(error).__name__}: {error}); "
+            "the command that made it writes zarr.json again and keeps the data"
+        ) from error
+    return attributes, files
+
+
+def metadata_damage(path: Location, files: Checksums) -> dict[str, str]:
+    """What is wrong with the metadata files below a store, by name."""
+    return {name: what for name, expected in files.items() if (what := file_damage(path, name, expected))}
+
+
+def file_damage(path: Location, name: str, expected: tuple[int, str] | None) -> str | None:
+    """What is wrong with one file of a store, from a full read of it; None when all is well."""
+    try:
+        size, sha = checksum((path / name).read_bytes())
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None if expected is None else "missing"
+    except OSError as error:
+        return f"cannot be read ({error})"
+    if expected is None:
+        return "should not exist"
+    if size != expected[0]:
+        return f"{size} bytes, not {expected[0]}"
+    return None if sha == expected[1] else "contents changed (sha256 differs)"
+
+
+def is_begun(path: Location) -> bool:
+    """Whether there is a store at `path`, whole or damaged; what a killed first start leaves is none."""
+    return (path / "zarr.json").exists() or bool(names_in(path / "_done"))

@@ -1,0 +1,179 @@
+"""A cache root: making, finding and holding its stores.
+
+ROOT/clips.zarr                         frames, labels, sound, clip table
+ROOT/proposals/<generator>-<fp>.zarr    masks and Maskiges of one generator
+ROOT/audio/<encoder>-<fp>.zarr          features of one audio encoder
+"""
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ...errors import BadInput
+from ..clip import CLIP_LENGTHS, ClipSource
+from .checksummed_json import digest
+from .clip_table import ClipTable, plan_order
+from .location import Location, location, names_in, reaching
+from .locks import guarded, hold
+from .metadata import identity, is_begun, metadata_damage, read_metadata, write_metadata
+from .receipts import Receipt, read_receipt
+from .schema import SCHEMA_VERSION
+from .store import Cache, ClipStore, Store
+
+CACHE_KINDS = ("proposals", "audio")
+AGREEMENT = "_log/agreement.json"  # of a cache: how far its approximate setting is from the exact one
+
+
+def create_clips(root: str | Location, source: ClipSource, shard_frames: int) -> ClipStore:
+    """Open the clip store for the clips of `source`, making it first when there is none: no data yet.
+
+    Raises `BadInput` when `root` holds other clips.
+    """
+    if shard_frames <= 0 or shard_frames % max(CLIP_LENGTHS):
+        raise BadInput(f"shard_frames must be a positive multiple of {max(CLIP_LENGTHS)}, not {shard_frames}")
+    table = ClipTable.of(plan_order(source.clips))
+    if not len(table):
+        raise BadInput(f"{source.name}: no clips to import")
+    attributes = {
+        "schema": SCHEMA_VERSION,
+        "kind": "clips",
+        "dataset": source.name,
+        "classes": list(source.classes),
+        "size": list(source.size),
+        "clips": len(table),
+        "frames": table.total_frames,
+        "shard_frames": shard_frames,
+        "plan_sha256": table.digest(),
+        "short_audio": source.short_audio,
+        "parameters": source.parameters,
+    }
+    path = location(root) / "clips.zarr"
+    with reaching(path):
+        create_store(path, attributes, table)
+    return ClipStore(root)
+
+
+def create_store(path: Location, attributes: dict[str, Any], table: ClipTable | None) -> None:
+    """Have the metadata of a store at `path`: write what is missing or damaged, keep the data.
+
+    Raises `BadInput` when a store with other attributes is there.
+    """
+    with guarded(path):
+        try:
+            there, files = read_metadata(path)
+        except BadInput as error:
+            _require_own_receipts(path, attributes, error)
+            write_metadata(path, attributes, table)
+            return
+        if there != attributes:
+            differing = sorted(k for k in attributes if attributes[k] != there.get(k))
+            what = "clips" if attributes["kind"] == "clips" else "data"
+            raise BadInput(
+                f"{path} holds other {what} (different: {', '.join(differing)}); name another root or remove it"
+            )
+        if metadata_damage(path, files):
+            write_metadata(path, attributes, table)
+
+
+def _require_own_receipts(path: Location, attributes: dict[str, Any], error: BadInput) -> None:
+    """Refuse to write over the finished shards of another store whose own metadata cannot be read."""
+    for name in names_in(path / "_done"):
+        number = name.removesuffix(".json")
+        receipt = read_receipt(path, int(number)) if number.isdecimal() else None
+        if receipt is not None and receipt.store != identity(attributes):
+            raise BadInput(f"{error}; its shards are not of these clips, so name another root or remove it") from error
+
+
+def cache_path(clips: ClipStore, kind: str, maker: dict[str, Any]) -> Location:
+    """Where the cache that `maker` makes of `clips` is or will be: its name follows from all that changes its data.
+
+    kind: proposals or audio. Raises `BadInput` when the clips are not all imported.
+    """
+    return clips.path.parent / kind / f"{cache_name(kind, maker, clips.fingerprint())}.zarr"
+
+
+def cache_name(kind: str, maker: dict[str, Any], clips_fingerprint: str) -> str:
+    """For example felzenszwalb-1a2b3c4d5e6f."""
+    return f"{maker['name']}-{digest([SCHEMA_VERSION, kind, maker, clips_fingerprint])[:12]}"
+
+
+def create_cache(
+    clips: ClipStore,
+    kind: str,
+    maker: dict[str, Any],
+    dim: int | None = None,
+    probes: dict[str, list[list[float]]] | None = None,
+) -> Cache:
+    """Open the cache at `cache_path`, making it first when there is none: no data yet.
+
+    For audio, dim is the width of the features, and probes holds the features of some seconds of "silence" and
+    "noise", [L][dim].
+    """
+    attributes = {
+        "schema": SCHEMA_VERSION,
+        "kind": kind,
+        "maker": maker,
+        "clips_fingerprint": clips.fingerprint(),
+        "frames": clips.frames,
+        "shard_frames": clips.shard_frames,
+        **({"size": list(clips.size)} if kind == "proposals" else {"dim": dim, "probes": probes}),
+    }
+    path = cache_path(clips, kind, maker)
+    create_store(path, attributes, None)
+    return Cache(path)
+
+
+def done_before(path: Location) -> dict[int, Receipt]:
+    """Receipts of the finished shards of the cache at `path`.
+
+    None when it was never made, and none when its metadata are damaged: making it again mends them and keeps the data.
+    """
+    try:
+        return Cache(path).receipts()
+    except BadInput:
+        return {}
+
+
+def open_cache(clips: ClipStore, kind: str, name: str) -> Cache:
+    """The cache called `name`: a full name, or a maker's name when only one cache of it was made from these clips.
+
+    Raises `BadInput` when there is none, more than one, or it was made from other clips.
+    """
+    root = clips.path.parent
+    folder = root / kind
+    there = [p.stem for p in cache_paths(root) if p.parent == folder]
+    matching = [n for n in there if n == name or n.rsplit("-", 1)[0] == name]
+    imported = name.startswith("official-maskiges")
+    command = f"import maskiges {root}" if imported else f"precompute {root} --{kind} {name}"
+    make = f"make it with 'combo {command}'"
+    if not matching:
+        raise BadInput(f"no {kind} cache {name!r} in {folder}, which holds {there or 'none'}; {make}")
+    caches = [Cache(folder / f"{n}.zarr") for n in matching]
+    fresh = [c for c in caches if c.attributes["clips_fingerprint"] == clips.fingerprint()]
+    if not fresh:
+        raise BadInput(f"{kind} cache {', '.join(matching)} was made from other clips than {clips.path} holds; {make}")
+    if len(fresh) > 1:
+        raise BadInput(f"{kind} {name!r} is not one cache; name one of {[c.name for c in fresh]}")
+    return fresh[0]
+
+
+def cache_paths(root: str | Location) -> list[Location]:
+    """Where the caches of a root are, whole or damaged, in a stable order."""
+    folders = [location(root) / kind for kind in CACHE_KINDS]
+    found = [folder / name for folder in folders for name in names_in(folder) if name.endswith(".zarr")]
+    return [path for path in found if is_begun(path)]
+
+
+def list_caches(root: str | Location) -> list[Cache]:
+    """All caches of a root, in a stable order."""
+    return [Cache(path) for path in cache_paths(root)]
+
+
+@contextmanager
+def exclusive(store: Store, shards: Collection[int] | None = None) -> Iterator[None]:
+    """Hold a store, or some shards of it, for writing.
+
+    Raises `BadInput` that says who, when another run holds any of them.
+    """
+    with hold(store.path, shards):
+        yield

@@ -1,0 +1,290 @@
+"""Reading stores: the clip store, and the caches of proposals and audio features made from it.
+
+Every store is complete or resumable, and says so: only shards with a valid receipt can be read.
+"""
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from ...errors import BadInput, ComboError
+from ..clip import Clip
+from ..masks import unpack_masks, unpack_stats
+from .checksummed_json import digest, seal, unseal
+from .clip_table import ClipTable
+from .location import (
+    REQUESTS_AT_ONCE,
+    URL_OPTIONS,
+    Location,
+    UrlPath,
+    files_below,
+    location,
+    names_in,
+    reaching,
+    sizes,
+    write_atomic,
+)
+from .metadata import CLIP_TABLE, identity, is_begun, read_metadata
+from .receipts import Receipt, drop_receipt, read_receipt
+from .schema import array_specs, open_array, open_remote_array, shard_key
+from .shard_reader import read_shard
+
+AT_IMPORT = "quarantined at import"  # why clips have no data in caches, when they have none in the clip store
+PART_OF = "part_of.json"  # in a clip store that holds some shards of another: the fingerprint of all of them
+
+
+class Store:
+    """One Zarr group whose shards are written with receipts; see `cache_root` for making and finding them.
+
+    path: a folder or a URL. Raises `BadInput` when no store is there, or its zarr.json is damaged.
+    """
+
+    def __init__(self, path: str | Location) -> None:
+        self.path = location(path)
+        self.attributes, self.metadata_files = read_metadata(self.path)
+        self.kind: str = self.attributes["kind"]
+        self.frames: int = self.attributes["frames"]
+        self.shard_frames: int = self.attributes["shard_frames"]
+        self.specs = array_specs(self.attributes)
+        self._identity = identity(self.attributes)
+        self._receipts: dict[int, Receipt] = {}  # those found valid
+        self._arrays: dict[str, Any] = {}  # open handles, behind a URL
+
+    @property
+    def num_shards(self) -> int:
+        return -(-self.frames // self.shard_frames)
+
+    def shard_range(self, shard: int) -> tuple[int, int]:
+        """First frame and end of a shard."""
+        return shard * self.shard_frames, min((shard + 1) * self.shard_frames, self.frames)
+
+    def done_shards(self) -> set[int]:
+        """Shards that have a receipt, valid or not, from one listing: for counting progress, not for reading."""
+        numbers = (name.removesuffix(".json") for name in names_in(self.path / "_done"))
+        return {int(n) for n in numbers if n.isdecimal() and int(n) < self.num_shards}
+
+    def receipts(self) -> dict[int, Receipt]:
+        """The receipts of all finished shards, in order. Each is checked once by this object; new ones are found."""
+        done = self.done_shards()
+        new = sorted(done - self._receipts.keys())
+        # Behind a URL one listing costs less than a request for every file; elsewhere threads wait for the network.
+        there = files_below(self.path) if new and isinstance(self.path, UrlPath) else None
+        with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+            found = list(pool.map(lambda shard: self._valid_receipt(shard, there), new))
+        self._receipts |= {r.shard: r for r in found if r is not None}
+        return {s: self._receipts[s] for s in sorted(done) if s in self._receipts}
+
+    def finished(self, shard: int) -> Receipt | None:
+        """The receipt of a shard, if it is of this store and every file it lists is there with its size.
+
+        Looks anew each time. Cheap: contents are for `checking.damaged`.
+        """
+        return self._valid_receipt(shard)
+
+    def unfinished(self) -> list[int]:
+        """Shards without a valid receipt."""
+        done = self.receipts()
+        return [shard for shard in range(self.num_shards) if shard not in done]
+
+    def quarantined(self) -> dict[str, str]:
+        """Clips that could not be processed, with the reason."""
+        return {clip: why for r in self.receipts().values() for clip, why in r.quarantined.items()}
+
+    def notes(self) -> dict[str, str]:
+        """Clips with something odd about them, and what."""
+        return {clip: note for r in self.receipts().values() for clip, note in r.notes.items()}
+
+    def redo(self, shards: Iterable[int]) -> None:
+        """Drop the receipts of these shards, so that the job that made them does exactly these again."""
+        for shard in shards:
+            self._receipts.pop(shard, None)
+            drop_receipt(self.path, shard)
+
+    def _valid_receipt(self, shard: int, there: dict[str, int] | None = None) -> Receipt | None:
+        """there: bytes of every file of the store, where they are known already."""
+        receipt = read_receipt(self.path, shard)
+        if receipt is None or self.foreign(receipt):
+            return None
+        there = sizes(self.path, list(receipt.files)) if there is None else there
+        whole = all(there.get(name) == (file and file[0]) for name, file in receipt.files.items())
+        return receipt if whole else None
+
+    def foreign(self, receipt: Receipt) -> str | None:
+        """Why a receipt does not speak for a whole shard of this store."""
+        keys = {shard_key(name, spec, receipt.shard) for name, spec in self.specs.items()}
+        if missing := keys - receipt.files.keys():
+            return f"its receipt leaves arrays out ({', '.join(sorted(missing))})"
+        if receipt.store != self._identity or keys != receipt.files.keys():
+            return "its receipt belongs to another store"
+        return None if receipt.frames == self.shard_range(receipt.shard) else "its receipt speaks of other frames"
+
+    def read(self, name: str, lo: int, hi: int) -> np.ndarray:
+        """Frames lo..hi of one array of fixed width, [hi - lo, ...], checksums verified.
+
+        Raises `ComboError` when a shard was never finished or its data are damaged.
+        """
+        receipts = self._require_finished(lo, hi)
+        parts = [self._read_part(name, r, max(lo, r.frames[0]), min(hi, r.frames[1])) for r in receipts]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def read_bytes(self, name: str, lo: int, hi: int) -> list[bytes]:
+        """Frames lo..hi of a variable-length array."""
+        receipts = self._require_finished(lo, hi)
+        if isinstance(self.path, UrlPath):
+            parts = [self._read_part(name, r, max(lo, r.frames[0]), min(hi, r.frames[1])) for r in receipts]
+            return [value for part in parts for value in part]
+        try:
+            return list(open_array(self.path / name)[lo:hi])
+        except (ValueError, RuntimeError) as error:
+            raise self._unreadable(name, lo, error) from error
+
+    def _read_part(self, name: str, receipt: Receipt, first: int, end: int) -> np.ndarray:
+        """A file that should be there and is not is an error; one that its receipt knows to be absent is fill value."""
+        spec = self.specs[name]
+        file = shard_key(name, spec, receipt.shard)
+        if receipt.files[file] is None:
+            return spec.empty(end - first)
+        try:
+            if isinstance(self.path, UrlPath):
+                return self._read_remote(name, first, end)
+            begin = receipt.frames[0]
+            return read_shard(self.path / file, spec, self.shard_frames, first - begin, end - begin)
+        except (ValueError, RuntimeError, FileNotFoundError) as error:
+            raise self._unreadable(name, first, error) from error
+
+    def _read_remote(self, name: str, first: int, end: int) -> np.ndarray:
+        try:
+            if name not in self._arrays:
+                self._arrays[name] = open_remote_array(str(self.path / name), URL_OPTIONS)
+            return self._arrays[name][first:end]
+        except (ValueError, RuntimeError, OSError):
+            raise
+        except Exception as error:  # of the driver: a lost connection, credentials that have expired
+            raise OSError(f"{self.path / name}: {type(error).__name__}: {error}") from error
+
+    def _require_finished(self, lo: int, hi: int) -> list[Receipt]:
+        """The receipts of the shards that frames lo..hi lie in."""
+        if not 0 <= lo < hi <= self.frames:
+            raise IndexError(f"{self.path}: frames {lo}..{hi} of {self.frames}")
+        receipts = []
+        for shard in range(lo // self.shard_frames, (hi - 1) // self.shard_frames + 1):
+            receipt = self._receipts.get(shard) or self._valid_receipt(shard)
+            if receipt is None:
+                raise ComboError(f"{self.path}: shard {shard} (frames {lo}..{hi}) is not finished; {_redo(self.kind)}")
+            self._receipts[shard] = receipt
+            receipts.append(receipt)
+        return receipts
+
+    def _unreadable(self, name: str, lo: int, error: Exception) -> ComboError:
+        shard = lo // self.shard_frames
+        reason = str(error).splitlines()[0]
+        return ComboError(f"{self.path / name}: shard {shard} is damaged ({reason}); {_redo(self.kind)}")
+
+
+class ClipStore(Store):
+    """clips.zarr: everything that was imported."""
+
+    def __init__(self, root: str | Location) -> None:
+        path = location(root) / "clips.zarr"
+        with reaching(path):
+            begun = is_begun(path)
+        if not begun:
+            raise BadInput(f"{root}: no clips.zarr here; make it with 'combo import ... {root}'")
+        super().__init__(path)
+        self.table = ClipTable.read(path / CLIP_TABLE)
+        self.classes: tuple[str, ...] = tuple(self.attributes["classes"])
+        self.size: tuple[int, int] = tuple(self.attributes["size"])
+        self._fingerprint: str | None = None
+        if self.table.digest() != self.attributes["plan_sha256"]:
+            raise BadInput(f"{path}: the clip table is not the one this store was made with; import the clips again")
+
+    def fingerprint(self) -> str:
+        """Hash of all contents. Raises `BadInput` when the import has not finished.
+
+        Computed once: a finished store does not change, and each time would read every receipt. A store that holds
+        a part of another, such as one split, has the fingerprint of the whole.
+        """
+        if self._fingerprint is None:
+            receipts = self.receipts()
+            missing = self.num_shards - len(receipts)
+            if missing:
+                self._fingerprint = self._adopted_fingerprint()
+            else:
+                self._fingerprint = digest([self.attributes, [receipts[s].files for s in sorted(receipts)]])
+            if self._fingerprint is None:
+                raise BadInput(f"{self.path}: {missing} of {self.num_shards} shards are missing; {_redo(self.kind)}")
+        return self._fingerprint
+
+    def adopt_fingerprint(self, fingerprint: str) -> None:
+        """Say of which whole this unfinished store is a part, so that caches made from the whole fit it."""
+        if self.unfinished():
+            write_atomic(self.path / PART_OF, seal({"fingerprint": fingerprint, "seal": ""}))
+        self._fingerprint = None
+
+    def _adopted_fingerprint(self) -> str | None:
+        try:
+            return str(unseal((self.path / PART_OF).read_bytes())["fingerprint"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError) as error:
+            raise BadInput(f"{self.path / PART_OF} is damaged ({error}); bring it from where the store came") from error
+
+    def span(self, row: int) -> tuple[int, int]:
+        """First frame and end of a clip."""
+        first = int(self.table.first_frame[row])
+        return first, first + int(self.table.num_frames[row])
+
+    def usable_rows(self, split: str | None) -> np.ndarray:
+        """int64 [n]: the rows of a split without the quarantined clips."""
+        bad = self.quarantined()
+        rows = self.table.rows(split)
+        return np.array([r for r in rows if self.table[int(r)].id not in bad]) if bad else rows
+
+    def shards_of(self, split: str | None) -> list[int]:
+        """The shards that hold any clip of a split."""
+        return sorted({int(f) // self.shard_frames for f in self.table.first_frame[self.table.rows(split)]})
+
+    def clips_in(self, shard: int) -> list[tuple[int, Clip]]:
+        """(first frame, clip) of every clip of a shard."""
+        lo, hi = self.shard_range(shard)
+        rows = range(*np.searchsorted(self.table.first_frame, (lo, hi)))
+        return [(int(self.table.first_frame[r]), self.table[r]) for r in rows]
+
+    def usable_in(self, shard: int) -> list[tuple[int, Clip]]:
+        """`clips_in` without the quarantined clips. Looks at the receipt of this shard alone."""
+        receipt = self.finished(shard)
+        bad = receipt.quarantined if receipt else {}
+        return [(first, clip) for first, clip in self.clips_in(shard) if clip.id not in bad]
+
+
+class Cache(Store):
+    """What one proposal generator or audio encoder made of a clip store."""
+
+    @property
+    def name(self) -> str:
+        """For example felzenszwalb-1a2b3c4d5e6f."""
+        return self.path.stem
+
+    @property
+    def maker(self) -> dict[str, Any]:
+        """name, version, parameters and weights_sha256 of the generator or encoder."""
+        return self.attributes["maker"]
+
+    def read_masks(self, frame: int) -> np.ndarray:
+        """bool [K, H, W]: the masks of one frame of a proposals cache."""
+        return unpack_masks(self.read_bytes("masks", frame, frame + 1)[0], *self.attributes["size"])
+
+    def read_masks_of(self, lo: int, hi: int) -> list[np.ndarray]:
+        """bool [K, H, W] for each of the frames lo..hi of a proposals cache, by one read."""
+        return [unpack_masks(packed, *self.attributes["size"]) for packed in self.read_bytes("masks", lo, hi)]
+
+    def read_stats(self, frame: int) -> np.ndarray:
+        """[K] records `masks.MASK_STATS` of one frame of a proposals cache."""
+        return unpack_stats(self.read_bytes("mask_stats", frame, frame + 1)[0])
+
+
+def _redo(kind: str) -> str:
+    command = "combo import" if kind == "clips" else "combo precompute"
+    return f"run the same '{command}' again, it does only what is missing"

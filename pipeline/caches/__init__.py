@@ -1,0 +1,1 @@
+"""Jobs on finished stores: inspect, verify, compare, copy, repair, delete."""

@@ -1,0 +1,128 @@
+"""Two generators on the same clips: how many masks each finds, how well they agree, and where they do not."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...data.store.location import Location
+from ...data.store.root import open_cache
+from ...data.store.store import Cache, ClipStore
+from ...errors import BadInput
+from ..common.progress import bar
+from ..precompute.overlap import mask_iou
+
+MOST_DIFFERENT = 10  # clips listed
+
+
+@dataclass(frozen=True)
+class CacheDiff:
+    """Means over all frames that both caches have; None where no frame has anything to compare.
+
+    masks: masks per frame of either. covered: share of the pixels under any mask, of either.
+    best_iou: mean over the masks of the first of the IoU with the closest mask of the second, and the other way round.
+    maskige_pixels: share of pixels with one colour in both. clips: (id, best_iou, maskige_pixels), least alike first;
+    best_iou is the mean of both directions.
+    """
+
+    names: tuple[str, str]
+    frames: int
+    masks: tuple[float, float]
+    covered: tuple[float, float]
+    best_iou: tuple[float | None, float | None]
+    maskige_pixels: float
+    clips: tuple[tuple[str, float | None, float], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        a, b = self.names
+        rows = [
+            ("masks per frame", *(f"{v:.1f}" for v in self.masks)),
+            ("pixels under a mask", *(f"{v:.1%}" for v in self.covered)),
+            ("IoU with the other's closest mask", *map(_show, self.best_iou)),
+        ]
+        width = max(len(a), len(b), 8)
+        lines = [f"{self.frames} frames{'':{34 - len(f'{self.frames} frames')}}{a:>{width}}  {b:>{width}}"]
+        lines += [f"{what:34}{x:>{width}}  {y:>{width}}" for what, x, y in rows]
+        lines += [f"pixels of one colour in both Maskiges: {self.maskige_pixels:.1%}", "least alike:"]
+        return "\n".join([*lines, *(f"  {c}: best IoU {_show(i)}, Maskige {p:.1%}" for c, i, p in self.clips)])
+
+
+def _show(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}"
+
+
+@dataclass(frozen=True)
+class FrameDiff:
+    """One frame; closest masks of all masks of either, so that means over frames weigh every mask the same."""
+
+    masks: tuple[int, int]
+    covered: tuple[float, float]
+    best: tuple[np.ndarray, np.ndarray]
+    maskige_pixels: float
+
+
+def diff_caches(root: str | Location, first: str, second: str, split: str | None = None) -> CacheDiff:
+    """Compare two proposals caches of a root, frame by frame, over the clips that both have.
+
+    first, second: names as `open_cache` takes them. Raises `BadInput` when one is missing or stale, or when no clip
+    is finished in both.
+    """
+    clips = ClipStore(root)
+    caches = open_cache(clips, "proposals", first), open_cache(clips, "proposals", second)
+    if caches[0].path == caches[1].path:
+        raise BadInput(f"{first} and {second} are the same cache, {caches[0].name}")
+    done = set(caches[0].receipts()) & set(caches[1].receipts()) & set(clips.shards_of(split))
+    bad = {**clips.quarantined(), **caches[0].quarantined(), **caches[1].quarantined()}
+    rows = [r for r in clips.table.rows(split) if clips.span(r)[0] // clips.shard_frames in done]
+    frames: list[FrameDiff] = []
+    by_clip: list[tuple[str, float | None, float]] = []
+    with bar(len(rows), f"{caches[0].name} against {caches[1].name}", "clips") as progress:
+        for row in rows:
+            progress.update()
+            clip = clips.table[int(row)]
+            if clip.id in bad:
+                continue
+            of_clip = _diff_clip(caches, *clips.span(int(row)))
+            frames += of_clip
+            pixels = float(np.mean([f.maskige_pixels for f in of_clip]))
+            by_clip.append((clip.id, _mean([b for f in of_clip for b in f.best]), pixels))
+    if not frames:
+        raise BadInput(f"{caches[0].path} and {caches[1].path} have no finished clip in common")
+    least_alike = sorted(by_clip, key=lambda c: (1.0 if c[1] is None else c[1], c[2], c[0]))
+    return CacheDiff(
+        names=(caches[0].name, caches[1].name),
+        frames=len(frames),
+        masks=_both([f.masks for f in frames]),
+        covered=_both([f.covered for f in frames]),
+        best_iou=(_mean([f.best[0] for f in frames]), _mean([f.best[1] for f in frames])),
+        maskige_pixels=float(np.mean([f.maskige_pixels for f in frames])),
+        clips=tuple(least_alike[:MOST_DIFFERENT]),
+    )
+
+
+def _diff_clip(caches: tuple[Cache, Cache], lo: int, hi: int) -> list[FrameDiff]:
+    maskiges = [cache.read("maskige", lo, hi) for cache in caches]
+    same = (maskiges[0] == maskiges[1]).all(-1).mean((1, 2))
+    pairs = zip(*(cache.read_masks_of(lo, hi) for cache in caches), strict=True)
+    return [_diff_frame(a, b, float(pixels)) for (a, b), pixels in zip(pairs, same, strict=True)]
+
+
+def _diff_frame(a: np.ndarray, b: np.ndarray, maskige_pixels: float) -> FrameDiff:
+    iou = mask_iou(torch.from_numpy(a), torch.from_numpy(b)).numpy()
+    best = iou.max(1, initial=0), iou.max(0, initial=0)  # 0 where the other has no mask at all
+    covered = float(a.any(0).mean()), float(b.any(0).mean())
+    return FrameDiff((len(a), len(b)), covered, best, maskige_pixels)
+
+
+def _both(pairs: list[tuple[float, float]]) -> tuple[float, float]:
+    first, second = np.mean(pairs, axis=0)
+    return float(first), float(second)
+
+
+def _mean(parts: list[np.ndarray]) -> float | None:
+    values = np.concatenate(parts)
+    return float(values.mean()) if len(values) else None

@@ -1,0 +1,205 @@
+"""Look at the stores of a cache root: what there is, how much is finished, and whether it is whole."""
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+from statistics import mean
+from typing import Any
+
+from ...data.store.location import REQUESTS_AT_ONCE, Location, location
+from ...data.store.metadata import is_begun
+from ...data.store.receipts import log_path, read_log
+from ...data.store.root import AGREEMENT, cache_paths
+from ...data.store.store import Cache, ClipStore, Store
+from ...data.store.verify import damaged
+from ...errors import BadInput
+from ..common.progress import bar
+
+MOST_LOGS = 100  # read per cache, spread over its shards: enough for a mean and for what differs between workers
+
+
+def root_info(root: str | Location) -> dict[str, Any]:
+    """JSON values: the clip store and every cache of `root` with their provenance, coverage and size.
+
+    "damaged" names caches that cannot be opened, with the reason. Raises `BadInput` when there is no clip store.
+    """
+    clips = ClipStore(root)
+    try:
+        fingerprint = clips.fingerprint()
+    except BadInput:  # the import has not finished
+        fingerprint = None
+    caches, damaged = [], {}
+    for path in cache_paths(root):
+        try:
+            caches.append(_cache_info(clips, Cache(path), fingerprint))
+        except BadInput as error:
+            damaged[str(path)] = str(error)
+    return {
+        "clips": {
+            **_store_info(clips),
+            "dataset": clips.attributes["dataset"],
+            "classes": list(clips.classes),
+            "size": list(clips.size),
+            "splits": clips.table.splits(),
+            "notes": clips.notes(),
+            "fingerprint": fingerprint,
+        },
+        "caches": caches,
+        "damaged": damaged,
+    }
+
+
+def _store_info(store: Store) -> dict[str, Any]:
+    done = store.receipts()
+    return {
+        "path": str(store.path),
+        "frames": store.frames,
+        "shards": store.num_shards,
+        "shards_done": len(done),
+        "bytes": sum(file[0] for receipt in done.values() for file in receipt.files.values() if file),
+        "quarantined": store.quarantined(),
+    }
+
+
+def _cache_info(clips: ClipStore, cache: Cache, clips_fingerprint: str | None) -> dict[str, Any]:
+    done = cache.receipts()
+    coverage = {}
+    for split in clips.table.splits():
+        shards = clips.shards_of(split)
+        coverage[split] = sum(s in done for s in shards) / len(shards)
+    masks = sum(r.counts.get("masks", 0) for r in done.values())
+    dropped = sum(r.counts.get("dropped_masks", 0) for r in done.values())
+    frames = sum(r.counts.get("frames", 0) for r in done.values())
+    return {
+        "kind": cache.kind,
+        "name": cache.name,
+        **_store_info(cache),
+        "maker": cache.maker,
+        "clips_fingerprint": cache.attributes["clips_fingerprint"],
+        "fresh": cache.attributes["clips_fingerprint"] == clips_fingerprint,
+        "coverage": coverage,
+        **({"masks_per_frame": masks / frames} if cache.kind == "proposals" and frames else {}),
+        **({"dropped_masks": dropped} if dropped else {}),
+        **_agreement(cache),
+        **_made_with(cache, list(done)),
+    }
+
+
+def _made_with(cache: Cache, shards: list[int]) -> dict[str, Any]:
+    """How its shards came about, from their logs: seconds per frame (mean), devices, versions. Empty without logs."""
+    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+        some = shards[:: -(-len(shards) // MOST_LOGS) or 1]
+        read = pool.map(lambda shard: read_log(log_path(cache.path, shard)), some)
+        logs = [log for log in read if log.keys() >= {"seconds_per_frame", "waiting_share", "device", "versions"}]
+    if not logs:
+        return {}
+    versions = sorted({(package, v) for log in logs for package, v in log["versions"].items()})
+    return {
+        "seconds_per_frame": mean(log["seconds_per_frame"] for log in logs),
+        "waiting_share": mean(log["waiting_share"] for log in logs),
+        "devices": dict(Counter(log["device"] for log in logs).most_common()),
+        "versions": {p: ", ".join(v for _, v in group) for p, group in groupby(versions, key=lambda pair: pair[0])},
+        "logs": len(logs),
+    }
+
+
+def _agreement(cache: Cache) -> dict[str, Any]:
+    """How far an approximate setting is from the exact one, see `precompute.agreement`; empty for an exact one."""
+    log = read_log(cache.path / AGREEMENT)
+    return {"agreement": log["agreement"]} if "agreement" in log else {}
+
+
+def show_info(info: dict[str, Any]) -> str:
+    """`root_info` for people."""
+    clips = info["clips"]
+    splits = ", ".join(f"{count} {split}" for split, count in clips["splits"].items())
+    height, width = clips["size"]
+    lines = [
+        f"{clips['path']}: {clips['dataset']}, {splits} clips, {clips['frames']} frames of {width}x{height}, "
+        f"{_progress(clips)}",
+        f"  classes: {', '.join(clips['classes'])}",
+        *(f"  quarantined {clip}: {why.splitlines()[-1]}" for clip, why in clips["quarantined"].items()),
+        *(f"  note on {clip}: {note}" for clip, note in clips["notes"].items()),
+    ]
+    for cache in info["caches"]:
+        covered = ", ".join(f"{split} {share:.0%}" for split, share in cache["coverage"].items())
+        per_frame = f", {cache['masks_per_frame']:.1f} masks per frame" if "masks_per_frame" in cache else ""
+        stale = "" if cache["fresh"] else "  STALE: made from other clips than these"
+        lines.append(f"{cache['kind']} {cache['name']}: {_progress(cache)}; {covered}{per_frame}{stale}")
+        maker = cache["maker"]
+        parameters = ", ".join(f"{k}={v}" for k, v in maker["parameters"].items())
+        weights = f"; weights sha256 {maker['weights_sha256'][:12]}" if maker["weights_sha256"] else ""
+        lines.append(f"  version {maker['version']}; {parameters or 'no parameters'}{weights}")
+        if "devices" in cache:
+            versions = ", ".join(
+                f"{p} {cache['versions'][p]}" for p in ("combo-avs", "torch") if p in cache["versions"]
+            )
+            lines.append(f"  {cache['seconds_per_frame']:.3g} s per frame on {', '.join(cache['devices'])}; {versions}")
+        if "agreement" in cache:
+            measured = ", ".join(f"{k} {v:.3g}" for k, v in cache["agreement"].items())
+            lines.append(f"  not exact; against the exact setting: {measured}")
+        if "dropped_masks" in cache:
+            lines.append(f"  {cache['dropped_masks']} masks beyond max_masks were left out")
+        lines += [f"  quarantined {clip}: {why.splitlines()[-1]}" for clip, why in cache["quarantined"].items()]
+    lines += [f"DAMAGED {why}" for why in info["damaged"].values()]
+    return "\n".join(lines)
+
+
+def _progress(store: dict[str, Any]) -> str:
+    return f"{store['shards_done']} of {store['shards']} shards, {store['bytes'] / 1e6:.1f} MB"
+
+
+def verify_root(root: str | Location) -> list[dict[str, Any]]:
+    """Every damaged or missing shard of every store of a root: store, shard, problem. Reads all files.
+
+    shard is None where metadata, a log, or a file of no shard is meant. Raises `BadInput` when there is no clip store.
+    """
+    problems: list[dict[str, Any]] = []
+
+    def found(path: Location, shard: int | None, problem: str) -> None:
+        problems.append({"store": str(path), "shard": shard, "problem": problem})
+
+    stores: list[Store] = []
+    clips = location(root) / "clips.zarr"
+    for path in (clips, *cache_paths(root)):
+        try:
+            stores.append(ClipStore(root) if path == clips else Cache(path))
+        except BadInput as error:
+            if not is_begun(path):
+                raise
+            found(path, None, str(error))
+    with bar(sum(s.num_shards for s in stores), "verify", "shards") as progress:
+        for store in stores:
+            for shard, problem in damaged(store):
+                if problem is not None:
+                    found(store.path, shard, problem)
+                if shard is not None:
+                    progress.update()
+    return problems
+
+
+def show_problems(problems: list[dict[str, Any]]) -> str:
+    """`verify_root` for people."""
+    if not problems:
+        return "all stores are whole"
+    lines = []
+    for (store, problem), group in groupby(problems, key=lambda p: (p["store"], p["problem"])):
+        shards = [p["shard"] for p in group if p["shard"] is not None]
+        lines.append(f"{store}{_name_shards(shards)}: {problem}")
+    end = (
+        f"{len(problems)} problems; 'combo cache verify --repair' mends what it can, and the commands that made these "
+        "stores do only what is damaged or missing"
+    )
+    return "\n".join([*lines, end])
+
+
+def _name_shards(shards: list[int]) -> str:
+    """For example " shards 0, 3 to 17"."""
+    runs: list[list[int]] = []
+    for shard in shards:
+        if runs and shard == runs[-1][-1] + 1:
+            runs[-1] = [runs[-1][0], shard]
+        else:
+            runs.append([shard])
+    named = ", ".join(" to ".join(map(str, run)) for run in runs)
+    return f" shard{'s' * (len(shards) > 1)} {named}" if shards else ""

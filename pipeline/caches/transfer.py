@@ -1,0 +1,170 @@
+"""Stores on their way: out to one HDF5 file, in from it, and together from several machines."""
+
+import json
+import os
+import re
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...data.store.copy import copy_shard
+from ...data.store.location import Location, location, sync
+from ...data.store.metadata import CLIP_TABLE, is_begun
+from ...data.store.root import cache_name, create_store, exclusive, list_caches, open_cache
+from ...data.store.store import Cache, ClipStore, Store
+from ...errors import BadInput
+from ..common.progress import bar
+
+if TYPE_CHECKING:
+    import h5py
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What was carried: shards per store, and what became of it."""
+
+    target: str
+    shards: dict[str, int]
+    conflicts: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [f"{self.target}: {name}: {count} shards" for name, count in self.shards.items()]
+        return "\n".join([*lines, *(f"conflict: {c}" for c in self.conflicts)])
+
+
+def export_stores(root: str | Location, file: Path, split: str | None, caches: list[str] | None) -> Transfer:
+    """Write the clip store and caches of a root into one HDF5 file, which appears only when it is whole.
+
+    split: only the shards that hold clips of it. caches: full names or makers' names; None: all of these clips.
+    Raises `BadInput` when the file exists, and for shards that are not finished.
+    """
+    import h5py
+
+    from ...data.store.hdf5 import write_header, write_store
+
+    if file.exists():
+        raise BadInput(f"{file} exists; name another file or remove it")
+    clips = ClipStore(root)
+    fingerprint = clips.fingerprint()
+    stores: list[Store] = [clips, *_chosen(clips, caches)]
+    shards = clips.shards_of(split)
+    for store in stores:
+        if missing := sorted(set(shards) - store.receipts().keys()):
+            of = f" of split {split!r}" if split else ""
+            raise BadInput(f"{store.path}: {len(missing)} of {len(shards)} shards{of} are missing; finish it first")
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with (
+            h5py.File(temporary, "w") as target,
+            bar(len(stores) * len(shards), f"export {file.name}", "shards") as progress,
+        ):
+            write_header(target)
+            for store in stores:
+                name = _group_name(store)
+                write_store(target.create_group(name), store, shards, fingerprint, progress.update)
+        sync(temporary)
+        os.replace(temporary, file)
+        sync(file.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return Transfer(str(file), {_group_name(store): len(shards) for store in stores})
+
+
+def import_stores(file: Path, root: str | Location) -> Transfer:
+    """Have all stores of an exported file in a root, with the receipts they had. Goes on where it was stopped.
+
+    Raises `BadInput` when the file is none of ours or is damaged, or the root holds other clips; `ComboError` when a
+    shard does not come back as it was.
+    """
+    from ...data.store.hdf5 import read_store, reading, stores_in
+
+    place = location(root)
+    with reading(file) as source:
+        names = stores_in(source)
+        targets = {name: place / _checked_name(source[name], name, str(file)) for name in names}
+        total = sum(len(source[name]["receipts"]) for name in names)
+        with bar(total, f"import {file.name}", "shards") as progress:
+            for name, target in targets.items():
+                group = source[name]
+                with ExitStack() as held:
+                    _make(group, target)
+                    held.enter_context(exclusive(Store(target)))
+                    store = read_store(group, target, progress.update)
+                if store.kind == "clips":
+                    ClipStore(place).adopt_fingerprint(group.attrs["fingerprint"])
+        return Transfer(str(root), {name: len(source[name]["receipts"]) for name in names})
+
+
+def merge_roots(root: str | Location, sources: list[str | Location]) -> Transfer:
+    """Copy the shards that `root` lacks from roots in which the same job ran, for the clip store and every cache.
+
+    A shard that both have finished with other contents is a conflict: it is reported, and `root` keeps its own.
+    Raises `BadInput`, before anything is copied, when a root holds other clips.
+    """
+    places = [location(s) for s in sources]
+    offered = [[ClipStore(p), *list_caches(p)] for p in places]
+    ours = location(root)
+    counts: dict[str, int] = {}
+    conflicts: list[str] = []
+    for stores in offered:
+        _require_same_clips(ours, stores[0])
+    for stores in offered:
+        for source in stores:
+            target = ours / _relative(source)
+            create_store(target, source.attributes, source.table if isinstance(source, ClipStore) else None)
+            store = Store(target)
+            with exclusive(store), bar(source.num_shards, f"merge {_relative(source)}", "shards") as progress:
+                for shard, receipt in source.receipts().items():
+                    there = store.finished(shard)
+                    if there is None:
+                        copy_shard(source, store, receipt)
+                        counts[_relative(source)] = counts.get(_relative(source), 0) + 1
+                    elif there.to_json() != receipt.to_json():
+                        conflicts.append(f"{source.path}: shard {shard} differs from that of {target}")
+                    progress.update()
+    return Transfer(str(root), counts, tuple(conflicts))
+
+
+def _require_same_clips(root: Location, clips: Store) -> None:
+    target = root / "clips.zarr"
+    if is_begun(target) and Store(target).attributes != clips.attributes:
+        raise BadInput(f"{clips.path} and {target} hold different clips; only equal sets can be merged")
+
+
+def _chosen(clips: ClipStore, names: list[str] | None) -> list[Cache]:
+    if names is None:
+        fingerprint = clips.fingerprint()
+        return [c for c in list_caches(clips.path.parent) if c.attributes["clips_fingerprint"] == fingerprint]
+    found = []
+    for name in names:
+        kinds = [c.kind for c in list_caches(clips.path.parent) if name in (c.name, c.maker["name"])]
+        found.append(open_cache(clips, kinds[0] if kinds else "proposals", name))
+    return found
+
+
+def _relative(store: Store) -> str:
+    """Where a store stands in its root."""
+    return "clips.zarr" if store.kind == "clips" else f"{store.kind}/{store.path.name}"
+
+
+def _group_name(store: Store) -> str:
+    return _relative(store).removesuffix(".zarr")
+
+
+def _make(group: "h5py.Group", target: Location) -> None:
+    from ...data.store.hdf5 import read_table
+
+    create_store(target, json.loads(group.attrs["attributes"]), read_table(group) if CLIP_TABLE in group else None)
+
+
+def _checked_name(group: "h5py.Group", name: str, file: str) -> str:
+    """Where a group's store belongs. The name of a cache follows from its attributes, whatever the file says."""
+    attributes = json.loads(group.attrs["attributes"])
+    kind = attributes["kind"]
+    if kind != "clips":
+        kind = f"{kind}/{cache_name(kind, attributes['maker'], attributes['clips_fingerprint'])}"
+    if kind != name or not re.fullmatch(r"clips|(proposals|audio)/[A-Za-z0-9._-]+", name):
+        raise BadInput(f"{file}: group {name!r} does not hold the store that its name says")
+    return f"{name}.zarr"

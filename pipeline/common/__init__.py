@@ -1,0 +1,1 @@
+"""What every job uses: progress, devices, processes, pictures."""

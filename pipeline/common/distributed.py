@@ -1,0 +1,140 @@
+"""Several processes train as one: torchrun starts them, and each takes its share of every global batch.
+
+Gradients travel between devices through DistributedDataParallel. What the processes must agree on (stop now? whose
+error is it?) travels through gloo between hosts, so that no step waits for a device because of it.
+"""
+
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ...errors import BadInput, ComboError, Interrupted
+
+T = TypeVar("T")
+
+# Gloo's threads need Python's lock to let go of the last tensors that travelled; its destructor holds that lock while
+# it waits for them, for ever (pytorch/pytorch#56297). Asleep, we leave the lock to them; they need microseconds.
+SECONDS_TO_LET_GO = 0.3
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that train together. Every method that exchanges something must be called by all."""
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        """True for the one process that writes and speaks."""
+        return self.rank == 0
+
+    def share(self, total: int) -> slice:
+        """This process's part of `total` things; the parts laid end to end are the whole."""
+        return slice(self.rank * total // self.count, (self.rank + 1) * total // self.count)
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process."""
+        if self.count == 1:
+            return flag
+        flags = torch.tensor(int(flag))
+        dist.all_reduce(flags, dist.ReduceOp.MAX)
+        return bool(flags)
+
+    def gather(self, value: T) -> list[T]:
+        """The values of all processes, by rank. They are pickled between processes of the same run."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count
+        dist.all_gather_object(values, value)
+        return values
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over all processes, on the device of the values."""
+        if self.count == 1:
+            return values
+        values = values.clone()
+        dist.all_reduce(values)
+        return values / self.count
+
+    def first_does(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Have the first process do something, and give all processes what came of it: the result, or the error."""
+        outcome: list[Any] = [None, None]
+        if self.first:
+            try:
+                outcome[0] = work(*arguments)
+            except ComboError as error:
+                outcome[1] = error
+        if self.count > 1:
+            dist.broadcast_object_list(outcome)
+        if outcome[1] is not None:
+            raise self.once(outcome[1])
+        return outcome[0]
+
+    def all_do(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Have every process do something. If it fails anywhere all leave; the lowest rank that failed says why."""
+        result, error = None, None
+        try:
+            result = work(*arguments)
+        except ComboError as failed:
+            error = failed
+        codes = self.gather(error and error.exit_code)
+        speaker = next((rank for rank, code in enumerate(codes) if code is not None), None)
+        if speaker == self.rank:
+            raise error
+        if speaker is not None:
+            raise SystemExit(codes[speaker])
+        return result
+
+    def once(self, error: ComboError) -> BaseException:
+        """An error that all processes have come to: the first one says it, the others leave with the same exit code."""
+        return error if self.first else SystemExit(error.exit_code)
+
+
+@contextmanager
+def joined() -> Iterator[Ranks]:
+    """Meet the other processes that torchrun started; alone without torchrun.
+
+    Raises `BadInput` when there are more processes than GPUs on this machine, and `ComboError` when another process
+    has gone away.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield Ranks()
+        return
+    backend = "gloo"
+    if torch.cuda.is_available():
+        local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local >= gpus:
+            raise BadInput(f"torchrun --nproc-per-node is more than the {gpus} GPUs of this machine")
+        torch.cuda.set_device(local)
+        backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend)
+    ranks = Ranks(dist.get_rank(), count)
+    try:
+        with warnings.catch_warnings():
+            # Channels-last gradients of 1 x 1 convolutions: the same memory by other strides.
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+            if not ranks.first:
+                warnings.simplefilter("ignore")  # the first rank says the same
+            try:
+                yield ranks
+            finally:
+                time.sleep(SECONDS_TO_LET_GO)
+    except (Interrupted, SystemExit):  # all have come to it
+        dist.destroy_process_group()
+        raise
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            reason = str(error).splitlines()[0]
+            raise ComboError(f"another process of this run has stopped ({reason}); go on with --resume auto") from error
+        raise
+    dist.destroy_process_group()

@@ -1,0 +1,1 @@
+"""Train and score a grid of settings, and print one table."""

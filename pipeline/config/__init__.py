@@ -1,0 +1,1 @@
+"""The config tree, its sections, and the presets."""

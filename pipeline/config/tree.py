@@ -1,0 +1,108 @@
+"""The one config tree: sections stand beside the code they configure, presets hold only differences."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from ...base import Section
+from ...data.augment import AugmentConfig
+from ...errors import BadInput, did_you_mean
+from ...model.config import ModelConfig
+from ...model.criterion import CriterionConfig
+from .precompute import PrecomputeConfig
+from .train import TrainConfig
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+class Config(Section):
+    """Everything a run depends on, apart from the clips and caches that it reads."""
+
+    model: ModelConfig = ModelConfig()
+    loss: CriterionConfig = CriterionConfig()
+    augment: AugmentConfig = AugmentConfig()
+    train: TrainConfig = TrainConfig()
+    precompute: PrecomputeConfig = PrecomputeConfig()
+
+
+def presets() -> list[str]:
+    """Names that `--preset` takes."""
+    return sorted(p.stem for p in PRESETS.glob("*.yaml"))
+
+
+def load_config(preset: str | None, overrides: list[str]) -> Config:
+    """A preset with `section.key=value` overrides (values are YAML: numbers, true, [1, 2], text).
+
+    Raises `BadInput` that names every wrong key or value and what is allowed.
+    """
+    tree: dict[str, Any] = {}
+    if preset is not None:
+        if preset not in presets():
+            raise BadInput(f"no preset {preset!r}; there are {', '.join(presets())}{did_you_mean(preset, presets())}")
+        tree = yaml.safe_load((PRESETS / f"{preset}.yaml").read_text()) or {}
+    for override in overrides:
+        _apply(tree, override)
+    return parse_config(tree)
+
+
+def parse_config(tree: dict[str, Any]) -> Config:
+    """Validate a whole tree. Raises `BadInput` as `load_config` does."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise BadInput.listing("the config is not valid:", [_explain(e) for e in error.errors()]) from None
+
+
+def show_config(config: Config) -> str:
+    """The whole tree as YAML, as it is saved with a run."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    keys = path.split(".")
+    if not equals or not all(keys):
+        raise BadInput(f"--set {override!r}: write it as section.key=value, for example train.lr=0.0003")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise BadInput(f"--set {override!r}: the value is not valid YAML ({error})") from None
+    for key in keys[:-1]:
+        tree = tree.setdefault(key, {})
+        if not isinstance(tree, dict):
+            raise BadInput(f"--set {override!r}: {key} is a value, not a section")
+    tree[keys[-1]] = value
+
+
+def _explain(error: Any) -> str:
+    path = [str(p) for p in error["loc"]]
+    message = error["msg"]
+    if error["type"] == "extra_forbidden":
+        known = f"{'.'.join(path[:-1]) or 'the config'} has {_known_keys(path[:-1])}"
+        return f"{'.'.join(path)}: no such key; {known}{_meant(path)}"
+    return f"{'.'.join(path) or 'the config'} = {error['input']!r}: {message}"
+
+
+def _known_keys(path: list[str]) -> str:
+    section: Any = Config
+    for key in path:
+        section = section.model_fields[key].annotation
+    return ", ".join(section.model_fields)
+
+
+def _meant(path: list[str]) -> str:
+    """What may have been meant: a key that is right but for its section, or one that is spelt nearly so."""
+    names = list(_names(Config))
+    elsewhere = [name for name in names if name.endswith(f".{path[-1]}")]
+    return f"; did you mean {elsewhere[0]}?" if elsewhere else did_you_mean(".".join(path), names)
+
+
+def _names(section: type[Section], prefix: str = "") -> Iterator[str]:
+    """Full names of all keys and sections."""
+    for key, field in section.model_fields.items():
+        yield prefix + key
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from _names(field.annotation, f"{prefix}{key}.")

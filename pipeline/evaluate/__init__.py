@@ -1,0 +1,1 @@
+"""Scoring: metrics, protocols, and the evaluation job."""

@@ -1,0 +1,1 @@
+"""Segment the user's own videos with a trained run."""

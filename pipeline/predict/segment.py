@@ -1,0 +1,150 @@
+"""The whole system in one call: frozen models and network, from pictures and sound to label maps.
+
+Letters: n pictures, T seconds of sound, H W pixels of the network, D audio features.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...data.store.checksummed_json import digest
+from ...errors import BadInput
+from ...model.audio import encoder
+from ...model.audio.border import AudioEncoder
+from ...model.combo import COMBO
+from ...model.foundation import generator, generator_names
+from ...model.foundation.border import ProposalGenerator
+from ...model.inference import label_map, semantic_scores
+from ..common.devices import pick_device
+from ..common.tensors import image_tensor, tensor_on
+from ..config.tree import load_config
+from ..precompute.maskige import fold_and_colour_frames, limit_masks
+from ..precompute.temporal import temporal_maskiges
+from ..precompute.worker import PACKAGE, Job, maker_of
+from ..runs.folder import RunInfo, load_run_weights, read_run
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """Everything that turns pictures and sound into label maps, on its device. identity: of all that decides them."""
+
+    generator: ProposalGenerator
+    encoder: AudioEncoder
+    model: COMBO
+    device: torch.device
+    batch_frames: int
+    max_masks: int
+    temporal: bool
+    size: int
+    classes: tuple[str, ...]
+    weights: str
+    identity: str
+
+    @torch.inference_mode()
+    def __call__(self, frames: np.ndarray, seconds: np.ndarray, log_mel: np.ndarray, waveform: np.ndarray) -> Tensor:
+        """Class index of every pixel, uint8 [n, H, W] on the CPU.
+
+        frames: uint8 [n, H, W, 3], RGB. seconds: int64 [n], 0..T-1, the second whose sound goes with each frame.
+        log_mel: float32 [T, 96, 64]. waveform: int16 [T, 16000].
+        """
+        heard = torch.from_numpy(waveform).float() / 32768
+        features_TD = self.encoder(torch.from_numpy(log_mel).to(self.device), heard.to(self.device)).to(self.device)
+        features_nD = features_TD[torch.from_numpy(seconds).to(self.device)]
+        starts = range(0, len(frames), self.batch_frames)
+        batches = [slice(start, start + self.batch_frames) for start in starts]
+        found = [p for batch in batches for p in self.generator(tensor_on(frames[batch], self.device))]
+        masks = [limit_masks(proposals, self.max_masks)[0].masks for proposals in found]
+        maskiges = temporal_maskiges(masks) if self.temporal else fold_and_colour_frames(masks)
+        labels = []
+        for batch in batches:
+            images = (image_tensor(pixels[batch], self.device) for pixels in (frames, maskiges))
+            predictions = self.model(*images, features_nD[batch])
+            scores = semantic_scores(predictions.logits[-1], predictions.masks[-1], frames.shape[1:3])
+            labels.append(label_map(scores).cpu())
+        return torch.cat(labels)
+
+
+def open_segmenter(run: Path, overrides: list[str], device: str, proposals: str | None) -> Segmenter:
+    """The network of a run with its best weights, and the generator and encoder that it was trained with.
+
+    overrides: settings of `precompute`, such as weights. proposals: the name of another generator.
+    Raises `BadInput` when generator or encoder are not the run's own, and for a run without weights.
+    """
+    if foreign := [o for o in overrides if not o.startswith("precompute.")]:
+        raise BadInput(
+            f"{', '.join(foreign)}: only settings of precompute have a meaning here, the others are the run's"
+        )
+    config, info = read_run(run)
+    where = pick_device(device)
+    model = COMBO(config.model, len(info.classes))
+    weights = load_run_weights(run, model)
+    asked = load_config(None, overrides).precompute
+    folding = asked.model_dump(include={"max_masks", "temporal"}) | info.proposals_maker.get("maskige", {})
+    makers: dict[str, dict[str, Any]] = {}
+    parameters = {**({} if proposals else info.proposals_maker["parameters"]), **asked.generator}
+    name = proposals or _generator_of(info.proposals_maker)
+    proposer = generator(name, parameters)
+    makers["proposals"] = _maker("proposals", proposer, folding)
+    listener = encoder(info.audio_maker["name"], {**info.audio_maker["parameters"], **asked.encoder})
+    makers["audio"] = _maker("audio", listener, folding)
+    _check_makers(makers, info, other_generator=proposals is not None)
+    decisive = [makers, _weights_digest(model), list(info.size), list(info.classes), version(PACKAGE)]
+    return Segmenter(
+        proposer.to(where),
+        listener.to(where),
+        model.to(where).eval(),
+        where,
+        asked.batch_frames,
+        folding["max_masks"],
+        folding["temporal"],
+        info.size[0],
+        info.classes,
+        weights,
+        digest(decisive)[:12],
+    )
+
+
+def _generator_of(maker: dict[str, Any]) -> str:
+    """The generator behind a cache. Raises `BadInput` for caches that no generator made, such as imported Maskiges."""
+    name = maker["name"].removeprefix("untrained-")
+    known = [known.split()[0] for known in generator_names()]  # of plug-ins the package stands behind the name
+    if name not in known:
+        raise BadInput(
+            f"{name!r} is no proposal generator (there are {', '.join(known)}); for a run on imported "
+            "Maskiges name the generator that comes nearest: --proposals NAME"
+        )
+    return name
+
+
+def _maker(kind: str, model: ProposalGenerator | AudioEncoder, folding: dict[str, Any]) -> dict[str, Any]:
+    """As the caches that the run was trained on name it."""
+    job = Job("", kind, "", model.name, "", "", 1, folding["max_masks"], folding["temporal"], version(PACKAGE))
+    return json.loads(json.dumps(maker_of(job, model)))
+
+
+def _check_makers(makers: dict[str, dict[str, Any]], info: RunInfo, other_generator: bool) -> None:
+    trained = {"proposals": info.proposals_maker, "audio": info.audio_maker}
+    if other_generator:
+        del trained["proposals"]
+    for kind, maker in trained.items():
+        if makers[kind] != maker:
+            differing = [k for k in maker if maker[k] != makers[kind].get(k)]
+            raise BadInput(
+                f"{maker['name']} is not what the run was trained with (different: {', '.join(differing)}); "
+                f"trained with {maker}, here {makers[kind]}"
+            )
+
+
+def _weights_digest(model: COMBO) -> str:
+    seen = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        seen.update(name.encode())
+        seen.update(tensor.contiguous().cpu().numpy().tobytes())
+    return seen.hexdigest()

@@ -1,0 +1,159 @@
+"""The label maps of one video: made window by window, kept in one file each, read as a stream.
+
+Stage one is streamed here instead of kept in caches: a video is segmented once, and its frames, proposals and features
+would take 200 KB per frame on disk. What is kept is the result, so that an interrupted run goes on where it was.
+"""
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...data.audio import fit_seconds, log_mel_examples, waveform_seconds
+from ...data.dataset import prefetch
+from ...data.sources.video.decoding import VideoFacts, read_pictures, read_span
+from ...data.sources.video.sound import read_sound
+from ...data.sources.video.source import INSTANT, whole_seconds
+from ...data.store.location import write_atomic
+from ...errors import ComboError
+from .segment import Segmenter
+
+WINDOW_SECONDS = 5  # as the clips of stage one, whose log-mels run from the beginning of the clip
+FATAL = (torch.OutOfMemoryError, MemoryError, torch.AcceleratorError)
+
+
+@dataclass(frozen=True)
+class Window:
+    """What is read of a video for one window of T = 5 seconds, with n pictures at `times` from the first of all."""
+
+    times: list[Fraction]
+    frames: np.ndarray  # uint8 [n, H, W, 3], RGB
+    seconds: np.ndarray  # int64 [n], 0..T-1: whose sound goes with each picture
+    log_mel: np.ndarray  # float32 [T, 96, 64]
+    waveform: np.ndarray  # int16 [T, 16000]
+    heard: np.ndarray  # bool [T]: False where the features are those of silence, the video having no sound
+
+
+def read_window(video: VideoFacts, number: int, size: int, every_frame: bool) -> Window | None:
+    """Window `number` of a video: the pictures at 15/16 s of its seconds, or all; and 5 seconds of sound.
+
+    None where no picture begins. ValueError names a file that is damaged there.
+    """
+    begin = number * WINDOW_SECONDS
+    if every_frame:
+        last = begin + WINDOW_SECONDS >= video.duration  # time stamps may go a little beyond the declared end
+        end = video.duration + 1 if last else Fraction(begin + WINDOW_SECONDS)
+        times, pictures = read_span(video, Fraction(begin), end, size)
+        if not times:
+            return None
+    else:
+        seconds = min(WINDOW_SECONDS, whole_seconds(video) - begin)
+        times = [begin + k + INSTANT for k in range(seconds)]
+        pictures = read_pictures(video, times, size)
+    waveform = read_sound(video, begin, WINDOW_SECONDS)
+    log_mel, heard = fit_seconds(log_mel_examples(waveform), WINDOW_SECONDS, "silence")
+    of_second = np.array([min(int(time) - begin, WINDOW_SECONDS - 1) for time in times])
+    return Window(times, np.stack(pictures), of_second, log_mel, waveform_seconds(waveform, WINDOW_SECONDS), heard)
+
+
+@dataclass(frozen=True)
+class Track:
+    """The label maps of one video, kept in a folder as one file per window."""
+
+    folder: Path
+    video: VideoFacts
+    every_frame: bool
+    size: int
+
+    @property
+    def windows(self) -> int:
+        seconds = self.video.duration if self.every_frame else whole_seconds(self.video)
+        return max(1, -(-seconds // WINDOW_SECONDS))
+
+    def missing(self) -> list[int]:
+        return [n for n in range(self.windows) if not self._path(n).exists()]
+
+    def write(self, number: int, window: Window | None, labels: np.ndarray) -> None:
+        """labels: uint8 [n, H, W] of the pictures of a window; None is one without pictures."""
+        content = io.BytesIO()
+        times = np.array(window.times if window else [], np.float64)
+        heard = window.heard if window else np.ones(WINDOW_SECONDS, bool)
+        np.savez_compressed(content, times=times, labels=labels, heard=heard)
+        write_atomic(self._path(number), content.getvalue())
+
+    def label_maps(self) -> Iterator[tuple[float, np.ndarray]]:
+        """(seconds, uint8 [H, W]) in order; all background where a window could not be read. One window in memory."""
+        for number in range(self.windows):
+            if self._path(number).exists():
+                with np.load(self._path(number)) as part:
+                    yield from zip(part["times"].tolist(), part["labels"], strict=True)
+            else:
+                begin = number * WINDOW_SECONDS
+                last = min(WINDOW_SECONDS, max(1, whole_seconds(self.video) - begin))
+                for k in range(last):
+                    yield float(begin + k + (0 if self.every_frame else INSTANT)), self._empty()
+
+    def unheard(self) -> int:
+        """Seconds whose features are those of silence, since the video has no sound there."""
+        count = 0
+        for number in range(self.windows):
+            if self._path(number).exists():
+                with np.load(self._path(number)) as part:
+                    last = min(WINDOW_SECONDS, whole_seconds(self.video) - number * WINDOW_SECONDS)
+                    count += int((~part["heard"][: max(0, last)]).sum())
+        return count
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.npz"
+
+    def _empty(self) -> np.ndarray:
+        return np.zeros((self.size, self.size), np.uint8)
+
+
+def segment_video(segmenter: Segmenter, track: Track, advance: Callable[[], Any]) -> dict[str, str]:
+    """Fill in the missing windows of a track. Gives those that could not be done, by their seconds, with the reason.
+
+    advance: called after each window. Raises `ComboError` when the device runs out of memory.
+    """
+    todo = track.missing()
+
+    def read(place: int) -> Window | str | None:
+        try:
+            return read_window(track.video, todo[place], segmenter.size, track.every_frame)
+        except ValueError as error:
+            return str(error)
+
+    problems: dict[str, str] = {}
+    ahead = prefetch(read, range(len(todo)), depth=1)
+    with closing(ahead):
+        for number, window in zip(todo, ahead, strict=True):
+            begin = number * WINDOW_SECONDS
+            where = f"{begin} to {begin + WINDOW_SECONDS} s"
+            if isinstance(window, str):
+                problems[where] = window
+            else:
+                try:
+                    track.write(number, window, _labels(segmenter, window))
+                except FATAL as error:
+                    reason = str(error).splitlines()[0] if str(error) else repr(error)
+                    fewer = max(1, segmenter.batch_frames // 2)
+                    raise ComboError(
+                        f"{segmenter.device} failed or is out of memory ({reason}); run it again to go on, with fewer "
+                        f"frames at once: --set precompute.batch_frames={fewer}"
+                    ) from error
+                except (ValueError, RuntimeError) as error:  # what is wrong with one window must not cost the others
+                    problems[where] = f"{type(error).__name__}: {error}"
+            advance()
+    return problems
+
+
+def _labels(segmenter: Segmenter, window: Window | None) -> np.ndarray:
+    if window is None:
+        return np.zeros((0, segmenter.size, segmenter.size), np.uint8)
+    return segmenter(window.frames, window.seconds, window.log_mel, window.waveform).numpy()

@@ -1,0 +1,1 @@
+"""Published checkpoints held against the published numbers."""

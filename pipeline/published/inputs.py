@@ -1,0 +1,206 @@
+"""Everything that a reproduction needs, looked at before anything is started, and all that is wrong listed at once."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from ...data.clip import SPLITS
+from ...data.sources.avsbench.source import AvsBench, open_avsbench
+from ...data.sources.maskige_tree import MaskigeTree
+from ...data.store.clip_table import ClipTable, plan_order
+from ...data.store.root import open_cache
+from ...data.store.store import ClipStore
+from ...errors import BadInput
+from ...model.audio.vggish import check_vggish, read_vggish
+from ...model.checkpoint import from_published, published_config
+from ...model.config import ModelConfig
+from ...model.weights import State, file_sha256, read_state_dict
+from ..imports.maskiges import NAME as OFFICIAL
+from .numbers import CLASSES, CLIPS, FUSIONS
+
+SIZE = 224  # pixels; all published numbers
+BACKBONES = {"r50": "r50", "pvt": "pvt-v2-b5"}
+
+Checked = TypeVar("Checked")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A published checkpoint, as the network that it is to be evaluated as."""
+
+    path: Path
+    sha256: str
+    config: ModelConfig
+    num_classes: int
+    network: State  # named as in COMBO.state_dict()
+    vggish: State  # empty if the file holds none
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What was asked for, found whole and fit."""
+
+    source: AvsBench
+    checkpoint: Checkpoint
+    vggish: Path | None  # None: the checkpoint's own
+    maskiges: Path | None  # the released pictures to import; None: there is a finished cache
+
+
+def check_inputs(
+    subset: str,
+    backbone: str,
+    source: Path,
+    checkpoint: Path,
+    maskiges: Path | None,
+    vggish: Path | None,
+    root: Path,
+    proposals: str,
+    fusion: str | None,
+) -> Inputs:
+    """Look at all files of the data set, all weights, and the Maskiges. Writes nothing.
+
+    Raises `BadInput` that lists everything that is missing or unfit.
+    """
+    if subset not in CLIPS or backbone not in BACKBONES:
+        known = f"{', '.join(CLIPS)} with {' or '.join(BACKBONES)}"
+        raise BadInput(f"the paper has no numbers for {subset!r} with {backbone!r}; there are {known}")
+    problems: list[str] = []
+
+    def attempt(check: Callable[..., Checked], *arguments: Any) -> Checked | None:
+        try:
+            return check(*arguments)
+        except BadInput as error:
+            problems.append(str(error).replace("\n", "\n    "))
+            return None
+
+    data = attempt(open_avsbench, source, subset, SIZE)
+    classes = len(data.classes) if data else CLASSES[subset]
+    weights = attempt(_check_checkpoint, checkpoint, backbone, classes, fusion)
+    if vggish or weights:
+        attempt(_check_vggish, vggish, weights)
+    pictures = attempt(_find_maskiges, root, proposals, maskiges, source, data)
+    if data and (root / "clips.zarr").exists():
+        attempt(_check_root, root, data)
+    if problems:
+        raise BadInput.listing(f"{subset} with {backbone} cannot be reproduced yet:", problems, "Nothing was started.")
+    return Inputs(data, weights, vggish, pictures)
+
+
+def _check_checkpoint(path: Path, backbone: str, classes: int, fusion: str | None) -> Checkpoint:
+    state = read_state_dict(path)
+    found, found_classes = published_config(state, str(path))
+    if found.backbone != BACKBONES[backbone]:
+        raise BadInput(f"{path} has backbone {found.backbone}, not {BACKBONES[backbone]}; name the other checkpoint")
+    if found_classes != classes:
+        raise BadInput(f"{path} is of {found_classes} classes, the data set of {classes}; name its own checkpoint")
+    network, vggish, _ = from_published(state)
+    if fusion is not None and fusion != found.fusion:
+        if fusion != "none":
+            raise BadInput(f"--fusion {fusion}: {path} holds no weights of it, only of {found.fusion!r}")
+        network = {key: value for key, value in network.items() if not _is_fusing(key)}
+    config = found.model_copy(update={"fusion": fusion or found.fusion})
+    return Checkpoint(path, file_sha256(path), config, classes, network, vggish)
+
+
+def _is_fusing(key: str) -> bool:
+    """Weights that fusion "none" has no place for. Its embeddings stay: the published code adds one of them always."""
+    return key.startswith("fusion.") and not key.startswith(("fusion.level_embed.", "fusion.audio_pos."))
+
+
+def _check_vggish(path: Path | None, checkpoint: Checkpoint | None) -> None:
+    if path is not None:
+        check_vggish(read_vggish(path), path)
+    elif checkpoint.vggish:
+        check_vggish(checkpoint.vggish, checkpoint.path)
+    else:
+        raise BadInput(f"{checkpoint.path} holds no VGGish weights; name them with --vggish vggish-10086976.pth")
+
+
+def _find_maskiges(
+    root: Path, proposals: str, maskiges: Path | None, source: Path, data: AvsBench | None
+) -> Path | None:
+    """The released pictures to import: where the user says, else in the data set; None when a cache will do."""
+    if maskiges is not None and proposals != OFFICIAL:
+        raise BadInput(f"--maskiges is for --proposals {OFFICIAL}, not {proposals}; leave one of them out")
+    if maskiges is None:
+        try:
+            _check_cache(root, proposals)
+            return None
+        except BadInput:
+            if proposals != OFFICIAL:
+                raise
+    folder = maskiges or source
+    if data is not None:
+        try:
+            MaskigeTree(folder, data.clips, data.size)
+        except BadInput as error:
+            raise BadInput(f"{error}" if maskiges else f"{error}\nName their folder with --maskiges.") from error
+    elif maskiges is not None and not maskiges.is_dir():  # without the clips, no more than this can be seen
+        raise BadInput(f"{maskiges} is no folder; --maskiges names the one with the released Maskiges")
+    return folder
+
+
+def _check_cache(root: Path, proposals: str) -> None:
+    clips = ClipStore(root)
+    cache = open_cache(clips, "proposals", proposals)
+    if missing := set(clips.shards_of("test")) - cache.receipts().keys():
+        raise BadInput(f"{cache.path}: {len(missing)} shards of the test split are missing; run its command again")
+
+
+def _check_root(root: Path, data: AvsBench) -> None:
+    there = ClipStore(root)
+    plan = ClipTable.of(plan_order(data.clips)).digest()
+    if (there.attributes["dataset"], there.attributes["plan_sha256"]) != (data.name, plan):
+        raise BadInput(f"{there.path} holds other clips; name another root")
+
+
+def obstacles(inputs: Inputs, subset: str, backbone: str, generator: str) -> list[str]:
+    """Why scores of these inputs, with Maskiges of that generator, are not those of the published experiment."""
+    clips = inputs.source.clips
+    found = {split: sum(c.split == split for c in clips) for split in SPLITS}
+    checkpoint, config = inputs.checkpoint, inputs.checkpoint.config
+    official = ModelConfig(backbone=BACKBONES[backbone])
+    reasons = []
+    if found != CLIPS[subset]:
+        have, official_ = (", ".join(f"{n} {split}" for split, n in c.items()) for c in (found, CLIPS[subset]))
+        reasons.append(f"the clips are not the official ones: {have}, not {official_}")
+    if generator != OFFICIAL:
+        reasons.append(f"the Maskiges are of {generator}, not the released ones")
+    if checkpoint.num_classes != CLASSES[subset]:
+        reasons.append(f"there are {checkpoint.num_classes} classes, not {CLASSES[subset]}")
+    sizes = [key for key in ModelConfig.model_fields if key not in ("fusion", "audio_queries")]
+    differing = [key for key in sizes if getattr(config, key) != getattr(official, key)]
+    reasons += [f"model.{k} of the checkpoint is {getattr(config, k)}, not {getattr(official, k)}" for k in differing]
+    if config.fusion not in FUSIONS[subset, backbone]:
+        reasons.append(f"fusion is {config.fusion}, not {' or '.join(FUSIONS[subset, backbone])}")
+    if inputs.vggish and checkpoint.vggish and not _same(read_vggish(inputs.vggish), checkpoint.vggish):
+        reasons.append(f"{inputs.vggish} holds other weights than the VGGish of the checkpoint")
+    return reasons
+
+
+def _same(a: State, b: State) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def notes(inputs: Inputs, subset: str, backbone: str) -> list[str]:
+    """What nobody can tell from these inputs, and what is known to differ from the published route."""
+    known = ["no checksums were published: that checkpoint and Maskiges are the published ones is taken on trust"]
+    if len(FUSIONS[subset, backbone]) > 1:
+        known.append(
+            "the released test settings of this model leave fusion out (--fusion none), its training settings do not "
+            "(--fusion bilateral); which of them gave the printed numbers is not known"
+        )
+    if subset == "avss":
+        known.append(
+            "frames are read from the data set and brought to 224 x 224; the released route saves them as JPEG "
+            "once more before it reads them"
+        )
+    else:
+        other = "MS3" if subset == "s4" else "S4"
+        known.append(f"nothing in a checkpoint says whether it is of S4 or MS3; one of {other} passes all checks")
+    if not inputs.checkpoint.vggish:
+        known.append("the checkpoint holds no VGGish to compare the weights in use with")
+    return known

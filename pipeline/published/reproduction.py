@@ -1,0 +1,93 @@
+"""What `combo reproduce` gives: our scores beside the paper's, and what stands between them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .numbers import PAPER, TOLERANCE, Numbers
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """The outcome of one reproduction. Scores are shares of 1.
+
+    obstacles: why the numbers are not those of the published experiment, whatever they are. notes: what may
+    explain a difference, and what is not known.
+    """
+
+    subset: str
+    backbone: str
+    fusion: str
+    ours: Numbers
+    protocol: str
+    scored_clips: int
+    checkpoint: str  # file and sha256
+    proposals: str  # name of the cache
+    run: Path
+    obstacles: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def published(self) -> Numbers:
+        return PAPER[self.subset, self.backbone]
+
+    @property
+    def differences(self) -> Numbers:
+        """Ours minus the paper's."""
+        return Numbers(*(ours - paper for ours, paper in zip(self.ours, self.published, strict=True)))
+
+    @property
+    def met(self) -> bool:
+        """Both scores are within the tolerance, and nothing says that they may not be compared."""
+        return not self.obstacles and all(within_tolerance(d) for d in self.differences)
+
+    def summary(self) -> dict[str, Any]:
+        """JSON values, for scripts."""
+        return {
+            "met": self.met,
+            "subset": self.subset,
+            "backbone": self.backbone,
+            "fusion": self.fusion,
+            **self.ours._asdict(),
+            "published": self.published._asdict(),
+            "difference": self.differences._asdict(),
+            "tolerance": TOLERANCE,
+            "protocol": self.protocol,
+            "clips": self.scored_clips,
+            "checkpoint": self.checkpoint,
+            "proposals": self.proposals,
+            "run": str(self.run),
+            "not_comparable": list(self.obstacles),
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        lines = [
+            f"COMBO-{self.backbone.upper()} on {self.subset.upper()}, test split, clips scored: {self.scored_clips}",
+            f"protocol {self.protocol}",
+            f"checkpoint {self.checkpoint}, fusion {self.fusion}, Maskiges {self.proposals}",
+            "",
+            "         here  published  difference  tolerance",
+        ]
+        for name in Numbers._fields:
+            ours, paper, difference = (100 * getattr(n, name) for n in (self.ours, self.published, self.differences))
+            met = "met" if within_tolerance(difference / 100) else "not met"
+            lines.append(f"{name}  {ours:7.2f}  {paper:9.1f}  {difference:+10.2f}  {100 * TOLERANCE:9.1f}  {met}")
+        lines += ["", self._verdict()]
+        if self.obstacles:
+            lines += ["not comparable with the paper, because", *(f"  - {o}" for o in self.obstacles)]
+        if self.notes:
+            lines += ["to know:", *(f"  - {n}" for n in self.notes)]
+        return "\n".join([*lines, f"run folder: {self.run}"])
+
+    def _verdict(self) -> str:
+        if self.met:
+            return "REPRODUCED"
+        if self.obstacles and all(within_tolerance(d) for d in self.differences):
+            return "NOT REPRODUCED: the numbers are close, but they are not of the published experiment"
+        return "NOT REPRODUCED"
+
+
+def within_tolerance(difference: float) -> bool:
+    """Whether a difference of scores is at most `TOLERANCE`, give or take floating point."""
+    return abs(difference) <= TOLERANCE + 1e-9

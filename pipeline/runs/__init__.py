@@ -1,0 +1,1 @@
+"""Run folders: config, checkpoints, weights and logs of a training."""

@@ -1,0 +1,241 @@
+"""A run folder: what was trained on what, its log, and its checkpoints.
+
+RUN/config.yaml                    the whole config
+RUN/run.json                       data set, classes, caches and their fingerprints
+RUN/log.jsonl                      one line per step, one per evaluation
+RUN/tensorboard/  RUN/pictures/    the same to look at; truth and prediction on some clips of val
+RUN/checkpoints/step-00001000/     see `checkpoints`; the two newest
+RUN/best/                          model.safetensors and metrics.json of the best evaluation
+RUN/broken/step-00001234/          what is needed to run a step again whose loss was not finite
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from ...data.store.location import absolute, write_atomic
+from ...data.store.store import Cache, ClipStore
+from ...errors import BadInput
+from ..config.tree import Config, parse_config, show_config
+from .checkpoints import checkpoints, newest_checkpoint, read_checkpoint, separate
+
+# Keys that may differ when a run goes on. But for steps, which the learning rate follows, none changes what is learned.
+MAY_CHANGE = (
+    "train.steps",
+    "train.evaluate_every",
+    "train.checkpoint_every",
+    "train.device",
+    "train.micro_batch_clips",
+    "train.checkpointing",
+)
+
+ALLOWED = {  # names for `allow`, and what each lets differ
+    "clips": ("dataset", "size", "clips_fingerprint"),
+    "proposals": ("proposals", "proposals_maker"),
+    "audio": ("audio", "audio_maker"),
+}
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What a run was trained on. Caches are named in full; makers are theirs, see `Cache.maker`."""
+
+    root: str
+    dataset: str
+    classes: tuple[str, ...]
+    size: tuple[int, int]  # (H, W) of the frames
+    clips_fingerprint: str
+    proposals: str
+    proposals_maker: dict[str, Any]
+    audio: str
+    audio_maker: dict[str, Any]
+    converted_from: str | None = None  # sha256 of a published checkpoint, if the weights were not trained here
+
+    @classmethod
+    def of(cls, root: Path, clips: ClipStore, proposals: Cache, audio: Cache) -> "RunInfo":
+        return cls(
+            absolute(root),
+            clips.attributes["dataset"],
+            clips.classes,
+            clips.size,
+            clips.fingerprint(),
+            proposals.name,
+            proposals.maker,
+            audio.name,
+            audio.maker,
+        )
+
+    @classmethod
+    def of_json(cls, values: Any) -> "RunInfo":
+        """What `asdict` gave. Raises `ValueError` that names every key that is missing or wrong."""
+        try:
+            return TypeAdapter(cls).validate_python(values)
+        except ValidationError as error:
+            problems = [f"{'.'.join(map(str, e['loc'])) or 'all of it'}: {e['msg']}" for e in error.errors()]
+            raise ValueError("; ".join(problems)) from None
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Hold a run folder for training, and clear away what killed saves left in it.
+
+    Raises `BadInput` when a live process trains in it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"{folder} is a file; name a folder for the run")
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "_lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise BadInput(
+                f"{folder} is in use: {file.read().strip()} trains in it; wait for it, stop it, or name another folder"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        for left in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        yield
+
+
+def create_run(folder: Path, config: Config, info: RunInfo, resume: bool, allow: Collection[str] = ()) -> None:
+    """Write config and info of a new run, or check that they are those of the run to resume.
+
+    allow: keys of `ALLOWED` that may be others than the run began with.
+    Raises `BadInput` when the folder holds a run and `resume` is off, or another run than this one.
+    """
+    if (folder / "run.json").exists():
+        if not resume:
+            steps = f" ({checkpoints(folder)[-1].name})" if checkpoints(folder) else ""
+            raise BadInput(
+                f"{folder} already holds a run{steps}; continue it with --resume auto, or name another folder"
+            )
+        old_config, old_info = read_run(folder)
+        check_same_data(folder, old_info, info, allow)
+        old, new = old_config.model_dump(), config.model_dump()
+        changed = [(f"{s}.{k}", old[s][k], new[s][k]) for s in new for k in new[s] if new[s][k] != old[s][k]]
+        changed = [f"{k} was {was!r}, is {now!r}" for k, was, now in changed if k not in MAY_CHANGE]
+        if changed:
+            advice = f"Only {', '.join(MAY_CHANGE)} may change; take the old values, or name another folder"
+            raise BadInput.listing(f"{folder} cannot be resumed with other settings:", changed, advice)
+    write_atomic(folder / "config.yaml", show_config(config))
+    write_atomic(folder / "run.json", json.dumps(asdict(info), indent=1) + "\n")
+
+
+def check_same_data(where: Path, old: RunInfo, new: RunInfo, allow: Collection[str]) -> None:
+    """Raise `BadInput` when clips or caches are not those that `old` says, unless `allow` names them."""
+    may_differ = {"root", *(key for name in allow for key in ALLOWED[name])}
+    before, now = asdict(old), asdict(new)
+    differing = [key for key in now if now[key] != before[key] and key not in may_differ]
+    if differing:
+        names = [name for name, keys in ALLOWED.items() if set(keys) & set(differing)]
+        problems = [f"{key} was {before[key]!r}, is {now[key]!r}" for key in differing if not key.endswith("_maker")]
+        advice = "Name the old ones, or another folder"
+        advice += f"; to go on with the new ones all the same, allow {', '.join(names)} by name" if names else ""
+        raise BadInput.listing(f"{where} was trained on other data:", problems, advice)
+
+
+def create_converted_run(folder: Path, config: Config, info: RunInfo, weights: Mapping[str, Tensor]) -> None:
+    """A run whose best weights come from elsewhere, so that it can be evaluated and predicted with, not resumed.
+
+    weights: as in `COMBO.state_dict()`. What is there already of the same run stays.
+    """
+    create_run(folder, config, info, resume=True)
+    if not (folder / "best" / "metrics.json").exists():
+        write_best(folder, weights, {"step": 0})
+
+
+def read_run(folder: Path) -> tuple[Config, RunInfo]:
+    """Raises `BadInput` when the folder holds no run, or one that is damaged or of another version."""
+    path = folder / "config.yaml"
+    try:
+        config = parse_config(yaml.safe_load(path.read_text()))
+        path = folder / "run.json"
+        info = RunInfo.of_json(json.loads(path.read_text()))
+    except OSError as error:
+        raise BadInput(f"{folder}: not a run folder ({error}); 'combo train ... --out {folder}' makes one") from error
+    except (ValueError, yaml.YAMLError, BadInput) as error:
+        raise BadInput(f"{path} cannot be used: {error}; restore it, or train into another folder") from error
+    return config, info
+
+
+def append_log(folder: Path, lines: list[dict[str, Any]]) -> None:
+    """Add entries, each a line of its own even where a kill has cut the last one."""
+    with (folder / "log.jsonl").open("ab+") as file:
+        if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
+            file.write(b"\n")
+        file.writelines(json.dumps(line).encode() + b"\n" for line in lines)
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """All whole lines of the log; steps that were done again after a kill appear once, as last done."""
+    if not (folder / "log.jsonl").exists():
+        return []
+    last: dict[tuple[int, bool], dict[str, Any]] = {}
+    for line in (folder / "log.jsonl").read_text().splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue  # cut by a kill
+        last[(entry["step"], "M_J" not in entry)] = entry
+    return [last[key] for key in sorted(last)]
+
+
+def write_best(folder: Path, weights: Mapping[str, Tensor], metrics: dict[str, Any]) -> None:
+    """Replace RUN/best. The metrics that count stand in the weight file, so that a kill cannot part them from it."""
+    content = save(separate(weights), metadata={"metrics": json.dumps(metrics)})
+    write_atomic(folder / "best" / "model.safetensors", content)
+    _write_metrics(folder, metrics)
+
+
+def _write_metrics(folder: Path, metrics: dict[str, Any]) -> None:
+    write_atomic(folder / "best" / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+
+
+def read_best(folder: Path) -> dict[str, Any] | None:
+    """The metrics of the best weights, None when there are none. They are read from the weight file itself."""
+    path = folder / "best" / "model.safetensors"
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            return json.loads((file.metadata() or {})["metrics"])
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise BadInput(f"{path} is damaged ({error}); remove {path.parent} to use the newest checkpoint") from error
+
+
+def mend_best(folder: Path) -> None:
+    """Bring RUN/best/metrics.json in line with the weights, should a kill have come between the two."""
+    if (metrics := read_best(folder)) is not None:
+        _write_metrics(folder, metrics)
+
+
+def load_run_weights(folder: Path, model: nn.Module) -> str:
+    """The best weights of a run, else those of its newest checkpoint (EMA if it has one); gives a name for them.
+
+    Raises `BadInput` when the run has no weights yet, or damaged ones.
+    """
+    if (best := read_best(folder)) is not None:
+        model.load_state_dict(load_file(folder / "best" / "model.safetensors"))
+        return f"best of {folder}, step {best['step']}"
+    path = newest_checkpoint(folder)
+    if path is None:
+        raise BadInput(f"{folder}: no checkpoint yet; train it first")
+    checkpoint = read_checkpoint(path)
+    model.load_state_dict(checkpoint.tensors.get("ema", checkpoint.tensors["model"]))
+    return f"{folder} at step {checkpoint.about['step']}"

@@ -1,0 +1,171 @@
+"""One training step: forward, losses, backward, update. No frozen model runs here, nor is one imported."""
+
+import time
+import warnings
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from ...data.dataset import Batch
+from ...errors import BadInput
+from ...model.checkpoint import load_backbone
+from ...model.combo import COMBO
+from ...model.criterion import CriterionConfig, Totals, criterion
+from ...model.draws import ClipUniform, rand_by_clip, rows_of
+from ...model.matcher import find_targets
+from ...model.weights import load_weights, read_state_dict
+from ..common.devices import pick_device
+from ..common.tensors import image_tensor, tensor_on
+from ..config.tree import Config
+from .optim import make_optimizer, set_learning_rate
+
+
+class NotFinite(Exception):
+    """Losses or predictions that are NaN or infinite, at a step."""
+
+    def __init__(self, step: int, what: str, everywhere: bool = False) -> None:
+        """everywhere: all ranks have found it; else this one alone may have."""
+        super().__init__(what)
+        self.step, self.everywhere = step, everywhere
+
+
+@dataclass
+class Trainer:
+    """What one training step works on."""
+
+    model: COMBO | DistributedDataParallel
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    device: torch.device
+    config: Config
+    health: Tensor  # float32 scalar on the device: 1, or NaN once a loss was not finite; it scales every loss
+
+    def state(self) -> dict[str, Any]:
+        """All that resuming needs beside the weights. Data, drop-path and points follow from seed and step."""
+        return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+
+
+def make_trainer(config: Config, num_classes: int, audio_dim: int) -> Trainer:
+    """A freshly initialised model with its optimiser. Raises `BadInput` when the audio features do not fit it."""
+    if config.model.audio_dim != audio_dim:
+        raise BadInput(
+            f"the audio cache has {audio_dim} features, the model takes {config.model.audio_dim}: "
+            f"--set model.audio_dim={audio_dim}"
+        )
+    device = pick_device(config.train.device)
+    torch.manual_seed(config.train.seed)
+    model = COMBO(config.model, num_classes)
+    if config.train.start_from is not None:
+        path = Path(config.train.start_from)
+        load_weights(model, read_state_dict(path), path)
+    elif config.train.backbone_weights is not None:
+        path = Path(config.train.backbone_weights)
+        load_backbone(model, read_state_dict(path), str(path))
+    elif config.model.backbone != "tiny":
+        warnings.warn(
+            f"{config.model.backbone} starts from random weights; the published recipe starts from ImageNet's: "
+            "--set train.backbone_weights=FILE",
+            stacklevel=2,
+        )
+    model = model.to(device).train()
+    model.set_checkpointing(config.train.checkpointing)
+    scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16")
+    return Trainer(model, make_optimizer(model, config.train), scaler, device, config, torch.ones((), device=device))
+
+
+def train_step(trainer: Trainer, batch: Batch, step: int) -> dict[str, Any]:
+    """One step: forward, losses, backward, clip, update. Gives the step's log entry, losses still on the device.
+
+    After a loss or gradient that is not finite, model and optimiser stay as they were before that step, however many
+    steps follow until somebody looks. Raises `NotFinite` when not even matching is possible.
+    """
+    settings = trainer.config.train
+    started = time.perf_counter()
+    torch.manual_seed((settings.seed << 32) + step)
+    lr = set_learning_rate(trainer.optimizer, settings, step)
+    trainer.optimizer.zero_grad(set_to_none=True)
+    try:
+        losses = backward(trainer, batch, step)
+    except FloatingPointError as error:
+        raise NotFinite(step, str(error)) from error
+    trainer.scaler.unscale_(trainer.optimizer)
+    norm = torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), settings.clip_norm)
+    update(trainer, losses["total"], norm)
+    rates = {"lr": lr, "lr_backbone": lr * settings.backbone_lr_factor}
+    seconds = time.perf_counter() - started
+    return {"step": step, **rates, "seconds": seconds, "clips": batch.clip_ids, "grad_norm": norm, **losses}
+
+
+def update(trainer: Trainer, total: Tensor, norm: Tensor) -> None:
+    """The optimiser's step, left out from the first broken one on. No host looks: the device decides.
+
+    Under fp16 a gradient that overflows is ordinary: the scaler leaves that step out and scales less.
+    """
+    fp16 = trainer.scaler.is_enabled()
+    healthy = total.isfinite() & (norm.isfinite() | fp16)
+    trainer.health = torch.where(healthy, trainer.health, torch.nan)
+    if not fp16:  # else the scaler sees that the gradients are not finite
+        trainer.optimizer.found_inf = trainer.health.isnan().float()
+    trainer.scaler.step(trainer.optimizer)
+    trainer.scaler.update()
+
+
+def backward(trainer: Trainer, batch: Batch, step: int) -> dict[str, Tensor]:
+    """The losses of a batch, detached; their gradients go to the model. Parts add up to the whole."""
+    settings, loss, model = trainer.config.train, trainer.config.loss, trainer.model
+    parts = batch.parts(settings.micro_batch_clips or len(batch.clip_ids))
+    totals = None if len(parts) == 1 else batch_totals(trainer, batch)
+    sums: dict[str, Tensor] = {}
+    for part in parts:
+        waits = isinstance(model, DistributedDataParallel) and part is not parts[-1]
+        with model.no_sync() if waits else nullcontext():  # gradients travel once
+            uniform = rand_by_clip(clip_seeds(part, settings.seed, step), trainer.device)
+            losses = batch_losses(model, part, loss, trainer.device, settings.precision, uniform, totals)
+            trainer.scaler.scale(losses["total"] * trainer.health).backward()
+        sums = {name: sums.get(name, 0) + value.detach() for name, value in losses.items()}
+    return sums
+
+
+def clip_seeds(batch: Batch, seed: int, step: int) -> list[int]:
+    """A seed for each clip of a batch, by the run's seed, the step, and the clip's place."""
+    return [int(np.random.SeedSequence([seed, step, p]).generate_state(1, np.uint64)[0]) for p in batch.places]
+
+
+def batch_totals(trainer: Trainer, batch: Batch) -> Totals:
+    """What the losses of all parts of a batch are divided by."""
+    model = trainer.model
+    num_classes = (model.module if isinstance(model, DistributedDataParallel) else model).num_classes
+    targets = find_targets(torch.from_numpy(batch.labels), torch.from_numpy(batch.supervised), num_classes)
+    return Totals.of(targets, trainer.config.model.num_queries, batch.frames_per_clip, trainer.config.loss)
+
+
+def batch_losses(
+    model: COMBO | DistributedDataParallel,
+    batch: Batch,
+    config: CriterionConfig,
+    device: torch.device,
+    precision: str,
+    uniform: ClipUniform,
+    totals: Totals | None = None,
+) -> dict[str, Tensor]:
+    """The weighted losses of a batch and their sum, "total"; `uniform` and `totals` as for `criterion`."""
+    amp = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": None}[precision]
+    with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
+        predictions = model(
+            image_tensor(batch.frames, device),
+            image_tensor(batch.maskiges, device),
+            tensor_on(batch.features, device),
+            rows_of(uniform, batch.frames_per_clip),
+        )
+    labels, supervised = torch.from_numpy(batch.labels), torch.from_numpy(batch.supervised)
+    return criterion(*predictions, labels, supervised, batch.frames_per_clip, config, uniform, totals)

@@ -1,0 +1,1 @@
+"""Weight files: fetch, check, convert, describe."""

@@ -1,0 +1,272 @@
+"""Verify finds every kind of damage in every file, and repair has exactly the damaged shards done again."""
+
+import dataclasses
+import errno
+import json
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fakes import NoiseSource
+from store_locations import contents
+
+from combo_avs.data.store import clip_table, receipts
+from combo_avs.data.store.checksummed_json import seal, unseal
+from combo_avs.data.store.clip_table import ClipTable
+from combo_avs.data.store.location import write_atomic
+from combo_avs.data.store.receipts import Receipt, receipt_path, write_shard
+from combo_avs.data.store.root import create_cache
+from combo_avs.data.store.store import Cache, ClipStore
+from combo_avs.data.store.verify import damaged, repair
+from combo_avs.errors import BadInput
+from combo_avs.pipeline.caches.inspect import verify_root
+from combo_avs.pipeline.imports.clips import import_clips
+
+SHARD = 20
+MAKER = {"name": "fake", "version": "1", "parameters": {"x": 1}, "weights_sha256": None}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clip store and a small cache. Do not write here; `root` is a copy to play with."""
+    root = tmp_path_factory.mktemp("whole")
+    import_clips(NoiseSource(), root, SHARD)
+    cache = create_cache(ClipStore(root), "audio", MAKER, dim=4, probes={})
+    for shard in range(cache.num_shards):
+        write(cache, shard)
+    return root
+
+
+def write(cache: Cache, shard: int) -> None:
+    lo, hi = cache.shard_range(shard)
+    arrays = {name: spec.empty(hi - lo) for name, spec in cache.specs.items()}
+    arrays["features"][:] = shard + 1
+    write_shard(
+        cache.path, shard, (lo, hi), cache.specs, arrays, counts={"frames": 1}, quarantined={}, notes={}, log={"s": 1.5}
+    )
+
+
+@pytest.fixture
+def root(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "root"))
+
+
+def every_file(root: Path) -> list[Path]:
+    return [p for p in sorted(root.rglob("*")) if p.is_file() and not p.name.startswith("_lock")]
+
+
+def test_every_flip_and_every_cut_in_every_file_is_found(root: Path) -> None:
+    rng = random.Random(0)
+    flips = cuts = 0
+    for path in every_file(root):
+        content = path.read_bytes()
+        places = {0, len(content) - 1, *(rng.randrange(len(content)) for _ in range(6))}
+        for place in places:
+            hurt = bytearray(content)
+            hurt[place] ^= 1 << rng.randrange(8)
+            path.write_bytes(hurt)
+            assert found(root, path), f"bit flipped in byte {place} of {path.relative_to(root)}"
+            flips += 1
+        for length in {0, 1, len(content) // 2, len(content) - 1}:
+            path.write_bytes(content[:length])
+            assert found(root, path), f"{path.relative_to(root)} cut to {length} of {len(content)} bytes"
+            cuts += 1
+        path.write_bytes(content + b"\0")
+        assert found(root, path), f"a byte behind the end of {path.relative_to(root)}"
+        path.write_bytes(content)
+    assert verify_root(root) == []
+    print(f"{flips} flips and {cuts} cuts in {len(every_file(root))} files, all found")
+
+
+def found(root: Path, path: Path) -> bool:
+    """Whether verify speaks of the store that a file belongs to. Only that store is read, which is what takes time."""
+    store = next(p for p in path.parents if p.suffix == ".zarr")
+    try:
+        opened = ClipStore(root) if store.name == "clips.zarr" else Cache(store)
+    except BadInput as error:
+        return str(store) in str(error)
+    return any(problem for _, problem in damaged(opened))
+
+
+def test_every_deletion_is_found(root: Path) -> None:
+    for path in every_file(root):
+        if path.parent.name == "_log":
+            continue  # no part of the contents; shards that were done elsewhere may come without
+        content = path.read_bytes()
+        path.unlink()
+        assert found(root, path), path.relative_to(root)
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["frames/c/0/0/0/1", "frames/c/99/0/0/0", "label_valid/c/x", "_done/000009.json"])
+def test_files_that_no_receipt_speaks_of(root: Path, name: str) -> None:
+    path = root / "clips.zarr" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"stray")
+    (problem,) = verify_root(root)
+    assert (problem["shard"], problem["problem"]) == (None, f"{name}: no receipt speaks of it")
+    assert repair(ClipStore(root)) == []
+    assert verify_root(root) == []
+
+
+def test_what_people_lay_beside_a_store_is_theirs(root: Path) -> None:
+    (root / "clips.zarr" / "README.txt").write_text("mine")
+    assert verify_root(root) == []
+
+
+def test_damage_in_one_store_does_not_hide_damage_in_another(root: Path) -> None:
+    (root / "clips.zarr" / "zarr.json").write_bytes(b"{")
+    (cache,) = (root / "audio").iterdir()
+    (cache / "features" / "zarr.json").write_bytes(b"{")
+    (cache / "_done" / "000001.json").write_bytes(b"{")
+    assert {(Path(p["store"]).name, p["shard"]) for p in verify_root(root)} == {
+        ("clips.zarr", None),
+        (cache.name, None),
+        (cache.name, 1),
+    }
+
+
+@pytest.mark.parametrize("name", ["zarr.json", "clips.parquet", "frames/zarr.json"])
+@pytest.mark.parametrize("harm", ["flip", "delete"])
+def test_the_same_import_mends_metadata_and_reads_no_clip(root: Path, whole: Path, name: str, harm: str) -> None:
+    path = root / "clips.zarr" / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.unlink() if harm == "delete" else path.write_bytes(content)
+    assert verify_root(root)
+    import_clips(source := NoiseSource(), root, SHARD)
+    assert source.reads == []
+    assert contents(root) == contents(whole)
+
+
+def test_other_clips_do_not_take_over_a_store_without_its_zarr_json(root: Path) -> None:
+    (root / "clips.zarr" / "zarr.json").unlink()
+    with pytest.raises(BadInput, match="not of these clips"):
+        import_clips(NoiseSource(seed=3), root, SHARD)
+
+
+def test_repair_drops_exactly_the_damaged_shards(root: Path, whole: Path) -> None:
+    (path,) = (root / "audio").iterdir()
+    (path / "features" / "c" / "1" / "0").write_bytes(b"rubbish")
+    (path / "features" / "zarr.json").unlink()
+    (path / "_log" / "000000.json").write_bytes(b"{")
+    cache = Cache(path)
+    assert repair(cache) == [1]
+    assert Cache(path).unfinished() == [1]
+    write(cache, 1)
+    assert verify_root(root) == []
+    assert {n: c for n, c in contents(root).items() if "_log" not in n} == contents(whole)
+
+
+class TestReceipts:
+    def test_one_of_another_store_is_no_receipt(self, root: Path) -> None:
+        clips = ClipStore(root)
+        other = create_cache(clips, "audio", {**MAKER, "version": "2"}, dim=4, probes={})
+        (first,) = (p for p in (root / "audio").iterdir() if p != other.path)
+        shutil.copytree(first / "features", other.path / "features", dirs_exist_ok=True)
+        shutil.copytree(first / "_done", other.path / "_done")
+        assert other.unfinished() == [0, 1, 2]
+        assert {what for shard, what in damaged(other) if shard is not None} == {"its receipt belongs to another store"}
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"files": {}},
+            {"files": {"../../secret": [3, "ab"]}},
+            {"files": {"/etc/passwd": [3, "ab"]}},
+            {"files": {"frames/c/1/0/0/0": [3]}},
+            {"frames": [0, 20]},
+            {"frames": 3},
+            {"shard": 0},
+            {"surprise": 1},
+        ],
+    )
+    def test_sealed_nonsense_is_no_receipt(self, root: Path, changes: dict) -> None:
+        path = receipt_path(root / "clips.zarr", 1)
+        write_atomic(path, seal({**unseal(path.read_bytes()), **changes, "seal": ""}))
+        assert ClipStore(root).unfinished() == [1]
+        assert [s for s, what in damaged(ClipStore(root)) if what] == [1]
+
+    def test_equal_receipts_have_equal_bytes(self) -> None:
+        values = {"b": "x", "a": 'says "seal": "0"'}
+        assert (
+            Receipt(1, (0, 5), {}, {}, values).to_json()
+            == Receipt(1, (0, 5), {}, {}, dict(sorted(values.items()))).to_json()
+        )
+        assert unseal(Receipt(1, (0, 5), {}, {}, values).to_json())["quarantined"] == values
+
+
+class TestWriteErrors:
+    def test_a_file_system_that_gives_back_other_data(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        ClipStore(root).redo([1])
+
+        def rot(path: Path, content: bytes | str) -> None:
+            write_atomic(path, b"\0" + content[1:] if "frames" in path.parts else content)
+
+        monkeypatch.setattr(receipts, "write_atomic", rot)
+        with pytest.raises(OSError, match="does not read back"):
+            import_clips(NoiseSource(), root, SHARD)
+        assert ClipStore(root).unfinished() == [1]
+
+    def test_an_error_of_the_disk_leaves_no_temporary_file(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        ClipStore(root).redo([1])
+
+        def fail(*_: object) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("os.replace", fail)
+            with pytest.raises(OSError, match="Input/output error"):
+                import_clips(NoiseSource(), root, SHARD)
+        assert not list(root.rglob("*.tmp"))
+        import_clips(NoiseSource(), root, SHARD)
+        assert verify_root(root) == []
+
+    def test_a_real_limit_of_the_system(self, root: Path) -> None:
+        """Files may have 20,000 bytes: metadata fit, the sound of a shard does not."""
+        script = (
+            "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+            "from combo_avs.cli import app; from combo_avs.console import run; sys.exit(run(app, sys.argv[1:]))"
+        )
+        arguments = ["import", "synthetic", root / "new", "--flavour", "ms3", "--clips", "8", "--size", "32"]
+        done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True)
+        assert (done.returncode, "File too large" in done.stderr) == (5, True), done.stderr
+        assert ClipStore(root / "new").unfinished() == [0]
+        assert not list((root / "new").rglob("*.tmp"))
+
+    def test_a_root_that_cannot_be_a_folder(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("mine")
+        with pytest.raises(BadInput, match="no cache root can be there"):
+            import_clips(NoiseSource(), tmp_path / "file", SHARD)
+
+
+class TestHostileClipTables:
+    """A store that somebody else made may hold any table, with the right checksums."""
+
+    @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", "a\nb", "a\x00b", "a\x7f", "ü" * 101, "\u2028"])
+    def test_ids_that_are_no_names_are_refused(self, name: str) -> None:
+        clip = dataclasses.replace(NoiseSource().clips[0], id=name)
+        with pytest.raises(BadInput, match="ids have 1 to 200 bytes"):
+            ClipTable.of([clip])
+
+    def test_tables_that_no_import_writes_are_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        clips = NoiseSource().clips
+        with monkeypatch.context() as patch:
+            patch.setattr(clip_table, "_problems", lambda _: [])
+            ClipTable.of([clips[0], clips[0]]).write(tmp_path / "twice.parquet")
+            ClipTable.of([clips[0], clips[1]]).write(tmp_path / "order.parquet")
+        for name, message in (("twice", "more than once"), ("order", "longer clips must come first")):
+            with pytest.raises(BadInput, match=message):
+                ClipTable.read(tmp_path / f"{name}.parquet")
+
+    def test_a_sealed_store_with_an_impossible_shape_is_refused(self, root: Path) -> None:
+        path = root / "clips.zarr" / "zarr.json"
+        document = json.loads(path.read_bytes())
+        document["attributes"]["shard_frames"] = 7
+        document["attributes"]["checks"]["seal"] = ""
+        path.write_bytes(seal(document))
+        with pytest.raises(BadInput, match="in shards of 7"):
+            ClipStore(root)

@@ -1,0 +1,107 @@
+"""Who may write: whole stores, shares of one, and what a holder that was killed leaves behind."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from store_locations import open_place
+
+from combo_avs.data.store import locks as holding
+from combo_avs.data.store.location import UrlPath, location, names_in
+from combo_avs.data.store.locks import hold
+from combo_avs.errors import BadInput
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from combo_avs.data.store.locks import hold
+with hold(Path(sys.argv[1]), {1, 2}):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def other_process(tmp_path: Path):
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"held\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_another_process_is_named_and_its_death_frees_the_store(other_process, tmp_path: Path) -> None:
+    who = f"process {other_process.pid} on {socket.gethostname()} is writing to 2 shards"
+    for shards in (None, {2}):
+        with pytest.raises(BadInput, match=who), hold(tmp_path, shards):
+            pass
+    (tmp_path / "features" / "c").mkdir(parents=True)
+    left = tmp_path / "features" / "c" / ".3.99-ab.tmp"
+    left.write_bytes(b"half")
+    with hold(tmp_path, {0, 3}):
+        assert left.exists(), "it may belong to the other run"
+    os.kill(other_process.pid, signal.SIGKILL)
+    other_process.wait()
+    with hold(tmp_path):
+        assert not left.exists()
+    assert names_in(tmp_path) == ["_lock", "features"]
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> UrlPath:
+    return location(open_place("memory", tmp_path))
+
+
+def announce(url: UrlPath, host: str, pid: int) -> UrlPath:
+    path = url / f"_lock.{host}.{pid}.0"
+    path.write_bytes(json.dumps({"host": host, "pid": pid, "shards": None}).encode())
+    return path
+
+
+class TestObjectStore:
+    def test_a_holder_elsewhere_is_believed_until_its_heart_stops(self, url: UrlPath, monkeypatch) -> None:
+        path = announce(url, "elsewhere", 7)
+        with pytest.raises(BadInput, match="process 7 on elsewhere"), hold(url):
+            pass
+        monkeypatch.setattr(holding, "EXPIRY", -1.0)
+        with hold(url):
+            assert not path.exists()
+        assert names_in(url) == []
+
+    def test_a_dead_process_of_this_host_holds_nothing(self, url: UrlPath) -> None:
+        gone = subprocess.Popen([sys.executable, "-c", ""])
+        gone.wait()
+        announce(url, socket.gethostname(), gone.pid)
+        with hold(url):
+            pass
+        assert names_in(url) == []
+
+    def test_the_heart_beats(self, url: UrlPath, monkeypatch) -> None:
+        monkeypatch.setattr(holding, "HEARTBEAT", 0.01)
+        with hold(url):
+            (name,) = names_in(url)
+            first = (url / name).modified()
+            deadline = time.monotonic() + 10
+            while (url / name).modified() == first and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert (url / name).modified() > first
+
+    def test_what_is_no_lock_is_not_taken_for_one(self, url: UrlPath) -> None:
+        (url / "_lock.x").write_bytes(b"?")
+        with pytest.raises(BadInput, match="lock file is damaged"), hold(url):
+            pass
+
+
+def test_a_refused_writer_leaves_nothing(url: UrlPath, tmp_path: Path) -> None:
+    for place in (url, tmp_path):
+        with hold(place):
+            before = names_in(place)
+            with pytest.raises(BadInput), hold(place):
+                pass
+            assert names_in(place) == before

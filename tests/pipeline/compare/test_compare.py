@@ -1,0 +1,248 @@
+"""Compare: what is compared, that nothing is done twice, what is refused before the first step, and the table."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from combo_avs.data.store.receipts import write_shard
+from combo_avs.data.store.root import create_cache
+from combo_avs.data.store.store import Cache, ClipStore
+from combo_avs.errors import BadInput, Interrupted
+from combo_avs.pipeline.compare import compare as compare_module
+from combo_avs.pipeline.compare.compare import compare
+from combo_avs.pipeline.compare.table import Row, Table, spread
+from combo_avs.pipeline.compare.variants import RECIPE, parse_seeds, parse_sounds, plan_variants
+from combo_avs.pipeline.runs.folder import read_run
+
+SMALL = [
+    "model.width=32",
+    "model.heads=2",
+    "model.num_queries=4",
+    "model.encoder_layers=1",
+    "model.decoder_layers=1",
+    "model.audio_hidden=16",
+    "loss.num_points=64",
+    "train.clips_per_batch=2",
+    "train.steps=1",
+    "train.device=cpu",
+]
+
+Compare = Callable[..., Table]
+
+
+@pytest.fixture
+def small(prepared: Path, tmp_path: Path) -> Compare:
+    """`compare` with a small network, one step and one seed, into tmp_path / "out"."""
+    return partial(
+        compare, prepared, "tiny", out=tmp_path / "out", proposals="felzenszwalb", audio="logmel", overrides=SMALL
+    )
+
+
+def trained(monkeypatch: pytest.MonkeyPatch, break_at: int | None = None) -> list[str]:
+    """Records the run folders that are trained from now on; `break_at`: the one that is stopped."""
+    folders: list[str] = []
+    train = compare_module.train
+
+    def recording(root: Path, config: object, proposals: str, audio: str, out: Path, resume: bool) -> object:
+        folders.append(f"{out.parent.name}/{out.name}")
+        if len(folders) - 1 == break_at:
+            raise Interrupted("stopped after step 0; go on with --resume auto")
+        return train(root, config, proposals, audio, out, resume)
+
+    monkeypatch.setattr(compare_module, "train", recording)
+    return folders
+
+
+def names(overs: list[str], one_by_one: bool = False) -> list[str]:
+    return [v.name for v in plan_variants(overs, "felzenszwalb", "logmel", one_by_one)]
+
+
+class TestVariants:
+    def test_several_overs_give_every_combination(self) -> None:
+        assert names(["fusion=none,bilateral", "siam=none,separate"]) == [
+            "fusion=none,siam=none",
+            "fusion=none,siam=separate",
+            "fusion=bilateral,siam=none",
+            "fusion=bilateral,siam=separate",
+        ]
+
+    def test_one_by_one_changes_one_thing_at_a_time(self) -> None:
+        overs = ["fusion=none,visual", "proposals=none"]
+        assert names(overs, one_by_one=True) == [RECIPE, "fusion=none", "fusion=visual", "proposals=none"]
+
+    def test_nothing_to_vary_is_the_recipe_alone(self) -> None:
+        assert names([]) == [RECIPE]
+
+    def test_short_names_and_caches(self) -> None:
+        (variant,) = plan_variants(["fusion=none", "proposals=mine", "augment.scale=[0.5, 1]"], None, "vggish", False)
+        assert (variant.proposals, variant.audio) == ("mine", "vggish")
+        assert variant.overrides == ("model.fusion=none", "augment.scale=[0.5, 1]")
+        assert "/" not in variant.folder
+        assert " " not in variant.folder
+
+    @pytest.mark.parametrize(
+        ("overs", "message"),
+        [
+            (["fusion"], "KEY=VALUE"),
+            (["fusion=none,"], "KEY=VALUE"),
+            (["=none"], "KEY=VALUE"),
+            (["fussion=none"], "fussion: is no setting"),
+            (["seed=1,2"], "--seeds"),
+            (["precompute.device=cpu"], "--over proposals="),
+            (["fusion=none,none"], "two variants would be called 'fusion=none'"),
+            (["fusion=none", "model.fusion=bilateral"], "given twice"),
+        ],
+    )
+    def test_mistakes_are_named(self, overs: list[str], message: str) -> None:
+        with pytest.raises(BadInput, match=message):
+            names(overs)
+
+    def test_a_cache_must_be_named(self) -> None:
+        with pytest.raises(BadInput, match="--audio"):
+            plan_variants(["proposals=a,b"], None, None, False)
+
+    def test_seeds(self) -> None:
+        assert parse_seeds("3,0,12") == [3, 0, 12]
+        for wrong in ("", "1,", "a", "1,1", "-1"):
+            with pytest.raises(BadInput, match="--seeds"):
+                parse_seeds(wrong)
+
+
+class TestRuns:
+    def test_table_runs_and_files(self, small: Compare, tmp_path: Path) -> None:
+        table = small(["fusion=none,bilateral"], [0, 1], sounds=["right", "swapped"])
+        assert [(r.variant, r.sound) for r in table.rows] == [
+            ("fusion=none", "right"),
+            ("fusion=bilateral", "right"),
+            ("fusion=none", "swapped"),
+            ("fusion=bilateral", "swapped"),
+        ]
+        assert all(set(r.M_J) == set(r.M_F) == {0, 1} for r in table.rows)
+        for fusion in ("none", "bilateral"):
+            for seed in (0, 1):
+                config, _ = read_run(tmp_path / "out" / f"fusion={fusion}" / f"seed-{seed}")
+                assert (config.model.fusion, config.train.seed) == (fusion, seed)
+        written = json.loads((tmp_path / "out" / "compare.json").read_text())
+        assert written == json.loads(json.dumps(table.to_json()))
+        assert (tmp_path / "out" / "compare.txt").read_text() == f"{table}\n"
+        assert table.markdown() == (tmp_path / "out" / "compare.md").read_text()
+
+    def test_what_is_finished_is_not_done_again(self, small: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
+        first = small(["fusion=none,bilateral"], [0])
+        folders = trained(monkeypatch)
+        assert small(["fusion=none,bilateral"], [0]) == first
+        assert folders == []
+        small(["fusion=none,bilateral,visual"], [0])
+        assert folders == ["fusion=visual/seed-0"]
+
+    def test_goes_on_after_a_stop(self, small: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
+        with monkeypatch.context() as patch:
+            trained(patch, break_at=1)
+            with pytest.raises(Interrupted, match=r"fusion=bilateral, seed 0.*run the same command again"):
+                small(["fusion=none,bilateral"], [0])
+        so_far = small(["fusion=none,bilateral"], [0], train_missing=False)
+        assert [len(row.M_J) for row in so_far.rows] == [1, 0]
+        folders = trained(monkeypatch)
+        assert len(small(["fusion=none,bilateral"], [0]).row("fusion=bilateral").M_J) == 1
+        assert folders == ["fusion=bilateral/seed-0"]
+
+    def test_longer_training_is_scored_anew(self, small: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
+        small([], [0])
+        folders = trained(monkeypatch)
+        small([], [0], overrides=[*SMALL, "train.steps=2"])
+        assert folders == [f"{RECIPE}/seed-0"]
+
+    def test_a_run_that_breaks_leaves_the_others(self, small: Compare) -> None:
+        wild = [*SMALL, "train.clip_norm=1e30", "train.steps=4"]
+        table = small(["lr=1e30,1e-4"], [0], overrides=wild)
+        assert list(table.failed) == ["lr=1e30, seed 0"]
+        assert "lr=1e30, seed 0 failed: training broke at step" in str(table)
+        assert [len(row.M_J) for row in table.rows] == [0, 1]
+
+    def test_caches_of_other_widths(self, root: Path, tmp_path: Path) -> None:
+        narrow_features(root, 7)
+        table = compare(root, "tiny", ["audio=logmel,narrow"], [0], tmp_path, "felzenszwalb", overrides=SMALL)
+        assert [len(row.M_J) for row in table.rows] == [1, 1]
+
+
+class TestRefusals:
+    def test_all_problems_at_once_and_nothing_started(self, small: Compare, tmp_path: Path) -> None:
+        with pytest.raises(BadInput, match=r"(?s)fusion=nun.*model\.fusion.*fusion=non.*model\.fusion"):
+            small(["fusion=none,nun,non"], [0])
+        with pytest.raises(BadInput, match=r"proposals=sam-vit-h: .*combo precompute"):
+            small(["proposals=felzenszwalb,sam-vit-h"], [0])
+        with pytest.raises(BadInput, match="num_queries"):
+            small(["num_queries=4,0"], [0])
+        assert not (tmp_path / "out").exists()
+
+    def test_a_cache_that_does_not_cover_the_split(self, root: Path, tmp_path: Path) -> None:
+        maker = {"name": "half", "version": "1", "parameters": {}, "weights_sha256": None}
+        create_cache(ClipStore(root), "proposals", maker)
+        with pytest.raises(BadInput, match="does not cover split"):
+            compare(root, "tiny", ["proposals=felzenszwalb,half"], [0], tmp_path / "out", audio="logmel")
+        assert not (tmp_path / "out").exists()
+
+    def test_a_split_or_protocol_that_is_not_there(self, small: Compare) -> None:
+        with pytest.raises(BadInput, match="'nowhere'"):
+            small([], [0], split="nowhere")
+        with pytest.raises(BadInput, match="dataset-confusion"):
+            small([], [0], protocol="dataset-confusion")
+
+    def test_a_folder_with_another_run(self, small: Compare) -> None:
+        small([], [0])
+        with pytest.raises(BadInput, match=r"recipe: .*(?s:.*)train\.lr"):
+            small([], [0], overrides=[*SMALL, "train.lr=0.5"])
+
+    def test_torchrun(self, small: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        with pytest.raises(BadInput, match="torchrun"):
+            small([], [0])
+
+
+class TestTable:
+    def test_spread_is_the_sample_standard_deviation_in_percent(self) -> None:
+        assert spread([0.5, 0.6, 0.7]) == "60.0 ± 10.0 (3)"
+        assert spread([0.123]) == "12.3 (1)"
+        assert spread([]) == "-"
+
+    def test_text_markdown_and_json(self) -> None:
+        rows = (
+            Row("fusion=none", "right", {0: 0.5, 1: 0.6}, {0: 0.7}),
+            Row("fusion=none", "swapped", {}, {}),
+        )
+        table = Table("synthetic-ms3", "tiny", ("train.steps=5",), "test", "published: as COMBO", (0, 1), rows, {})
+        text = str(table)
+        assert "synthetic-ms3, test split, preset tiny with train.steps=5; published: as COMBO" in text
+        assert "fusion=none  55.0 ± 7.1 (2)  70.0 (1)" in text
+        assert "swapped sound" in text
+        assert "| fusion=none | 55.0 ± 7.1 (2) | 70.0 (1) |" in table.markdown()
+        right, swapped = table.to_json()["rows"]
+        assert right["M_J"].pop("std") == pytest.approx(0.0707, abs=1e-4)
+        assert right["M_J"] == {"mean": 0.55, "n": 2, "by_seed": {"0": 0.5, "1": 0.6}}
+        assert swapped["M_J"] == {"mean": None, "std": None, "n": 0, "by_seed": {}}
+
+
+def narrow_features(root: Path, dim: int) -> Cache:
+    """An audio cache called narrow with `dim` random features."""
+    clips = ClipStore(root)
+    maker = {"name": "narrow", "version": "1", "parameters": {}, "weights_sha256": None}
+    probes = {name: [[0.0] * dim] * 10 for name in ("silence", "noise")}
+    cache = create_cache(clips, "audio", maker, dim=dim, probes=probes)
+    for shard in range(cache.num_shards):
+        lo, hi = cache.shard_range(shard)
+        features = np.random.default_rng(shard).normal(size=(hi - lo, dim)).astype(np.float32)
+        arrays = {"features": features}
+        counts = {"frames": hi - lo}
+        write_shard(cache.path, shard, (lo, hi), cache.specs, arrays, counts=counts, quarantined={}, notes={}, log={})
+    return cache
+
+
+def test_sounds() -> None:
+    assert parse_sounds("right,noise") == ["right", "noise"]
+    for wrong in ("", "loud", "right,right", "right, noise"):
+        with pytest.raises(BadInput, match="--sounds"):
+            parse_sounds(wrong)

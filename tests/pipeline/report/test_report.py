@@ -1,0 +1,310 @@
+"""Reports: what stands on the page and beside it, and what is said of targets that are empty, damaged or half done."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import FakeConfig, FakeGenerator
+from PIL import Image
+from report_targets import HOSTILE_ID, HOSTILE_OBJECT, make_root, make_run
+
+from combo_avs.cli import app
+from combo_avs.console import run
+from combo_avs.data.palette import PALETTE
+from combo_avs.data.store.root import open_cache
+from combo_avs.data.store.store import ClipStore
+from combo_avs.errors import BAD_INPUT, DONE, BadInput
+from combo_avs.model.builders import Entry
+from combo_avs.model.foundation import GENERATORS
+from combo_avs.pipeline.common.pictures import heat, outline, outlined
+from combo_avs.pipeline.compare.table import Row, Table
+from combo_avs.pipeline.config.precompute import PrecomputeConfig
+from combo_avs.pipeline.evaluate.evaluate import evaluate_run
+from combo_avs.pipeline.precompute.driver import plan_caches, run_plans
+from combo_avs.pipeline.report.build import report
+from combo_avs.pipeline.report.caches import cache_labels, fit_to_truth, is_untrained
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """root, and two runs of it as a comparison of one seed each; not to be written to."""
+    folder = tmp_path_factory.mktemp("report")
+    root = make_root(folder / "root", 7, proposals=("none", "felzenszwalb"))
+    make_run(root, folder / "cmp" / "with" / "seed-0")
+    make_run(root, folder / "cmp" / "without" / "seed-0", seed=1, consistency=0.0)
+    return folder
+
+
+class Page(HTMLParser):
+    """The galleries' data, all text, and all addresses of a page."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.folder, self.text, self.addresses, self.tags = path.parent, "", [], []
+        self.galleries: list[dict[str, Any]] = []
+        self._json = False
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self._json = ("type", "application/json") in attrs
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
+
+    def handle_data(self, data: str) -> None:
+        if self._json:
+            self.galleries.append(json.loads(data))
+            self._json = False
+        self.text += data
+
+
+def test_a_cache_root_shows_every_clip_with_every_generator(made: Path, tmp_path: Path) -> None:
+    page = Page(report([made / "root"], tmp_path / "out"))
+    (gallery,) = page.galleries
+    assert len(gallery["items"]) == 7
+    assert gallery["rows"] == [
+        ["frame", "truth"],
+        ["masks, felzenszwalb", "Maskige, felzenszwalb"],
+        ["masks, none", "Maskige, none"],
+    ]
+    root, item = ClipStore(made / "root"), gallery["items"][3]
+    first, end = root.span(3)
+    assert item["id"] == root.table[3].id
+    cache = open_cache(root, "proposals", "felzenszwalb")
+    assert item["frames"]["masks:felzenszwalb"] == [len(cache.read_masks(f)) for f in range(first, end)]
+    assert set(item["frames"]["coverage:none"]) == {0}
+    for item in gallery["items"]:
+        for rows, sheet in zip(gallery["rows"], item["sheets"], strict=True):
+            with Image.open(page.folder / sheet) as picture:
+                assert picture.size == (66 * item["length"], 66 * len(rows))
+
+
+def test_a_cache_by_its_folder_shows_that_one_alone(made: Path, tmp_path: Path) -> None:
+    cache = open_cache(ClipStore(made / "root"), "proposals", "none")
+    (gallery,) = Page(report([Path(str(cache.path))], tmp_path / "out")).galleries
+    assert [rows[0] for rows in gallery["rows"]] == ["frame", "masks, none"]
+
+
+def test_two_runs_are_scored_as_evaluate_does_and_compared_clip_by_clip(made: Path, tmp_path: Path) -> None:
+    runs = [made / "cmp" / name / "seed-0" for name in ("with", "without")]
+    page = Page(report(runs, tmp_path / "out", device="cpu"))
+    scores = [evaluate_run(run, device="cpu") for run in runs]
+    (gallery,) = page.galleries
+    assert {i["id"] for i in gallery["items"]} == scores[0].per_clip.keys()
+    for item in gallery["items"]:
+        values = item["values"]
+        for name, one in zip(("with", "without"), scores, strict=True):
+            j, f = one.per_clip[item["id"]]
+            assert values[f"J:{name}"] == pytest.approx(j, rel=1e-3)
+            assert values[f"F:{name}"] == pytest.approx(f, rel=1e-3)
+        assert values["J-difference-0"] == pytest.approx(values["J:without"] - values["J:with"], abs=1e-3)
+        assert (page.folder / item["sound"]).stat().st_size > 1000
+    assert gallery["rows"][1] == ["prediction, with", "heat map, with, consistency loss x 10"]
+    assert gallery["rows"][2] == ["prediction, without", "heat map, without, no consistency loss"]
+    assert scores[0].protocol in page.text
+    assert f"{100 * scores[0].M_J:.1f} (1)" in page.text
+
+
+def test_a_comparison_shows_its_table_and_its_runs_in_its_order(made: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(made / "cmp", tmp_path / "cmp"))
+    rows = tuple(
+        Row(name, "right", {0: j, 1: j + 0.1}, {0: 0.5, 1: 0.5}) for name, j in (("without", 0.2), ("with", 0.3))
+    )
+    table = Table("noise", "tiny", (), "test", "published: p", (0, 1), rows, {"with, seed 1": "<b>broke</b>"})
+    (folder / "compare.json").write_text(json.dumps(table.to_json()))
+    page = Page(report([folder], tmp_path / "out", device="cpu"))
+    assert "25.0 ± 7.1 (2)" in page.text
+    assert "<b>broke</b>" in page.text
+    assert [rows[0] for rows in page.galleries[0]["rows"]][1:] == ["prediction, without", "prediction, with"]
+
+
+def test_nothing_is_fetched_and_names_stay_text(made: Path, tmp_path: Path) -> None:
+    path = report([made / "root", made / "cmp" / "with" / "seed-0"], tmp_path / "out", device="cpu")
+    page = Page(path)
+    assert not [a for a in page.addresses if not a.startswith(("data:", "#"))]
+    assert not re.search(r"https?://(?!www\.w3\.org|purl\.org|creativecommons\.org|matplotlib\.org)", path.read_text())
+    assert HOSTILE_ID not in path.read_text()
+    assert HOSTILE_OBJECT not in path.read_text()
+    assert HOSTILE_ID in [item["id"] for item in page.galleries[1]["items"]]
+    assert any(HOSTILE_OBJECT in item["objects"] for g in page.galleries for item in g["items"])
+    assert page.tags.count("script") == 3  # two galleries' data, one program
+    assert all(re.fullmatch(r"[a-z0-9-]+\.(webp|flac)", p.name) for p in (path.parent / "files").iterdir())
+
+
+def test_unlabelled_sets_show_predictions_without_scores(tmp_path: Path) -> None:
+    root = make_root(tmp_path / "root", 4, labelled=False)
+    page = Page(report([root, make_run(root, tmp_path / "run")], tmp_path / "out", device="cpu"))
+    runs, caches = page.galleries
+    assert "No frame of this split has ground truth" in page.text
+    assert runs["rows"] == [["frame", "log-mel"], ["prediction, run", "heat map, run, consistency loss x 10"]]
+    assert caches["rows"][0] == ["frame"]
+    assert not any(key.startswith("fit") for item in caches["items"] for key in item["values"])
+
+
+def test_half_a_cache_and_a_damaged_shard_are_said(made: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(made / "root", tmp_path / "root"))
+    cache = open_cache(ClipStore(root), "proposals", "felzenszwalb")
+    cache.redo([0])
+    page = Page(report([root], tmp_path / "out"))
+    assert f"1 of {cache.num_shards} shards are missing; 'combo precompute' goes on" in page.text
+    sheets = [item["sheets"][1] for item in page.galleries[0]["items"]]
+    assert None in sheets
+    assert any(sheets)
+
+    damaged = next(
+        file for file in (root / "clips.zarr" / "labels").rglob("*") if file.is_file() and file.name != "zarr.json"
+    )
+    damaged.write_bytes(bytes(damaged.stat().st_size))
+    page = Page(report([root], tmp_path / "out"))
+    assert "is damaged" in page.text
+    assert 0 < len(page.galleries[0]["items"]) < 7
+
+
+def test_a_root_without_caches_and_clips_half_imported(made: Path, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(made / "root" / "clips.zarr", root / "clips.zarr")
+    clips = ClipStore(root)
+    clips.redo(range(1, clips.num_shards))
+    page = Page(report([root], tmp_path / "out"))
+    assert "no proposals cache yet" in page.text
+    assert "are not imported" in page.text
+    assert 0 < len(page.galleries[0]["items"]) < 7
+
+
+def test_a_run_without_weights_or_log_is_a_page_that_says_so(made: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(made / "cmp" / "with" / "seed-0", tmp_path / "run"))
+    shutil.rmtree(run / "best")
+    (run / "log.jsonl").unlink()
+    page = Page(report([run], tmp_path / "out", device="cpu"))
+    assert "no log yet" in page.text
+    assert "no checkpoint yet" in page.text
+    assert not page.galleries
+
+
+def test_a_run_that_fails_on_the_way_leaves_no_trace_in_the_gallery(tmp_path: Path) -> None:
+    root = make_root(tmp_path / "root", 10, proposals=("none", "felzenszwalb"))
+    runs = [make_run(root, tmp_path / name, proposals=name) for name in ("felzenszwalb", "none")]
+    clips = ClipStore(root)
+    cache = open_cache(clips, "proposals", "felzenszwalb")
+    last = max(clips.span(int(row))[0] // clips.shard_frames for row in clips.table.rows("test"))
+    next(f for f in Path(str(cache.path / "maskige" / "c" / str(last))).rglob("*") if f.is_file()).write_bytes(b"torn")
+    page = Page(report(runs, tmp_path / "out", device="cpu"))
+    assert "felzenszwalb: not scored" in page.text
+    (gallery,) = page.galleries
+    assert [rows[0] for rows in gallery["rows"]] == ["frame", "prediction, none"]
+    for item in gallery["items"]:
+        assert len(item["sheets"]) == 2
+        assert item["frames"].keys() == {"J:none"}
+
+
+def test_through_the_command_line(made: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    out = tmp_path / "out"
+    targets = [made / "root", made / "cmp" / "with" / "seed-0"]
+    where = ["--out", out, "--split", "val", "--protocol", "hard", "--device", "cpu"]
+    assert run(app, [str(a) for a in ["report", *targets, *where]]) == DONE
+    assert capfd.readouterr().out == f"{out / 'index.html'}\n"
+    page = Page(out / "index.html")
+    assert {item["split"] for item in page.galleries[0]["items"]} == {"val"}
+    assert "hard: F of the mask that J scores" in page.text
+    for wrong, message in (("--split", "there is no split 'x'; there are train"), ("--protocol", "no protocol 'x'")):
+        assert run(app, ["report", str(targets[1]), "--out", str(tmp_path / "none"), wrong, "x"]) == BAD_INPUT
+        assert message in capfd.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]", '{"root": 1}'])
+def test_a_damaged_run_json_is_bad_input_that_names_the_run(made: Path, tmp_path: Path, content: str) -> None:
+    run = Path(shutil.copytree(made / "cmp" / "with" / "seed-0", tmp_path / "broken"))
+    (run / "run.json").write_text(content)
+    with pytest.raises(BadInput, match="broken"):
+        report([run], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_all_targets_that_are_nothing_are_listed(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadInput, match=r"empty: neither(.|\n)*gone: there is no such folder"):
+        report([tmp_path / "empty", tmp_path / "gone"], tmp_path / "out")
+
+
+def test_only_a_report_is_written_over(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    with pytest.raises(BadInput, match=r"thesis\.tex"):
+        report([made / "root"], tmp_path / "mine")
+    cache = Path(str(open_cache(ClipStore(made / "root"), "proposals", "none").path))
+    before = {p.name for p in (report([made / "root"], tmp_path / "out").parent / "files").iterdir()}
+    after = {p.name for p in (report([cache], tmp_path / "out").parent / "files").iterdir()}
+    assert after < before
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "untrained"),
+    [
+        ("sam", {}, False),
+        ("untrained-sam", {}, True),
+        ("sam", {"untrained": True}, True),
+        ("x", {"untrained": False}, False),
+    ],
+)
+def test_untrained_makers_are_known(name: str, parameters: dict[str, bool], untrained: bool) -> None:
+    assert is_untrained({"name": name, "parameters": parameters}) is untrained
+
+
+def test_caches_of_one_maker_are_told_apart_by_what_differs() -> None:
+    def cache(name: str, fingerprint: str, **parameters: object) -> SimpleNamespace:
+        return SimpleNamespace(name=f"{name}-{fingerprint}", maker={"name": name, "parameters": parameters})
+
+    fine, coarse = cache("felz", "1", scale=50, sigma=1), cache("felz", "2", scale=400, sigma=1)
+    assert cache_labels([fine, coarse, cache("none", "3")]) == ["felz scale=50", "felz scale=400", "none"]
+    assert cache_labels([coarse]) == ["felz"]
+    assert cache_labels([fine, cache("felz", "4", scale=50, sigma=1)]) == ["felz-1", "felz-4"]
+    assert cache_labels([cache("sam", "5", untrained=True)]) == ["sam (UNTRAINED)"]
+
+
+def test_an_untrained_cache_is_marked_wherever_it_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(GENERATORS, "fake", Entry(FakeConfig, FakeGenerator))
+    root = make_root(tmp_path / "root", 4)
+    config = PrecomputeConfig(generator={"untrained": True})
+    run_plans(plan_caches(root, config, "fake", None, None), workers=0, scheduler=None)
+    run = make_run(root, tmp_path / "run", proposals="untrained-fake")
+    page = Page(report([root, run], tmp_path / "out", device="cpu"))
+    runs, caches = page.galleries
+    assert caches["rows"][2] == ["masks, untrained-fake (UNTRAINED)", "Maskige, untrained-fake (UNTRAINED)"]
+    assert "untrained weights" in page.text
+    assert page.text.count(f"untrained: {open_cache(ClipStore(root), 'proposals', 'untrained-fake').name}") == 2
+    assert "UNTRAINED" not in str(runs["rows"]) + str(caches["rows"][1])
+
+
+def test_outlines_of_many_masks_are_those_of_each() -> None:
+    masks = np.random.default_rng(0).random((5, 9, 7)) > 0.3
+    frame = np.full((9, 7, 3), 100, np.uint8)
+    expected = frame // 2 + 64
+    for rank in range(5)[::-1]:
+        expected[outline(masks[rank].astype(np.uint8))] = PALETTE[1 + rank]
+    assert np.array_equal(outlined(frame, masks), expected)
+    assert np.array_equal(outlined(frame, masks[:0]), frame // 2 + 64)
+
+
+def test_heat_goes_from_blue_to_red() -> None:
+    picture = heat(np.zeros((1, 3, 3), np.uint8), np.array([[0, 0.5, 1]], np.float32))
+    assert picture[0].argmax(axis=1).tolist() == [2, 1, 0]
+
+
+def test_fit_to_the_truth() -> None:
+    truth = np.zeros((4, 4), np.uint8)
+    truth[:, 2:] = 1
+    halves = np.zeros((4, 4, 3), np.uint8)
+    halves[:, 2:] = 9
+    assert fit_to_truth(halves, truth) == 1
+    thirds = np.zeros((4, 4, 3), np.uint8)
+    thirds[:, 1:] = 9  # 8 of its 12 pixels are object
+    assert fit_to_truth(thirds, truth) == pytest.approx(8 / 12)
+    assert fit_to_truth(np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint8)) is None
+    truth[2:] = 255  # ignored
+    assert fit_to_truth(halves, truth) == 1
