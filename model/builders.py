@@ -29,11 +29,11 @@ class Entry(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """What is built: the word for messages, the group of entry points, and the border to implement."""
+    """What is built: the word for messages, the group of entry points, and the interface to implement."""
 
     what: str
     group: str
-    border: type
+    interface: type
 
 
 def plug_ins(kind: Kind) -> dict[str, list[EntryPoint]]:
@@ -102,9 +102,10 @@ def _build_plug_in(kind: Kind, point: EntryPoint, parameters: Mapping[str, Any])
         raise
     except Exception as error:
         raise ComboError(f"{who} cannot be built: {type(error).__name__}: {error}") from error
-    wanted = [*kind.border.__annotations__, "to", "__call__"]
-    if missing := [attribute for attribute in wanted if not hasattr(model, attribute)]:
-        raise BadInput(f"{who} gave a {type(model).__name__} without {', '.join(missing)}: see {kind.border.__name__}")
+    wanted = [*(member for member in vars(kind.interface) if not member.startswith("_")), "__call__"]
+    if missing := [member for member in wanted if not hasattr(model, member)]:
+        kind_of_model, interface = type(model).__name__, kind.interface.__name__
+        raise BadInput(f"{who} returned a {kind_of_model} without {', '.join(missing)}: see {interface}")
     return model
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from combo_avs.data.audio import log_mel_examples
-from combo_avs.model.audio.border import AudioEncoder
-from combo_avs.model.foundation.border import ProposalGenerator, Proposals
+from combo_avs.model.audio.interface import AudioEncoder
+from combo_avs.model.foundation.interface import ProposalGenerator, Proposals
 
 
 def check_identity(model: ProposalGenerator | AudioEncoder) -> None:

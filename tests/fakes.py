@@ -13,7 +13,7 @@ from combo_avs.data.clip import Clip, ClipArrays
 from combo_avs.errors import ClipError
 from combo_avs.model.builders import Entry
 from combo_avs.model.foundation import GENERATORS
-from combo_avs.model.foundation.border import Proposals
+from combo_avs.model.foundation.interface import Proposals
 
 
 class NoiseSource:

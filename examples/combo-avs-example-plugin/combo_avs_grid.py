@@ -5,7 +5,7 @@ from pydantic import Field
 
 from combo_avs.base import Section
 from combo_avs.model.builders import Entry
-from combo_avs.model.foundation.border import Proposals
+from combo_avs.model.foundation.interface import Proposals
 
 
 class GridConfig(Section):

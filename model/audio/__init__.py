@@ -9,7 +9,7 @@ from typing import Any
 
 from ..builders import Entry, Kind, build_named, known_names
 from . import ast, logmel, vggish
-from .border import AudioEncoder
+from .interface import AudioEncoder
 
 KIND = Kind("audio encoder", "combo_avs.audio_encoders", AudioEncoder)
 ENCODERS: dict[str, Entry] = {

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..builders import Entry, Kind, build_named, known_names
 from . import felzenszwalb, mobile_sam, none, sam, sam2
-from .border import ProposalGenerator
+from .interface import ProposalGenerator
 from .semantic_sam import generator as semantic_sam
 
 KIND = Kind("proposal generator", "combo_avs.generators", ProposalGenerator)

@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from ...base import Section
-from .border import Proposals
+from .interface import Proposals
 from .mask_candidates import (
     clean_and_suppress,
     mask_boxes,

@@ -11,7 +11,7 @@ from skimage.segmentation import felzenszwalb
 from torch import Tensor
 
 from ...base import Section
-from .border import Proposals
+from .interface import Proposals
 
 
 class FelzenszwalbConfig(Section):

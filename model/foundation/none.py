@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ...base import Section
-from .border import Proposals
+from .interface import Proposals
 
 
 class NoneConfig(Section):

@@ -17,7 +17,7 @@ from ...data.store.receipts import write_shard
 from ...data.store.root import create_cache, exclusive
 from ...data.store.store import AT_IMPORT, Cache, ClipStore
 from ...errors import BadInput, ComboError
-from ...model.foundation.border import Proposals
+from ...model.foundation.interface import Proposals
 from ..common.progress import bar
 from ..precompute.worker import proposal_rows
 from .clips import READ_THREADS

@@ -15,7 +15,7 @@ from ...data.store.receipts import write_shard
 from ...data.store.root import create_cache, exclusive
 from ...data.store.store import Cache, ClipStore
 from ...errors import BadInput
-from ...model.foundation.border import Proposals
+from ...model.foundation.interface import Proposals
 from ..common.progress import bar
 from ..precompute.worker import proposal_rows
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ...model.foundation.border import Proposals
+from ...model.foundation.interface import Proposals
 from .maskige import fold_and_colour_frames
 from .overlap import mask_iou
 

@@ -19,7 +19,7 @@ from ...data.store.root import AGREEMENT, cache_path, create_cache, done_before,
 from ...data.store.store import AT_IMPORT, ClipStore
 from ...errors import BadInput, ComboError
 from ...model.audio import encoder
-from ...model.audio.border import AudioEncoder
+from ...model.audio.interface import AudioEncoder
 from ...model.foundation import generator
 from ..common.devices import device_count, pick_device
 from ..common.progress import bar

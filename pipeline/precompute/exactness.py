@@ -9,7 +9,7 @@ from ...data.store.receipts import write_log
 from ...data.store.root import AGREEMENT
 from ...data.store.store import Cache, ClipStore
 from ...model.foundation import generator
-from ...model.foundation.border import ProposalGenerator
+from ...model.foundation.interface import ProposalGenerator
 from .agreement import agreement, mean_agreement
 from .shard_loop import FATAL
 

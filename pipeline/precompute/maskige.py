@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ...data.masks import colour_index, fold_masks
-from ...model.foundation.border import Proposals
+from ...model.foundation.interface import Proposals
 
 _ROWS = 1 << 26  # bytes of masks that are folded at once on a device
 

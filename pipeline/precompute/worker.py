@@ -21,9 +21,9 @@ from ...data.store.schema import BYTES, ArraySpec
 from ...data.store.store import AT_IMPORT, Cache, ClipStore
 from ...errors import ComboError
 from ...model.audio import encoder
-from ...model.audio.border import AudioEncoder
+from ...model.audio.interface import AudioEncoder
 from ...model.foundation import generator
-from ...model.foundation.border import ProposalGenerator, Proposals
+from ...model.foundation.interface import ProposalGenerator, Proposals
 from ..common.devices import device_name, pick_device
 from .exactness import record_agreement
 from .maskige import fold_and_colour_frames, limit_masks

@@ -17,10 +17,10 @@ from torch import Tensor
 from ...data.store.checksummed_json import digest
 from ...errors import BadInput
 from ...model.audio import encoder
-from ...model.audio.border import AudioEncoder
+from ...model.audio.interface import AudioEncoder
 from ...model.combo import COMBO
 from ...model.foundation import generator, generator_names
-from ...model.foundation.border import ProposalGenerator
+from ...model.foundation.interface import ProposalGenerator
 from ...model.inference import label_map, semantic_scores
 from ..common.devices import pick_device
 from ..common.tensors import image_tensor, tensor_on

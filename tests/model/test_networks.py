@@ -90,7 +90,7 @@ def test_parameters_without_effect_have_none(fusion, queries):
 
 
 @pytest.mark.parametrize("backbone", ["r50", "pvt-v2-b5"])
-def test_large_backbones_fit_behind_the_same_border(backbone):
+def test_large_backbones_fit_behind_the_same_interface(backbone):
     with torch.device("meta"):
         encoder = SiamEncoder(backbone, "shared")
         maps = encoder(torch.empty(1, 3, 64, 96), torch.empty(1, 3, 64, 96))

@@ -16,8 +16,8 @@ from published_sam import PUBLISHED, fixture_frame, rule_file, set_phase, unifor
 from segment_anything import sam_model_registry
 
 from combo_avs.model.foundation import generator
-from combo_avs.model.foundation.border import Proposals
 from combo_avs.model.foundation.everything import Everything, EverythingConfig, Predicted, point_grid
+from combo_avs.model.foundation.interface import Proposals
 from combo_avs.model.foundation.mask_candidates import mask_boxes, stability_scores
 from combo_avs.model.foundation.mobile_sam import mobile_sam, our_keys
 from combo_avs.model.foundation.resize_maps import encoder_size, logit_maps, pillow_resize, resize_logits

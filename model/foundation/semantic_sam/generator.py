@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ....base import Section
 from ...weight_files import find_weights
-from ..border import Proposals
 from ..everything import point_grid
+from ..interface import Proposals
 from ..mask_candidates import mask_boxes
 from ..precision import TYPES, Precision, matrix_products
 from ..weight_source import fixed_initialisation, generator_name, load_foundation

@@ -66,7 +66,7 @@ def test_the_example_installs_and_runs(tmp_path: Path) -> None:
 
     settings = ["--set", "precompute.generator.cells=2", "--workers", "0"]
     command = [sys.executable, "-m", "combo_avs", "precompute", root, "--proposals", "grid", *settings]
-    environment = os.environ | {"PYTHONPATH": str(target)}
+    environment = os.environ | {"PYTHONPATH": f"{target}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     cache = open_cache(ClipStore(root), "proposals", "grid")
@@ -129,7 +129,7 @@ def test_two_packages_with_one_name(installed) -> None:
         ("OTHER = 1", BadInput, "cannot be imported from their_x:ENTRY: AttributeError"),
         ("ENTRY = 1", BadInput, "their_x:ENTRY is a int, not an Entry"),
         (HEAD + "ENTRY = Entry(Section, lambda config: 1 / 0)", ComboError, "cannot be built: ZeroDivisionError"),
-        (HEAD + "ENTRY = Entry(Section, lambda config: 1)", BadInput, "gave a int without name, version, parameters"),
+        (HEAD + "ENTRY = Entry(Section, lambda config: 1)", BadInput, "a int without name, version, parameters"),
     ],
 )
 def test_a_broken_plug_in_is_named(installed, code: str, error: type[ComboError], says: str) -> None:

@@ -11,7 +11,7 @@ from combo_avs.data.store.receipts import write_shard
 from combo_avs.data.store.root import create_cache, exclusive
 from combo_avs.data.store.store import Cache, ClipStore
 from combo_avs.errors import BadInput
-from combo_avs.model.foundation.border import Proposals
+from combo_avs.model.foundation.interface import Proposals
 from combo_avs.pipeline.caches.diff import diff_caches
 from combo_avs.pipeline.precompute.worker import proposal_rows
 

@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 
 from combo_avs.data.masks import fold_masks, maskige
 from combo_avs.data.palette import PALETTE
-from combo_avs.model.foundation.border import Proposals
+from combo_avs.model.foundation.interface import Proposals
 from combo_avs.pipeline.precompute.agreement import agreement, mean_agreement
 from combo_avs.pipeline.precompute.maskige import (
     fold_and_colour,

@@ -23,7 +23,7 @@ from combo_avs.errors import FAILED, BadInput, ComboError
 from combo_avs.model.audio.logmel import LogMelEncoder
 from combo_avs.model.builders import Entry
 from combo_avs.model.foundation import GENERATORS
-from combo_avs.model.foundation.border import Proposals
+from combo_avs.model.foundation.interface import Proposals
 from combo_avs.pipeline.caches.inspect import root_info, show_info
 from combo_avs.pipeline.config.precompute import PrecomputeConfig
 from combo_avs.pipeline.imports.clips import import_clips

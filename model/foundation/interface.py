@@ -1,7 +1,8 @@
-"""The border that every proposal generator implements. Swapping foundation models swaps nothing else."""
+"""The interface of every proposal generator."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -53,15 +54,26 @@ class ProposalGenerator(Protocol):
     changes the output must change one of them.
     """
 
-    name: str
-    version: str
-    parameters: dict  # JSON values
-    weights_sha256: str | None  # None: the generator has no weights
+    @property
+    def name(self) -> str: ...
 
-    def __call__(self, frames: Tensor) -> list[Proposals]:
-        """frames: uint8 [B, H, W, 3], RGB, on the generator's device. Gives B `Proposals`, there or on the CPU."""
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """JSON values."""
         ...
 
-    def to(self, device: torch.device) -> "ProposalGenerator":
+    @property
+    def weights_sha256(self) -> str | None:
+        """None if there are no weights."""
+        ...
+
+    def __call__(self, frames: Tensor, /) -> list[Proposals]:
+        """frames: uint8 [B, H, W, 3], RGB, on the generator's device. Returns B `Proposals`, there or on the CPU."""
+        ...
+
+    def to(self, device: torch.device, /) -> "ProposalGenerator":
         """The same generator with its weights on `device`."""
         ...
