@@ -7,6 +7,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from ..resampling import FRACTION_BITS, bilinear_taps
+
 
 def fit_crop(image: np.ndarray, size: int, nearest: bool) -> np.ndarray:
     """Scale the short side to `size` and cut the centre out: what AVSS training reads.
@@ -63,7 +65,6 @@ def resize_window(
     return rows.apply(cv2.transpose(columns.apply(needed)), offset=int(rows.low[0]))
 
 
-_WEIGHT_BITS = 22  # Pillow's fixed point for 8-bit pictures
 _BAND = 64  # rows at a time, so that what is in between stays in the processor's cache
 
 
@@ -72,20 +73,14 @@ class _Blend(NamedTuple):
 
     low: np.ndarray  # int [rows], places in the smaller picture
     high: np.ndarray  # int [rows]
-    low_weight: np.ndarray  # int32 [rows, 1], sums to 1 << _WEIGHT_BITS with that of `high`, but for rounding
+    low_weight: np.ndarray  # int32 [rows, 1], sums to 1 << FRACTION_BITS with that of `high`, but for rounding
     high_weight: np.ndarray
 
     @staticmethod
     @lru_cache(maxsize=256)
     def of(source: int, target: int, start: int, count: int) -> "_Blend":
-        """For `count` rows from `start` on, of `target` that `source` rows become; float64, as in Pillow."""
-        centre = (np.arange(start, start + count) + 0.5) * (source / target)
-        low = np.maximum((centre - 0.5).astype(int), 0)
-        high = np.minimum(low + 1, source - 1)
-        weights = np.maximum(1 - np.abs(np.stack([low + 0.5, low + 1.5]) - centre), 0)
-        weights[1, high == low] = 0  # beyond the edge
-        weights /= weights.sum(0)
-        low_weight, high_weight = (0.5 + weights * (1 << _WEIGHT_BITS)).astype(np.int32)
+        """For `count` rows from `start` on, of `target` that `source` rows become."""
+        (low, high), (low_weight, high_weight) = bilinear_taps(source, target, slice(start, start + count))
         return _Blend(low, high, low_weight[:, None], high_weight[:, None])
 
     def apply(self, image: np.ndarray, offset: int = 0) -> np.ndarray:
@@ -96,6 +91,6 @@ class _Blend(NamedTuple):
             low, high, low_weight, high_weight = (part[start : start + _BAND] for part in self)
             total = flat[low - offset] * low_weight
             total += flat[high - offset] * high_weight
-            total += 1 << (_WEIGHT_BITS - 1)
-            np.right_shift(total, _WEIGHT_BITS, out=out[start : start + _BAND], casting="unsafe")
+            total += 1 << (FRACTION_BITS - 1)
+            np.right_shift(total, FRACTION_BITS, out=out[start : start + _BAND], casting="unsafe")
         return out.reshape(-1, *image.shape[1:])

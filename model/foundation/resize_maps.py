@@ -4,18 +4,15 @@ Both ways reproduce the published steps: Pillow's bilinear filter, bit by bit, o
 bilinear steps with a crop between them, composed into one linear map per axis.
 """
 
-import math
-
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...resampling import FRACTION_BITS, bilinear_taps
 from .products import linear
 
 SIDE = 1024  # what the long side of a frame is brought to before the encoder
 LOW = 256  # side of the decoder's logits
-FRACTION_BITS = 22  # of Pillow's integer weights
 
 
 def encoder_size(height: int, width: int) -> tuple[int, int]:
@@ -29,7 +26,7 @@ def pillow_resize(frames_BHWC: Tensor, size: tuple[int, int]) -> Tensor:
 
     For frames that keep their shape: one side made larger and the other smaller, Pillow may begin with the other axis.
 
-    frames_BHWC: uint8 [B, H, W, C]. size: new height and width. Gives uint8 [B, C, height, width].
+    frames_BHWC: uint8 [B, H, W, C]. size: new height and width. Returns uint8 [B, C, height, width].
     """
     planes = frames_BHWC.permute(0, 3, 1, 2).to(torch.int32)
     return _resize_axis(_resize_axis(planes, 3, size[1]), 2, size[0]).to(torch.uint8)
@@ -39,26 +36,11 @@ def _resize_axis(planes: Tensor, axis: int, new: int) -> Tensor:
     """int32 values 0..255, resized along one axis and rounded."""
     if planes.shape[axis] == new:
         return planes
-    places, weights = _pillow_taps(planes.shape[axis], new)
+    pixels, weights = (torch.from_numpy(taps).to(planes.device) for taps in bilinear_taps(planes.shape[axis], new))
     shape = [-1 if a == axis else 1 for a in range(planes.ndim)]
-    total: Tensor | int = 1 << (FRACTION_BITS - 1)
-    for place, weight in zip(places, weights, strict=True):
-        read = planes.index_select(axis, torch.from_numpy(place).to(planes.device))
-        total = total + read * torch.from_numpy(weight).to(planes.device).view(shape)
+    read = (planes.index_select(axis, p) * w.view(shape) for p, w in zip(pixels, weights, strict=True))
+    total = sum(read, start=torch.tensor(1 << (FRACTION_BITS - 1), dtype=torch.int32, device=planes.device))
     return (total >> FRACTION_BITS).clamp_(0, 255)
-
-
-def _pillow_taps(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where each new pixel reads and how much that counts: int64 [taps, new] and int32 [taps, new]."""
-    scale = old / new
-    support = max(scale, 1.0)  # of the triangle; wider when shrinking, so that every old pixel counts
-    centres = (np.arange(new) + 0.5) * scale
-    first = np.maximum((centres - support + 0.5).astype(np.int64), 0)
-    after = np.minimum((centres + support + 0.5).astype(np.int64), old)
-    places = first + np.arange(math.ceil(support) * 2 + 1)[:, None]
-    weights = np.maximum(1 - np.abs((places - centres + 0.5) * (1 / support)), 0) * (places < after)
-    weights /= weights.sum(0)
-    return np.minimum(places, old - 1), (weights * (1 << FRACTION_BITS) + 0.5).astype(np.int32)
 
 
 def logit_maps(height: int, width: int) -> tuple[Tensor, Tensor]:
