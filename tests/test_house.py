@@ -1,5 +1,6 @@
 """The house itself: what is packaged, what stands where, and what the README promises."""
 
+import ast
 import configparser
 import re
 import shutil
@@ -43,6 +44,43 @@ def test_constraints_pin_every_dependency_within_its_range() -> None:
 def test_import_contracts_are_kept() -> None:
     done = subprocess.run([Path(sys.executable).with_name("lint-imports")], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def test_names_are_imported_from_the_module_that_owns_them() -> None:
+    """A name that a module has itself only imported is to be imported from where it is defined."""
+    files = [*(p for p in ROOT.rglob("*.py") if not {".venv", "build"} & set(p.relative_to(ROOT).parts))]
+    trees = {_module(p): ast.parse(p.read_text()) for p in files}
+    owned = {module: _defined(tree) for module, tree in trees.items()}
+    borrowed = []
+    for path in files:
+        for node in (n for n in ast.walk(trees[_module(path)]) if isinstance(n, ast.ImportFrom)):
+            origin = _origin(path, node)
+            names = {a.name for a in node.names if f"{origin}.{a.name}".lstrip(".") not in owned}
+            foreign = names - owned.get(origin, names)
+            borrowed += [f"{path.relative_to(ROOT)}:{node.lineno}: {name} is not of {origin}" for name in foreign]
+    assert borrowed == []
+
+
+def _module(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _defined(tree: ast.Module) -> set[str]:
+    """Functions, classes and variables that a module defines, wherever in it."""
+    nodes = list(ast.walk(tree))
+    named = {n.name for n in nodes if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}
+    return named | {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+
+
+def _origin(path: Path, node: ast.ImportFrom) -> str:
+    """The module that an import names, relative to the package; tests import each other by their bare names."""
+    if node.level:
+        parents = path.relative_to(ROOT).parts[: -node.level]
+        return ".".join([*parents, *([node.module] if node.module else [])])
+    if node.module == "combo_avs" or node.module.startswith("combo_avs."):
+        return node.module.removeprefix("combo_avs").removeprefix(".")
+    return f"tests.{node.module}"
 
 
 @pytest.mark.parametrize("pattern", [r"pickle\.loads?\(", r"weights_only *= *False", r"allow_pickle *= *True"])

@@ -15,9 +15,10 @@ from threading import Event
 from typing import Any
 
 from ...data.dataset import ClipDataset
-from ...data.store.receipts import write_atomic
+from ...data.store.checksummed_json import digest
+from ...data.store.location import write_atomic
 from ...data.store.root import open_cache
-from ...data.store.store import ClipStore, digest
+from ...data.store.store import ClipStore
 from ...errors import BadInput, ComboError, Interrupted
 from ..common.distributed import Ranks
 from ..common.progress import bar

@@ -99,7 +99,7 @@ def import_clips(source: ClipSource, root: str | Location, shard_frames: int = S
 
 def _import_shard(store: ClipStore, source: ClipSource, shard: int, pool: ThreadPoolExecutor) -> None:
     lo, hi = store.shard_range(shard)
-    arrays = {name: np.full(spec.rows(hi - lo), spec.fill, spec.dtype) for name, spec in store.specs.items()}
+    arrays = {name: spec.empty(hi - lo) for name, spec in store.specs.items()}
     clips = store.clips_in(shard)
     quarantined: dict[str, str] = {}
     notes: dict[str, str] = {}

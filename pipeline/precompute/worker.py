@@ -17,7 +17,6 @@ from torch import Tensor
 
 from ...data.masks import pack_masks, pack_stats
 from ...data.store.receipts import log_path, write_log, write_shard
-from ...data.store.schema import BYTES, ArraySpec
 from ...data.store.store import AT_IMPORT, Cache, ClipStore
 from ...errors import ComboError
 from ...model.audio import encoder
@@ -170,7 +169,7 @@ def _make(
     if len(failed) == len(usable) > 1:
         one = usable[0][1].id
         raise ComboError(f"{model.name} fails on every clip of shard {shard}; on {one} with\n{failed[one]}")
-    arrays = {name: _filled(spec, hi - lo) for name, spec in cache.specs.items()}
+    arrays = {name: spec.empty(hi - lo) for name, spec in cache.specs.items()}
     counts = {"frames": 0} if job.kind == "audio" else {"frames": 0, "masks": 0, "dropped_masks": 0}
     for first, clip in usable:
         rows = outcomes[clip.id]
@@ -236,10 +235,6 @@ def _encode(model: AudioEncoder, clips: ClipStore) -> Stage:
         return {"features": features}
 
     return Stage(read, call, rows)
-
-
-def _filled(spec: ArraySpec, frames: int) -> np.ndarray:
-    return _objects([b""] * frames) if spec.dtype == BYTES else np.full(spec.rows(frames), spec.fill, spec.dtype)
 
 
 def _objects(values: list[bytes]) -> np.ndarray:

@@ -6,18 +6,20 @@ from typing import Literal
 
 from safetensors.torch import save
 
-from ...data.store.receipts import write_atomic
+from ...data.store.checksummed_json import digest
+from ...data.store.location import write_atomic
 from ...data.store.root import open_cache
-from ...data.store.store import Cache, ClipStore, digest
+from ...data.store.store import Cache, ClipStore
 from ..common.devices import pick_device
 from ..config.precompute import PrecomputeConfig
 from ..config.tree import load_config
 from ..evaluate.evaluate import evaluate_run
 from ..imports.clips import import_clips
+from ..imports.maskiges import NAME as OFFICIAL
 from ..imports.maskiges import import_maskiges
 from ..precompute.driver import plan_caches, run_plans
 from ..runs.folder import RunInfo, create_converted_run
-from .inputs import OFFICIAL, Checkpoint, check_inputs, notes, obstacles
+from .inputs import Checkpoint, check_inputs, notes, obstacles
 from .numbers import Numbers
 from .reproduction import Reproduction
 

@@ -4,8 +4,9 @@ import re
 from typing import Any
 
 import numpy as np
+from matplotlib import pyplot as plt
 
-from .embed import curves, literal, plt, smooth, svg
+from .embed import curves, literal, smooth, svg
 from .paired import Paired
 from .targets import Run
 

@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ...data.store.receipts import sync
-from ...data.store.store import digest
+from ...data.store.checksummed_json import digest
+from ...data.store.location import sync
 
 KEEP = 2
 

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ...data.store.receipts import sync
+from ...data.store.location import sync
 from ...errors import BadInput, ComboError
 from ...model.audio.vggish import check_vggish, read_vggish
 from ...model.checkpoint import EMPTY_WEIGHT, from_published, published_config, to_published

@@ -12,8 +12,10 @@ from safetensors.torch import load_file
 from combo_avs.pipeline.config.precompute import PrecomputeConfig
 from combo_avs.pipeline.config.tree import Config, load_config
 from combo_avs.pipeline.precompute.driver import plan_caches, run_plans
-from combo_avs.pipeline.runs.folder import checkpoints, read_log
-from combo_avs.pipeline.train.loop import make_trainer, train
+from combo_avs.pipeline.runs.checkpoints import checkpoints
+from combo_avs.pipeline.runs.folder import read_log
+from combo_avs.pipeline.train.loop import train
+from combo_avs.pipeline.train.step import make_trainer
 
 Run = tuple[dict[str, torch.Tensor], set[str], dict[str, float]]
 Step = Callable[..., Run]

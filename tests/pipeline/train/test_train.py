@@ -17,10 +17,12 @@ from combo_avs.data.store.store import ClipStore
 from combo_avs.errors import BadInput, ComboError
 from combo_avs.pipeline.config.tree import Config, load_config
 from combo_avs.pipeline.evaluate.evaluate import evaluate_run, swap_partners
-from combo_avs.pipeline.runs.folder import checkpoints, read_log, read_run
+from combo_avs.pipeline.runs.checkpoints import checkpoints
+from combo_avs.pipeline.runs.folder import read_log, read_run
 from combo_avs.pipeline.train import loop as train_module
-from combo_avs.pipeline.train.loop import make_trainer, train, train_step
+from combo_avs.pipeline.train.loop import train
 from combo_avs.pipeline.train.optim import parameter_groups, set_learning_rate
+from combo_avs.pipeline.train.step import make_trainer, train_step
 
 CACHES = ("felzenszwalb", "logmel")
 

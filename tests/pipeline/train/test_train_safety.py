@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from combo_avs.data.dataset import ClipDataset, train_batch
+from combo_avs.data.store.checksummed_json import digest
 from combo_avs.data.store.root import open_cache
-from combo_avs.data.store.store import ClipStore, digest
+from combo_avs.data.store.store import ClipStore
 from combo_avs.errors import BadInput, ComboError, Interrupted
 from combo_avs.model.combo import COMBO
 from combo_avs.pipeline.config.precompute import PrecomputeConfig
