@@ -20,6 +20,7 @@ from avsbench_tree import (
 )
 from PIL import Image
 
+import combo_avs
 from combo_avs.base import IGNORE_LABEL
 from combo_avs.data.resize import fit_crop, fit_squash
 from combo_avs.data.sources.avsbench.source import AvsBench, open_avsbench
@@ -153,7 +154,7 @@ def test_fingerprint_parameters_tell_what_changes_the_arrays(s4, tmp_path):
 
 @pytest.fixture(scope="module")
 def samples() -> Path:
-    folder = Path(__file__).resolve().parents[3] / "shared" / "samples" / "mini_avsbench"
+    folder = Path(combo_avs.__file__).parents[1] / "shared" / "samples" / "mini_avsbench"
     if not folder.is_dir():
         pytest.skip(f"no real AVSBench clips in {folder}; they may not be redistributed")
     return folder

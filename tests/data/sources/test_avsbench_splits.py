@@ -9,6 +9,7 @@ from avsbench_tree import AVSS_ROWS, SIZE, make_avss, make_ms3
 from hypothesis import given
 from hypothesis import strategies as st
 
+import combo_avs
 from combo_avs.data.clip import SPLITS, Clip
 from combo_avs.data.sources.avsbench.source import open_avsbench
 from combo_avs.data.sources.avsbench.source_videos import shared_sources, source_aware
@@ -87,7 +88,7 @@ def test_no_video_crosses_and_test_stays_whole(rows):
 
 def test_official_ms3(tmp_path):
     """The counts of the official list: 38 of 64 test clips show a video of train."""
-    listed = Path(__file__).resolve().parents[3] / "shared/samples/metadata/avsbench_semantic_metadata.csv"
+    listed = Path(combo_avs.__file__).parents[1] / "shared/samples/metadata/avsbench_semantic_metadata.csv"
     if not listed.is_file():
         pytest.skip(f"no official list {listed}")
     from combo_avs.data.sources.avsbench.layout import SUBSETS, read_clips

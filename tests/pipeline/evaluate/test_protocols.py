@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import combo_avs
 from combo_avs.data.dataset import ClipDataset
 from combo_avs.data.sources.synthetic.source import SyntheticSource
 from combo_avs.data.store.root import open_cache
@@ -25,7 +26,7 @@ from combo_avs.pipeline.imports.clips import import_clips
 from combo_avs.pipeline.precompute.driver import plan_caches, run_plans
 from combo_avs.pipeline.train.loop import train
 
-DOCS = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
+DOCS = Path(combo_avs.__file__).parent / "docs" / "metrics.md"
 CPU = torch.device("cpu")
 
 

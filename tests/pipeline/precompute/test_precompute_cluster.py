@@ -16,6 +16,7 @@ import pytest
 from distributed import LocalCluster
 from fakes import PRELOAD, FakeConfig, FakeGenerator, NoiseSource, frame_name
 
+import combo_avs
 from combo_avs.data.store.store import Cache, ClipStore
 from combo_avs.errors import FAILED, INTERRUPTED, BadInput, ComboError
 from combo_avs.model.builders import Entry
@@ -198,9 +199,11 @@ def start_driver(clips: ClipStore, marks: Path, **environment: str) -> tuple[sub
     code = "import fakes; fakes.dask_setup(None); from combo_avs.cli import main; main()"
     settings = [f"--set=precompute.generator.{s}" for s in (f"marks={marks}", "seconds_per_frame=0.3")]
     arguments = ["precompute", str(clips.path.parent), "--proposals", "fake", "--workers", "2", *settings]
+    tests = Path(combo_avs.__file__).parent / "tests"
+    path = os.pathsep.join([str(tests), *filter(None, [os.environ.get("PYTHONPATH")])])
     process = subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **environment},
+        env={**os.environ, "PYTHONPATH": path, **environment},
         stderr=subprocess.PIPE,
         text=True,
     )
