@@ -4,11 +4,8 @@ from pathlib import Path
 
 import torch
 
-from ..data.dataset import ClipDataset
 from ..data.sources.synthetic.source import SyntheticSource, render_video
 from ..data.sources.video.writer import write_video
-from ..data.store.root import open_cache
-from ..data.store.store import ClipStore
 from ..errors import ComboError
 from ..model.combo import COMBO
 from .config.precompute import PrecomputeConfig
@@ -18,7 +15,7 @@ from .imports.clips import import_clips
 from .precompute.driver import plan_caches, run_plans
 from .predict.predict import predict
 from .report.demo_page import DemoResult, write_demo_page
-from .runs.folder import load_run_weights
+from .runs.open import open_run
 from .train.loop import train
 
 SIZE = 96  # pixels
@@ -41,13 +38,11 @@ def demo(out: Path, clips: int, steps: int, seed: int = 0) -> str:
     config = load_config("tiny", [f"train.steps={steps}", f"train.seed={seed}"])
     train(root, config, PROPOSALS, AUDIO, run, resume=True)
 
-    store = ClipStore(root)
-    dataset = ClipDataset(store, open_cache(store, "proposals", PROPOSALS), open_cache(store, "audio", AUDIO), "test")
     device = torch.device("cpu")
+    trained = open_run(run, device)
+    dataset, model = trained.data.dataset("test"), trained.network
     torch.manual_seed(seed)
-    model = COMBO(config.model, len(store.classes))
-    untrained = evaluate_dataset(model, dataset, device)
-    load_run_weights(run, model)
+    untrained = evaluate_dataset(COMBO(config.model, len(trained.info.classes)), dataset, device)
     scores = {
         "trained": evaluate_dataset(model, dataset, device),
         "trained, sound swapped between clips": evaluate_dataset(model, dataset, device, "swapped"),

@@ -6,11 +6,12 @@ from typing import Any
 
 from ...data.store.location import Location
 from ...data.store.metadata import metadata_damage
-from ...data.store.root import cache_paths, open_cache
+from ...data.store.root import cache_paths
 from ...data.store.store import Cache, ClipStore, Store
 from ...errors import BadInput
 from ..runs.checkpoints import checkpoints, read_checkpoint
-from ..runs.folder import RunInfo, read_best, read_run
+from ..runs.data import RunInfo, open_trained_data
+from ..runs.folder import read_best, read_run
 from ..weights.fetch import verify_weights
 from .dataset import shared_findings
 from .findings import Finding
@@ -82,11 +83,7 @@ def run_findings(run: Path, facts: dict[str, Any]) -> Iterator[Finding]:
 
 def _data_problem(info: RunInfo) -> str | None:
     try:
-        clips = ClipStore(info.root)
-        if clips.fingerprint() != info.clips_fingerprint:
-            return f"{clips.path} holds other clips now"
-        for kind, name in (("proposals", info.proposals), ("audio", info.audio)):
-            open_cache(clips, kind, name)
+        open_trained_data(info)
     except (BadInput, OSError) as error:
         return str(error)
     return None

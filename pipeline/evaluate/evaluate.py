@@ -11,21 +11,20 @@ from torch import Tensor
 
 from ...data.clip import Clip
 from ...data.dataset import ClipDataset, Sample
-from ...data.store.root import open_cache
-from ...data.store.store import ClipStore
 from ...errors import BadInput
 from ...model.combo import COMBO
-from ...model.inference import foreground_score, label_map, semantic_scores
+from ...model.inference import semantic_scores
 from ..common.devices import pick_device
 from ..common.distributed import Ranks, joined
 from ..common.progress import bar
 from ..common.tensors import image_tensor
-from ..runs.folder import load_run_weights, read_best, read_run, write_best
-from .metrics import BinaryCounts, BinaryMetrics, SemanticMetrics, binary_counts, class_areas, make_metrics
+from ..runs.folder import read_best, read_run, write_best
+from ..runs.open import open_run
+from .counts import Counts, count_pixels
+from .metrics import Metrics, SemanticMetrics, make_metrics
 from .protocols import find_protocol, full_name
 
 Sound = Literal["right", "swapped", "silent", "noise"]
-Counts = BinaryCounts | np.ndarray  # of one clip: `metrics.binary_counts` or `metrics.class_areas`
 ALONE = Ranks()
 
 
@@ -60,19 +59,13 @@ def evaluate_run_by(
 
     Under torchrun the processes share the clips, and all get the scores.
     """
-    config, info = read_run(run)
-    clips = ClipStore(Path(info.root))
-    if clips.fingerprint() != info.clips_fingerprint:
-        raise BadInput(f"{clips.path} has changed since {run} was trained; evaluate on the clips it was trained with")
-    for name in protocols:  # before the work of loading
-        find_protocol(name, len(clips.classes))
-    caches = open_cache(clips, "proposals", info.proposals), open_cache(clips, "audio", info.audio)
-    dataset = ClipDataset(clips, *caches, split)
-    model = COMBO(config.model, len(clips.classes))
-    load_run_weights(run, model)
     with joined() as ranks:
-        where = pick_device(device)
-        return evaluate_dataset_by(model.to(where), dataset, where, protocols, sound, ranks)
+        _, info = ranks.all_do(read_run, run)
+        for name in protocols:  # before the work of loading
+            find_protocol(name, len(info.classes))
+        where = ranks.all_do(pick_device, device)
+        opened = ranks.all_do(open_run, run, where)
+        return evaluate_dataset_by(opened.network, opened.data.dataset(split), where, protocols, sound, ranks)
 
 
 def evaluate_dataset(
@@ -118,7 +111,7 @@ def evaluate_dataset_by(
             if (index := start + ranks.rank) < len(dataset):
                 sample = dataset[index]
                 if sample.supervised.any():
-                    counted[index] = count_clip(model, sample, features_of(index, sample), device, len(classes))
+                    counted[index] = count_clip(segment(model, sample, features_of(index, sample), device), sample)
             progress.update(min(ranks.count, len(dataset) - start))
     model.train(was_training)
     everywhere = {index: counts for share in ranks.gather(counted) for index, counts in share.items()}
@@ -128,20 +121,14 @@ def evaluate_dataset_by(
     for index, counts in sorted(everywhere.items()):
         clip = dataset.clip(index)
         for name, metric in metrics.items():
-            if isinstance(metric, BinaryMetrics):
-                per_clip[name][clip.id] = metric.update(counts)
-            else:
-                metric.update(counts, clip.num_frames)
+            if (scored := metric.update(counts, clip.num_frames)) is not None:
+                per_clip[name][clip.id] = scored
     return {name: _scores(full_name(name, chosen[name]), metrics[name], classes, per_clip[name]) for name in chosen}
 
 
-def count_clip(model: COMBO, sample: Sample, features: np.ndarray, device: torch.device, num_classes: int) -> Counts:
-    """The pixel counts behind the scores of one clip, of its annotated frames."""
-    scores = segment(model, sample, features, device)[sample.supervised]
-    truth = torch.from_numpy(sample.labels[sample.supervised])
-    if num_classes == 2:
-        return binary_counts(foreground_score(scores), truth)
-    return class_areas(label_map(scores), truth, num_classes)
+def count_clip(scores_TKHW: Tensor, sample: Sample) -> Counts:
+    """The pixel counts behind every metric of one clip, of its annotated frames; scores as `segment` returns them."""
+    return count_pixels(scores_TKHW[sample.supervised], torch.from_numpy(sample.labels[sample.supervised]))
 
 
 @torch.inference_mode()
@@ -192,7 +179,7 @@ def keep_best(run: Path, step: int, model: COMBO, scores: Scores) -> None:
 
 def _scores(
     protocol: str,
-    metrics: BinaryMetrics | SemanticMetrics,
+    metrics: Metrics,
     classes: tuple[str, ...],
     per_clip: dict[str, tuple[float, float]],
 ) -> Scores:

@@ -28,7 +28,9 @@ from ..config.tree import load_config
 from ..precompute.maskige import fold_and_colour_frames, limit_masks
 from ..precompute.temporal import temporal_maskiges
 from ..precompute.worker import PACKAGE, Job, maker_of
-from ..runs.folder import RunInfo, load_run_weights, read_run
+from ..runs.data import RunInfo
+from ..runs.folder import read_run
+from ..runs.open import load_network
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,7 @@ def open_segmenter(run: Path, overrides: list[str], device: str, proposals: str 
         )
     config, info = read_run(run)
     where = pick_device(device)
-    model = COMBO(config.model, len(info.classes))
-    weights = load_run_weights(run, model)
+    model, weights = load_network(run, config, len(info.classes), where)
     asked = load_config(None, overrides).precompute
     folding = asked.model_dump(include={"max_masks", "temporal"}) | info.proposals_maker.get("maskige", {})
     makers: dict[str, dict[str, Any]] = {}
@@ -99,7 +100,7 @@ def open_segmenter(run: Path, overrides: list[str], device: str, proposals: str 
     return Segmenter(
         proposer.to(where),
         listener.to(where),
-        model.to(where).eval(),
+        model,
         where,
         asked.batch_frames,
         folding["max_masks"],

@@ -18,7 +18,8 @@ from ..imports.clips import import_clips
 from ..imports.maskiges import NAME as OFFICIAL
 from ..imports.maskiges import import_maskiges
 from ..precompute.driver import plan_caches, run_plans
-from ..runs.folder import RunInfo, create_converted_run
+from ..runs.data import RunData
+from ..runs.folder import create_converted_run
 from .inputs import Checkpoint, check_inputs, notes, obstacles
 from .numbers import Numbers
 from .reproduction import Reproduction
@@ -55,7 +56,7 @@ def reproduce(
     else:
         found = open_cache(clips, "proposals", proposals)
     features = _listen(root, vggish or _own_vggish(root, inputs.checkpoint), device)
-    run = _convert(inputs.checkpoint, root, f"{subset}-{backbone}", clips, found, features)
+    run = _convert(inputs.checkpoint, root, f"{subset}-{backbone}", RunData(clips, found, features))
     scores = evaluate_run(run, "test", device=device, protocol="published")
     return Reproduction(
         subset=subset,
@@ -88,12 +89,10 @@ def _listen(root: Path, vggish: Path, device: str) -> Cache:
     return Cache(plans[0].path)
 
 
-def _convert(
-    checkpoint: Checkpoint, root: Path, name: str, clips: ClipStore, proposals: Cache, features: Cache
-) -> Path:
+def _convert(checkpoint: Checkpoint, root: Path, name: str, data: RunData) -> Path:
     """A run folder with the checkpoint's weights, named by all that changes its scores."""
     config = load_config(name, []).model_copy(update={"model": checkpoint.config})
-    info = replace(RunInfo.of(root, clips, proposals, features), converted_from=checkpoint.sha256)
+    info = replace(data.info(), converted_from=checkpoint.sha256)
     identity = [config.model_dump(mode="json"), {**asdict(info), "root": None}]
     folder = root / "runs" / f"{name}-{config.model.fusion}-{digest(identity)[:12]}"
     create_converted_run(folder, config, info, checkpoint.network)

@@ -173,7 +173,7 @@ def _write_clips(dataset: ClipDataset, out: Path, prefix: str, items: dict[str, 
 
 def _look(scorer: Scorer, out: Path, prefix: str | None) -> dict[str, _Seen]:
     """Segment every clip of the split, by id; with a prefix of file names, draw what is found, too."""
-    colours = label_colours(scorer.num_classes)
+    colours = label_colours(len(scorer.dataset.clips.classes))
     seen = {}
     for index, clip in enumerate(scorer.clips()):
         sheet = None if prefix is None else write_sheet(out, f"{prefix}-{index:06d}", _prediction_rows(clip, colours))

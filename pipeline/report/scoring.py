@@ -3,24 +3,19 @@
 import statistics
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...data.dataset import ClipDataset, Sample
-from ...data.store.root import open_cache
-from ...data.store.store import ClipStore
-from ...errors import BadInput
-from ...model.combo import COMBO
-from ...model.inference import foreground_score, label_map
+from ...data.dataset import Sample
+from ...model.inference import label_map
 from ..common.progress import bar
-from ..evaluate.evaluate import segment
-from ..evaluate.metrics import BinaryMetrics, binary_counts, class_areas, make_metrics
+from ..evaluate.evaluate import count_clip, segment
+from ..evaluate.metrics import make_metrics
 from ..evaluate.protocols import find_protocol
-from ..runs.folder import load_run_weights
+from ..runs.open import open_run
 from .targets import Run
 
 
@@ -44,17 +39,12 @@ class Scorer:
     """A run with its data. Raises `BadInput` when weights, clips or caches are gone or are others."""
 
     def __init__(self, run: Run, split: str, protocol: str, device: torch.device) -> None:
-        clips = ClipStore(Path(run.info.root))
-        if clips.fingerprint() != run.info.clips_fingerprint:
-            raise BadInput(f"{clips.path} has changed since {run.folder} was trained")
-        caches = open_cache(clips, "proposals", run.info.proposals), open_cache(clips, "audio", run.info.audio)
-        self.dataset = ClipDataset(clips, *caches, split)
-        self.model = COMBO(run.config.model, len(clips.classes))
-        self.weights = load_run_weights(run.folder, self.model)
-        self.model.to(device).eval()
+        opened = open_run(run.folder, device)
+        self.dataset = opened.data.dataset(split)
+        self.model, self.weights = opened.network, opened.weights
         self.device, self.run = device, run
-        self.num_classes = len(clips.classes)
-        self.metrics = make_metrics(find_protocol(protocol, self.num_classes), self.num_classes)
+        num_classes = len(opened.info.classes)
+        self.metrics = make_metrics(find_protocol(protocol, num_classes), num_classes)
 
     def clips(self) -> Iterator[Segmented]:
         """All clips in order; `result` then gives the scores of all of them."""
@@ -74,23 +64,18 @@ class Scorer:
         scores_TKHW = segment(self.model, sample, sample.features, self.device)
         labels_THW = label_map(scores_TKHW)
         object_THW = (scores_TKHW[:, 1:].amax(dim=1) - scores_TKHW[:, 0]).sigmoid()
-        j, f, j_T = self._score(sample, scores_TKHW, labels_THW)
+        j, f, j_T = self._score(sample, scores_TKHW)
         return Segmented(sample, labels_THW.cpu().numpy(), object_THW.cpu().numpy(), j, f, j_T)
 
-    def _score(
-        self, sample: Sample, scores_TKHW: Tensor, labels_THW: Tensor
-    ) -> tuple[float | None, float | None, list[float | None]]:
+    def _score(self, sample: Sample, scores_TKHW: Tensor) -> tuple[float | None, float | None, list[float | None]]:
         """The clip's J and F, and J by frame."""
         if not sample.supervised.any():
-            return None, None, [None] * len(labels_THW)
-        truth = torch.from_numpy(sample.labels[sample.supervised])
-        areas_3TK = class_areas(labels_THW[sample.supervised], truth, self.num_classes)
-        j_of_supervised = iter(_object_j(areas_3TK))
+            return None, None, [None] * len(scores_TKHW)
+        counts = count_clip(scores_TKHW, sample)
+        j_of_supervised = iter(_object_j(counts.areas_3TK))
         j_T = [next(j_of_supervised) if there else None for there in sample.supervised]
-        if isinstance(self.metrics, BinaryMetrics):
-            j, f = self.metrics.update(binary_counts(foreground_score(scores_TKHW[sample.supervised]), truth))
-            return j, f, j_T
-        self.metrics.update(areas_3TK, sample.clip.num_frames)
+        if (scored := self.metrics.update(counts, sample.clip.num_frames)) is not None:
+            return *scored, j_T
         seen = [j for j in j_T if j is not None]
         return (statistics.mean(seen) if seen else None), None, j_T
 

@@ -9,7 +9,8 @@ from typing import Any
 from ...errors import BadInput
 from ..compare.variants import Variant
 from ..config.tree import Config
-from ..runs.folder import RunInfo, read_best, read_log, read_run
+from ..runs.data import RunInfo
+from ..runs.folder import read_best, read_log, read_run
 
 KINDS = (
     "a run folder (run.json), a comparison (compare.json), a cache root (clips.zarr) or a cache (proposals/NAME.zarr)"

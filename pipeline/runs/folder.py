@@ -16,21 +16,20 @@ import shutil
 import socket
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from safetensors.torch import save
+from torch import Tensor
 
-from ...data.store.location import absolute, write_atomic
-from ...data.store.store import Cache, ClipStore
+from ...data.store.location import write_atomic
 from ...errors import BadInput
 from ..config.tree import Config, parse_config, show_config
-from .checkpoints import checkpoints, newest_checkpoint, read_checkpoint, separate
+from .checkpoints import checkpoints, separate
+from .data import RunInfo, check_same_data
 
 # Keys that may differ when a run goes on. But for steps, which the learning rate follows, none changes what is learned.
 MAY_CHANGE = (
@@ -41,51 +40,6 @@ MAY_CHANGE = (
     "train.micro_batch_clips",
     "train.checkpointing",
 )
-
-ALLOWED = {  # names for `allow`, and what each lets differ
-    "clips": ("dataset", "size", "clips_fingerprint"),
-    "proposals": ("proposals", "proposals_maker"),
-    "audio": ("audio", "audio_maker"),
-}
-
-
-@dataclass(frozen=True)
-class RunInfo:
-    """What a run was trained on. Caches are named in full; makers are theirs, see `Cache.maker`."""
-
-    root: str
-    dataset: str
-    classes: tuple[str, ...]
-    size: tuple[int, int]  # (H, W) of the frames
-    clips_fingerprint: str
-    proposals: str
-    proposals_maker: dict[str, Any]
-    audio: str
-    audio_maker: dict[str, Any]
-    converted_from: str | None = None  # sha256 of a published checkpoint, if the weights were not trained here
-
-    @classmethod
-    def of(cls, root: Path, clips: ClipStore, proposals: Cache, audio: Cache) -> "RunInfo":
-        return cls(
-            absolute(root),
-            clips.attributes["dataset"],
-            clips.classes,
-            clips.size,
-            clips.fingerprint(),
-            proposals.name,
-            proposals.maker,
-            audio.name,
-            audio.maker,
-        )
-
-    @classmethod
-    def of_json(cls, values: Any) -> "RunInfo":
-        """What `asdict` gave. Raises `ValueError` that names every key that is missing or wrong."""
-        try:
-            return TypeAdapter(cls).validate_python(values)
-        except ValidationError as error:
-            problems = [f"{'.'.join(map(str, e['loc'])) or 'all of it'}: {e['msg']}" for e in error.errors()]
-            raise ValueError("; ".join(problems)) from None
 
 
 @contextmanager
@@ -116,7 +70,7 @@ def claimed(folder: Path) -> Iterator[None]:
 def create_run(folder: Path, config: Config, info: RunInfo, resume: bool, allow: Collection[str] = ()) -> None:
     """Write config and info of a new run, or check that they are those of the run to resume.
 
-    allow: keys of `ALLOWED` that may be others than the run began with.
+    allow: keys of `data.ALLOWED` that may be others than the run began with.
     Raises `BadInput` when the folder holds a run and `resume` is off, or another run than this one.
     """
     if (folder / "run.json").exists():
@@ -135,19 +89,6 @@ def create_run(folder: Path, config: Config, info: RunInfo, resume: bool, allow:
             raise BadInput.listing(f"{folder} cannot be resumed with other settings:", changed, advice)
     write_atomic(folder / "config.yaml", show_config(config))
     write_atomic(folder / "run.json", json.dumps(asdict(info), indent=1) + "\n")
-
-
-def check_same_data(where: Path, old: RunInfo, new: RunInfo, allow: Collection[str]) -> None:
-    """Raise `BadInput` when clips or caches are not those that `old` says, unless `allow` names them."""
-    may_differ = {"root", *(key for name in allow for key in ALLOWED[name])}
-    before, now = asdict(old), asdict(new)
-    differing = [key for key in now if now[key] != before[key] and key not in may_differ]
-    if differing:
-        names = [name for name, keys in ALLOWED.items() if set(keys) & set(differing)]
-        problems = [f"{key} was {before[key]!r}, is {now[key]!r}" for key in differing if not key.endswith("_maker")]
-        advice = "Name the old ones, or another folder"
-        advice += f"; to go on with the new ones all the same, allow {', '.join(names)} by name" if names else ""
-        raise BadInput.listing(f"{where} was trained on other data:", problems, advice)
 
 
 def create_converted_run(folder: Path, config: Config, info: RunInfo, weights: Mapping[str, Tensor]) -> None:
@@ -223,19 +164,3 @@ def mend_best(folder: Path) -> None:
     """Bring RUN/best/metrics.json in line with the weights, should a kill have come between the two."""
     if (metrics := read_best(folder)) is not None:
         _write_metrics(folder, metrics)
-
-
-def load_run_weights(folder: Path, model: nn.Module) -> str:
-    """The best weights of a run, else those of its newest checkpoint (EMA if it has one); gives a name for them.
-
-    Raises `BadInput` when the run has no weights yet, or damaged ones.
-    """
-    if (best := read_best(folder)) is not None:
-        model.load_state_dict(load_file(folder / "best" / "model.safetensors"))
-        return f"best of {folder}, step {best['step']}"
-    path = newest_checkpoint(folder)
-    if path is None:
-        raise BadInput(f"{folder}: no checkpoint yet; train it first")
-    checkpoint = read_checkpoint(path)
-    model.load_state_dict(checkpoint.tensors.get("ema", checkpoint.tensors["model"]))
-    return f"{folder} at step {checkpoint.about['step']}"

@@ -15,8 +15,6 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from ...data.dataset import Batch, ClipDataset, prefetch, train_batch
-from ...data.store.root import open_cache
-from ...data.store.store import ClipStore
 from ...errors import BadInput, ComboError, Interrupted
 from ...model.combo import COMBO
 from ..common.distributed import Ranks, joined
@@ -31,7 +29,8 @@ from ..runs.checkpoints import (
     read_checkpoint,
     write_checkpoint,
 )
-from ..runs.folder import RunInfo, check_same_data, claimed, create_run, mend_best, read_log
+from ..runs.data import RunInfo, check_same_data, open_data
+from ..runs.folder import claimed, create_run, mend_best, read_log
 from .ema import make_ema, update_ema
 from .monitor import Monitor, validation_picture
 from .replay import dump_step
@@ -135,13 +134,12 @@ def prepare(
     root: Path, config: Config, proposals: str, audio: str, out: Path, ranks: Ranks, stop: threading.Event
 ) -> Job:
     """Open everything and build the model. Raises `BadInput` when something does not fit."""
-    clips = ClipStore(root)
-    caches = open_cache(clips, "proposals", proposals), open_cache(clips, "audio", audio)
-    dataset = ClipDataset(clips, *caches, "train")
-    validation = ClipDataset(clips, *caches, "val") if "val" in clips.table.splits() else None
-    info = RunInfo.of(root, clips, *caches)
+    data = open_data(root, proposals, audio)
+    dataset = data.dataset("train")
+    validation = data.dataset("val") if "val" in data.clips.table.splits() else None
+    info = data.info()
     check_fits(config, info, dataset, ranks)
-    trainer = make_trainer(config, len(clips.classes), caches[1].attributes["dim"])
+    trainer = make_trainer(config, len(info.classes), data.audio.attributes["dim"])
     ema = None if config.train.ema_decay is None else make_ema(trainer.model)
     return Job(out, config, info, dataset, validation, ranks, trainer, trainer.model, ema, stop)
 

@@ -12,7 +12,7 @@ from ...errors import BadInput, ComboError
 from ...model.combo import COMBO
 from ..config.tree import parse_config
 from ..runs.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
-from ..runs.folder import RunInfo
+from ..runs.data import RunInfo
 from .step import NotFinite, Trainer, make_trainer, train_step
 
 

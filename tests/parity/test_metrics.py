@@ -8,15 +8,9 @@ import torch
 from golden import fixtures, load_arrays, load_json
 from numpy.typing import ArrayLike
 
-from combo_avs.pipeline.evaluate.metrics import (
-    BinaryMetrics,
-    BinaryResult,
-    SemanticMetrics,
-    SemanticResult,
-    binary_counts,
-    class_areas,
-)
-from combo_avs.pipeline.evaluate.protocols import BINARY, SEMANTIC, SemanticProtocol, find_protocol
+from combo_avs.pipeline.evaluate.counts import Counts, binary_counts, class_counts
+from combo_avs.pipeline.evaluate.metrics import BinaryMetrics, BinaryResult, SemanticMetrics, SemanticResult
+from combo_avs.pipeline.evaluate.protocols import SEMANTIC, SemanticProtocol, find_protocol
 
 BINARY_SETS = fixtures("metrics", "binary.npz")
 SEMANTIC_SETS = fixtures("metrics", "semantic.npz")
@@ -33,7 +27,7 @@ def score_binary(name: str, scores: np.ndarray, truth: np.ndarray) -> tuple[Bina
     """scores, truth: [clips, T, H, W]. Also gives J and F of each clip."""
     metrics = BinaryMetrics(find_protocol(name, 2))
     clips = [
-        metrics.update(binary_counts(torch.from_numpy(s), torch.from_numpy(t)))
+        metrics.update(binary_counts(torch.from_numpy(s), torch.from_numpy(t)), len(t))
         for s, t in zip(scores, truth, strict=True)
     ]
     return metrics.result(), clips
@@ -115,10 +109,10 @@ def score_semantic(protocol: SemanticProtocol, arrays: dict[str, np.ndarray], bl
     metrics = SemanticMetrics(protocol, CLASSES)
     for key in sorted(k.removesuffix("_gt") for k in arrays if k.endswith("_gt")):
         predicted, truth = (torch.from_numpy(arrays[f"{key}_{what}"]) for what in ("pred", "gt"))
-        metrics.update(class_areas(predicted, truth, CLASSES), len(truth))
+        metrics.update(class_counts(predicted, truth, CLASSES), len(truth))
         if black and f"{key}_{black}" in arrays:
             stray = torch.from_numpy(arrays[f"{key}_{black}"])
-            metrics.update(class_areas(stray, torch.zeros_like(stray), CLASSES), len(stray))
+            metrics.update(class_counts(stray, torch.zeros_like(stray), CLASSES), len(stray))
     return metrics.result()
 
 
@@ -189,12 +183,12 @@ def test_combo_semantic_evaluator(name: str) -> None:
     arrays, spec = load_arrays("combo", name), load_json("combo", name)
     classes = len(arrays["out.class_count"])
     predicted, truth = (torch.from_numpy(arrays[f"in.{what}"]) for what in ("pred_labels", "gt"))
-    areas = class_areas(predicted, truth, classes)
+    counts = class_counts(predicted, truth, classes)
     results = {}
     for protocol in ("published", "published-no-last-class"):
         metrics, start = SemanticMetrics(SEMANTIC[protocol], classes), 0
         for frames in spec["frames_per_video"]:
-            metrics.update(areas[:, start : start + frames], frames)
+            metrics.update(Counts(counts.areas_3TK[:, start : start + frames]), frames)
             start += frames
         results[protocol] = metrics.result()
     result, no_last = results.values()
@@ -205,18 +199,3 @@ def test_combo_semantic_evaluator(name: str) -> None:
     sums = np.array([(c.J * c.frames, c.F * c.frames, c.frames) for c in result.classes])
     expected = np.stack([arrays["out.iou_sum"], arrays["out.f_sum"], arrays["out.class_count"]], axis=1)
     assert_close(sums, expected, tolerance=1e-5)
-
-
-@pytest.mark.parametrize("name", BINARY_SETS)
-def test_merged_halves_print_the_same(name: str) -> None:
-    arrays = load_arrays("metrics", name)
-    for protocol in (*BINARY, "avsbench-bs3"):
-        whole, _ = score_binary(protocol, arrays["logits"], arrays["gt"])
-        rule = find_protocol(protocol, 2)
-        parts = [BinaryMetrics(rule), BinaryMetrics(rule)]
-        half = len(arrays["gt"]) // 2
-        cut = half - half % (rule.clips_per_call or 1)
-        for clip, (s, t) in enumerate(zip(arrays["logits"], arrays["gt"], strict=True)):
-            parts[clip >= cut].update(binary_counts(torch.from_numpy(s), torch.from_numpy(t)))
-        parts[0].merge(parts[1].state())
-        assert parts[0].result() == whole, protocol

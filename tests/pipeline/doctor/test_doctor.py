@@ -26,7 +26,8 @@ from combo_avs.pipeline.doctor.examine import examine
 from combo_avs.pipeline.doctor.findings import RULES, Finding, Report
 from combo_avs.pipeline.imports.clips import import_clips
 from combo_avs.pipeline.runs.checkpoints import Checkpoint, checkpoint_path, write_checkpoint
-from combo_avs.pipeline.runs.folder import RunInfo, create_converted_run
+from combo_avs.pipeline.runs.data import RunInfo
+from combo_avs.pipeline.runs.folder import create_converted_run
 
 OF_THE_MACHINE = "D1"
 

@@ -34,12 +34,12 @@ from combo_avs.pipeline.runs.checkpoints import (
 from combo_avs.pipeline.runs.folder import (
     append_log,
     claimed,
-    load_run_weights,
     mend_best,
     read_best,
     read_log,
     read_run,
 )
+from combo_avs.pipeline.runs.open import load_network
 from combo_avs.pipeline.train import loop as train_module
 from combo_avs.pipeline.train.ema import make_ema, update_ema
 from combo_avs.pipeline.train.loop import train
@@ -322,8 +322,8 @@ class TestAverage:
 
     def test_a_run_without_scores_yields_it(self, run: Path, config: Config) -> None:
         shutil.rmtree(run / "best")
-        model = COMBO(config.model, 2)
-        assert load_run_weights(run, model).endswith("at step 2")
+        model, weights = load_network(run, config, 2, torch.device("cpu"))
+        assert weights.endswith("at step 2")
         ema = load_file(checkpoints(run)[-1] / "ema.safetensors")
         assert all(torch.equal(value, ema[k]) for k, value in model.state_dict().items())
 

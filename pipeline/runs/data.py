@@ -1,0 +1,102 @@
+"""What a run is trained on: a clip store and two caches, and how they are recognised later."""
+
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from ...data.dataset import ClipDataset
+from ...data.store.location import Location, absolute
+from ...data.store.root import open_cache
+from ...data.store.store import Cache, ClipStore
+from ...errors import BadInput
+
+ALLOWED = {  # names for `allow`, and what each lets differ
+    "clips": ("dataset", "size", "clips_fingerprint"),
+    "proposals": ("proposals", "proposals_maker"),
+    "audio": ("audio", "audio_maker"),
+}
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What a run was trained on. Caches are named in full; makers are theirs, see `Cache.maker`."""
+
+    root: str
+    dataset: str
+    classes: tuple[str, ...]
+    size: tuple[int, int]  # (H, W) of the frames
+    clips_fingerprint: str
+    proposals: str
+    proposals_maker: dict[str, Any]
+    audio: str
+    audio_maker: dict[str, Any]
+    converted_from: str | None = None  # sha256 of a published checkpoint, if the weights were not trained here
+
+    @classmethod
+    def of_json(cls, values: Any) -> "RunInfo":
+        """What `asdict` returned. Raises `ValueError` that names every key that is missing or wrong."""
+        try:
+            return TypeAdapter(cls).validate_python(values)
+        except ValidationError as error:
+            problems = [f"{'.'.join(map(str, e['loc'])) or 'all of it'}: {e['msg']}" for e in error.errors()]
+            raise ValueError("; ".join(problems)) from None
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The clip store and the caches that a run reads."""
+
+    clips: ClipStore
+    proposals: Cache
+    audio: Cache
+
+    def dataset(self, split: str) -> ClipDataset:
+        """The usable clips of one split."""
+        return ClipDataset(self.clips, self.proposals, self.audio, split)
+
+    def info(self) -> RunInfo:
+        """How these data are recognised later. Raises `BadInput` when the clips are not all imported."""
+        return RunInfo(
+            absolute(self.clips.path.parent),
+            self.clips.attributes["dataset"],
+            self.clips.classes,
+            self.clips.size,
+            self.clips.fingerprint(),
+            self.proposals.name,
+            self.proposals.maker,
+            self.audio.name,
+            self.audio.maker,
+        )
+
+
+def open_data(root: str | Location, proposals: str, audio: str) -> RunData:
+    """The clips of a cache root, with caches by name. Raises `BadInput` as `open_cache`."""
+    return _with_caches(ClipStore(root), proposals, audio)
+
+
+def open_trained_data(info: RunInfo) -> RunData:
+    """The clips and caches that a run was trained on. Raises `BadInput` when any of them is gone or has changed."""
+    clips = ClipStore(info.root)
+    if clips.fingerprint() != info.clips_fingerprint:
+        raise BadInput(f"{clips.path} has changed since the run was trained; bring back the clips it was trained on")
+    return _with_caches(clips, info.proposals, info.audio)
+
+
+def _with_caches(clips: ClipStore, proposals: str, audio: str) -> RunData:
+    return RunData(clips, open_cache(clips, "proposals", proposals), open_cache(clips, "audio", audio))
+
+
+def check_same_data(where: Path, old: RunInfo, new: RunInfo, allow: Collection[str]) -> None:
+    """Raise `BadInput` when clips or caches are not those that `old` says, unless `allow` names them."""
+    may_differ = {"root", *(key for name in allow for key in ALLOWED[name])}
+    before, now = asdict(old), asdict(new)
+    differing = [key for key in now if now[key] != before[key] and key not in may_differ]
+    if differing:
+        names = [name for name, keys in ALLOWED.items() if set(keys) & set(differing)]
+        problems = [f"{key} was {before[key]!r}, is {now[key]!r}" for key in differing if not key.endswith("_maker")]
+        advice = "Name the old ones, or another folder"
+        advice += f"; to go on with the new ones all the same, allow {', '.join(names)} by name" if names else ""
+        raise BadInput.listing(f"{where} was trained on other data:", problems, advice)
