@@ -147,12 +147,12 @@ def predict(
 
     If the audio encoder or generator has weights: --set precompute.encoder.weights=FILE as for precompute.
     """
+    from .pipeline.predict.predict import Outputs
     from .pipeline.predict.predict import predict as segment_videos
+    from .pipeline.predict.segment import StageOne
 
-    lines = segment_videos(
-        run, videos, out, settings or [], device, proposals, masks=masks, mask_size=mask_size, every_frame=every_frame
-    )
-    for line in lines:
+    stage_one = StageOne(tuple(settings or ()), proposals)
+    for line in segment_videos(run, videos, out, stage_one, Outputs(masks, mask_size, every_frame), device):
         typer.echo(line)
 
 

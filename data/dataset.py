@@ -1,7 +1,7 @@
 """What training and evaluation read: clips of a store, with one cache of proposals and one of audio features."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate, islice
@@ -134,7 +134,7 @@ def train_batch(
     return Batch.of(samples, places)
 
 
-def prefetch(make: Callable[[int], Item], steps: range, depth: int = 2, threads: int = 1) -> Iterator[Item]:
+def prefetch(make: Callable[[int], Item], steps: range, depth: int = 2, threads: int = 1) -> Generator[Item]:
     """`make(step)` for every step, in order, made up to `depth` steps ahead of time by one or more threads.
 
     Threads, because worker processes cost more in copying than they gain with this store. Closing the generator stops

@@ -52,7 +52,7 @@ def demo(out: Path, clips: int, steps: int, seed: int = 0) -> str:
     video = out / "video.mp4"
     made = render_video(seed + 1, VIDEO_SECONDS, fps=25, size=240)
     write_video(video, made.frames(), fps=25, audio=made.waveform.astype("float32"))
-    predict(run, [video], out / "predict", overrides=[], device="cpu")
+    predict(run, [video], out / "predict", device="cpu")
 
     page = out / "report.html"
     write_demo_page(page, DemoResult(run, dataset, model, device, scores, "predict/video/overlay.mp4"))

@@ -1,38 +1,34 @@
-"""Pictures of masks: overlays, outlines and heat, as uint8 arrays."""
+"""Draw masks, label maps and probabilities over frames, as uint8 arrays."""
 
 import numpy as np
 
 from ...data.palette import PALETTE
 
 GREEN = (60, 220, 90)
+ALPHA = 0.55  # opacity of a mask over its frame
 
 
-def overlay(
-    frame: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int] = GREEN, alpha: float = 0.55
-) -> np.ndarray:
-    """A frame with one mask painted over it and outlined.
-
-    frame: uint8 [H, W, 3]. mask: bool [H, W]. Gives uint8 [H, W, 3].
-    """
-    return overlay_labels(frame, mask.astype(np.uint8), np.array([(0, 0, 0), colour], np.uint8), alpha)
+def overlay(frame: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int] = GREEN) -> np.ndarray:
+    """Paint and outline one mask, bool [H, W], over a frame, uint8 [H, W, 3]; returns uint8 [H, W, 3]."""
+    return overlay_labels(frame, mask.astype(np.uint8), np.array([(0, 0, 0), colour], np.uint8))
 
 
-def overlay_labels(frame: np.ndarray, labels: np.ndarray, colours: np.ndarray, alpha: float = 0.55) -> np.ndarray:
-    """A frame with a label map painted over it; label 0 stays clear.
+def overlay_labels(frame: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """Paint a label map over a frame; label 0 stays transparent.
 
-    frame: uint8 [H, W, 3]. labels: uint8 [H, W]. colours: uint8 [K, 3], by label. Gives uint8 [H, W, 3].
+    frame: uint8 [H, W, 3]. labels: uint8 [H, W]. colours: uint8 [K, 3], by label. Returns uint8 [H, W, 3].
     """
     shown = labels > 0
     tint = colours[np.minimum(labels, len(colours) - 1)]
     out = frame.astype(np.float32)
-    out[shown] = (1 - alpha) * out[shown] + alpha * tint[shown]
+    out[shown] = (1 - ALPHA) * out[shown] + ALPHA * tint[shown]
     edge = outline(labels)
     out[edge] = tint[edge]
     return out.astype(np.uint8)
 
 
 def outline(labels: np.ndarray) -> np.ndarray:
-    """bool [H, W]: labelled pixels with another label above, below or beside them."""
+    """bool [H, W]: labelled pixels with another label among their four neighbours."""
     padded = np.pad(labels, 1, mode="edge")
     middle = padded[1:-1, 1:-1]
     around = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
@@ -40,20 +36,20 @@ def outline(labels: np.ndarray) -> np.ndarray:
 
 
 def label_colours(num_classes: int) -> np.ndarray:
-    """uint8 [K, 3]: one colour for one foreground class, ADE20K's for more."""
+    """uint8 [K, 3], background black: green for a single foreground class, ADE20K's colours for several."""
     if num_classes == 2:
         return np.array([(0, 0, 0), GREEN], np.uint8)
     return np.concatenate([np.zeros((1, 3), np.uint8), PALETTE[1:num_classes]])
 
 
 def outlined(frame: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """A faded frame with every mask's outline in a colour of its own, the first mask's on top.
+    """Fade a frame and outline each mask in its own colour, the first mask on top.
 
-    frame: uint8 [H, W, 3]. masks: bool [K, H, W]. Gives uint8 [H, W, 3].
+    frame: uint8 [H, W, 3]. masks: bool [K, H, W]. Returns uint8 [H, W, 3].
     """
     out = frame // 2 + 64
     if len(masks):
-        inner = masks.copy()  # pixels whose four neighbours belong to the mask, too
+        inner = masks.copy()  # pixels whose four neighbours also belong to the mask
         inner[:, 1:] &= masks[:, :-1]
         inner[:, :-1] &= masks[:, 1:]
         inner[:, :, 1:] &= masks[:, :, :-1]
@@ -65,9 +61,9 @@ def outlined(frame: np.ndarray, masks: np.ndarray) -> np.ndarray:
 
 
 def heat(frame: np.ndarray, probability: np.ndarray) -> np.ndarray:
-    """A frame in grey with a map painted over it, from blue (0) through green (1/2) to red (1).
+    """Paint a probability map over a grey frame, from blue (0) through green (1/2) to red (1).
 
-    frame: uint8 [H, W, 3]. probability: float32 [H, W], 0..1. Gives uint8 [H, W, 3].
+    frame: uint8 [H, W, 3]. probability: float32 [H, W], 0..1. Returns uint8 [H, W, 3].
     """
     grey = frame.mean(axis=2, keepdims=True)
     distance = np.abs(probability[..., None] - np.array([1, 0.5, 0], np.float32))

@@ -1,4 +1,4 @@
-"""Progress bars, and stopping long work cleanly."""
+"""Progress bars, and a clean stop on Ctrl-C and SIGTERM."""
 
 import signal
 import sys
@@ -6,13 +6,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 from tqdm import tqdm
 
 
-def bar(total: int, what: str, unit: str, done: int = 0, shown: bool = True) -> tqdm:
-    """A progress bar on stderr; a line every 30 s when that is not a terminal."""
+def bar(total: int, what: str, unit: str, *, done: int = 0, shown: bool = True) -> tqdm:
+    """A progress bar on stderr, or a line every 30 s where that is no terminal."""
     interval = 0.2 if sys.stderr.isatty() else 30.0
     return tqdm(
         total=total,
@@ -27,10 +26,10 @@ def bar(total: int, what: str, unit: str, done: int = 0, shown: bool = True) -> 
 
 @contextmanager
 def stop_request() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set inside the block, for work that stops only between its steps."""
+    """An event that Ctrl-C and SIGTERM set inside the block, for work that may stop only between its steps."""
     asked = threading.Event()
 
-    def ask(number: int, frame: FrameType | None) -> Any:
+    def ask(number: int, frame: FrameType | None) -> None:
         asked.set()
 
     if threading.current_thread() is not threading.main_thread():

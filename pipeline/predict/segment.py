@@ -73,16 +73,29 @@ class Segmenter:
         return torch.cat(labels)
 
 
-def open_segmenter(run: Path, overrides: list[str], device: str, proposals: str | None) -> Segmenter:
+@dataclass(frozen=True)
+class StageOne:
+    """What differs from the stage one that a run was trained on.
+
+    overrides: settings of `precompute`, such as weight files. proposals: another generator, needed by runs on imported
+    Maskiges.
+    """
+
+    overrides: tuple[str, ...] = ()
+    proposals: str | None = None
+
+
+AS_TRAINED = StageOne()
+
+
+def open_segmenter(run: Path, stage_one: StageOne, device: str) -> Segmenter:
     """The network of a run with its best weights, and the generator and encoder that it was trained with.
 
-    overrides: settings of `precompute`, such as weights. proposals: the name of another generator.
     Raises `BadInput` when generator or encoder are not the run's own, and for a run without weights.
     """
+    overrides, proposals = list(stage_one.overrides), stage_one.proposals
     if foreign := [o for o in overrides if not o.startswith("precompute.")]:
-        raise BadInput(
-            f"{', '.join(foreign)}: only settings of precompute have a meaning here, the others are the run's"
-        )
+        raise BadInput(f"{', '.join(foreign)}: only settings of precompute can be set here, the others are the run's")
     config, info = read_run(run)
     where = pick_device(device)
     model, weights = load_network(run, config, len(info.classes), where)

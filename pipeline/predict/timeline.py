@@ -1,4 +1,4 @@
-"""When what sounds: intervals of seconds by class, from label maps."""
+"""What sounds when: intervals by class, from the label maps of a video."""
 
 import csv
 import json
@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-MIN_SHARE = 0.001  # of the picture: 50 pixels of 224 x 224. Less is taken for noise
-LINES = 12  # of an interval each, printed
+MIN_SHARE = 0.001  # of the picture, 50 pixels of 224 x 224; less is taken for noise
+MAX_LINES = 12  # intervals printed
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A class covers at least `MIN_SHARE` of the picture in every second. share: of the picture, the mean."""
+    """Seconds in a row in which a class covers at least `MIN_SHARE` of the picture. share: its mean share."""
 
     name: str
     begin: float  # seconds
@@ -27,7 +27,7 @@ class Interval:
 
 @dataclass
 class Timeline:
-    """Adds up the label maps of each second. A second without any takes those of the one before."""
+    """Areas of all classes by second. A second without label maps takes the areas of the second before."""
 
     classes: tuple[str, ...]
     duration: float  # seconds
@@ -42,7 +42,7 @@ class Timeline:
         self._areas[second] = self._areas.get(second, 0) + labels.size
 
     def shares(self) -> np.ndarray:
-        """float64 [seconds, K]: the share of the picture of every class."""
+        """float64 [seconds, K]: the share of the picture that each class covers."""
         last = max([*self._sums, int(np.ceil(self.duration - 0.5)) - 1])
         rows, shown = [], np.eye(len(self.classes))[0]
         for second in range(last + 1):
@@ -52,7 +52,7 @@ class Timeline:
         return np.array(rows)
 
     def intervals(self) -> list[Interval]:
-        """In order of their beginnings; classes[0], the background, has none."""
+        """Sorted by start; classes[0], the background, has none."""
         shares = self.shares()
         found = []
         for index in range(1, len(self.classes)):
@@ -65,7 +65,7 @@ class Timeline:
         return sorted(found, key=lambda i: (i.begin, i.name))
 
     def write(self, folder: Path, video: str) -> None:
-        """timeline.csv for tables, timeline.json with the shares of every second for programs."""
+        """Write timeline.csv, and timeline.json with the shares of every second as well."""
         intervals, shares = self.intervals(), self.shares()
         with (folder / "timeline.csv").open("w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file)
@@ -81,14 +81,14 @@ class Timeline:
         (folder / "timeline.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
     def lines(self) -> Iterable[str]:
-        """What to print: how much sounds at all, and the first intervals."""
+        """Lines to print: a summary and the first intervals."""
         shares, intervals = self.shares(), self.intervals()
         foreground = 1 - shares[:, 0]
         sounding = int((shares[:, 1:] >= MIN_SHARE).any(axis=1).sum())
         yield f"something sounds in {sounding} of {len(shares)} seconds, {foreground.mean():.1%} of all pixels"
-        yield from (str(i) for i in intervals[:LINES])
-        if len(intervals) > LINES:
-            yield f"... and {len(intervals) - LINES} more in timeline.csv"
+        yield from (str(i) for i in intervals[:MAX_LINES])
+        if len(intervals) > MAX_LINES:
+            yield f"... and {len(intervals) - MAX_LINES} more in timeline.csv"
 
 
 def _clock(seconds: float) -> str:

@@ -25,9 +25,9 @@ from combo_avs.pipeline.config.tree import Config, load_config
 from combo_avs.pipeline.evaluate.evaluate import segment
 from combo_avs.pipeline.imports.clips import import_clips
 from combo_avs.pipeline.precompute.driver import plan_caches, run_plans
-from combo_avs.pipeline.predict.predict import predict
-from combo_avs.pipeline.predict.segment import Segmenter, open_segmenter
-from combo_avs.pipeline.predict.track import Track, read_window, segment_video
+from combo_avs.pipeline.predict.label_maps import LabelMaps, read_window, segment_video
+from combo_avs.pipeline.predict.predict import Outputs, predict
+from combo_avs.pipeline.predict.segment import AS_TRAINED, Segmenter, StageOne, open_segmenter
 from combo_avs.pipeline.train.loop import train
 
 
@@ -75,7 +75,8 @@ class TestOutput:
     def test_overlay_and_masks(
         self, run: Path, tmp_path: Path, seconds: int, every_frame: Literal["segment", "interpolate"] | None
     ) -> None:
-        lines = predict(run, [film(tmp_path / "a film.mp4", seconds)], tmp_path / "out", [], every_frame=every_frame)
+        video, outputs = film(tmp_path / "a film.mp4", seconds), Outputs(every_frame=every_frame)
+        lines = predict(run, [video], tmp_path / "out", outputs=outputs)
         assert any("a film.mp4" in line for line in lines)
         pictures, sound, size = decoded(tmp_path / "out" / "a_film" / "overlay.mp4")
         assert pictures == 10 * seconds
@@ -88,24 +89,24 @@ class TestOutput:
 
     def test_several_videos_and_none_of_their_sound(self, run: Path, tmp_path: Path) -> None:
         files = [film(tmp_path / "one.mp4", 3), film(tmp_path / "two.mkv", 4, sound=False)]
-        lines = predict(run, files, tmp_path / "out", [])
+        lines = predict(run, files, tmp_path / "out")
         assert [("no sound track" in line) for line in lines].count(True) == 1
         assert decoded(tmp_path / "out" / "one" / "overlay.mp4")[0] == 30
         assert decoded(tmp_path / "out" / "two" / "overlay.mp4")[:2] == (40, 0.0)
 
     def test_again_into_the_same_folder_with_another_video(self, run: Path, tmp_path: Path) -> None:
-        predict(run, [film(tmp_path / "one.mp4", 3)], tmp_path / "out", [])
-        predict(run, [film(tmp_path / "one.mp4", 4)], tmp_path / "out", [])
+        predict(run, [film(tmp_path / "one.mp4", 3)], tmp_path / "out")
+        predict(run, [film(tmp_path / "one.mp4", 4)], tmp_path / "out")
         assert decoded(tmp_path / "out" / "one" / "overlay.mp4")[0] == 40
 
     def test_masks_are_those_of_stage_one_and_evaluation(self, run: Path, tmp_path: Path) -> None:
         """Streamed windows give what import, precompute and the network on the caches give."""
         video = film(tmp_path / "a.mp4", 7)
-        segmenter = open_segmenter(run, [], "cpu", None)
+        segmenter = open_segmenter(run, AS_TRAINED, "cpu")
         see_something(segmenter, video)
-        track = Track(tmp_path / "track", inspect(video), every_frame=False, size=64)
-        assert segment_video(segmenter, track, lambda: None) == {}
-        streamed = np.stack([labels for _, labels in track.label_maps()])
+        maps = LabelMaps(tmp_path / "maps", inspect(video), every_frame=False, size=64)
+        assert segment_video(segmenter, maps, lambda: None) == {}
+        streamed = np.stack([labels for _, labels in maps.read()])
 
         import_clips(open_videos([video], 5, 64), tmp_path / "root")
         plans = plan_caches(tmp_path / "root", PrecomputeConfig(), "felzenszwalb", "logmel")
@@ -125,12 +126,12 @@ class TestRefusals:
     def test_not_a_video(self, run: Path, tmp_path: Path) -> None:
         (tmp_path / "notes.mp4").write_text("no video at all")
         with pytest.raises(BadInput, match=r"notes\.mp4"):
-            predict(run, [tmp_path / "notes.mp4", tmp_path / "gone.mp4"], tmp_path / "out", [])
+            predict(run, [tmp_path / "notes.mp4", tmp_path / "gone.mp4"], tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
     def test_another_generator_than_the_run_was_trained_with(self, run: Path, tmp_path: Path) -> None:
         with pytest.raises(BadInput, match=r"felzenszwalb is not what the run was trained with.*parameters"):
-            predict(run, [film(tmp_path / "a.mp4", 3)], tmp_path / "out", ["precompute.generator.sigma=2"])
+            predict(run, [film(tmp_path / "a.mp4", 3)], tmp_path / "out", StageOne(("precompute.generator.sigma=2",)))
 
     def test_a_run_on_imported_maskiges_needs_a_generator(self, run: Path, tmp_path: Path) -> None:
         info = json.loads((run / "run.json").read_text())
@@ -144,20 +145,20 @@ class TestRefusals:
         (other / "run.json").write_text(json.dumps(info))
         video = film(tmp_path / "a.mp4", 3)
         with pytest.raises(BadInput, match="--proposals NAME"):
-            predict(other, [video], tmp_path / "out", [])
-        predict(other, [video], tmp_path / "out", [], proposals="none")
+            predict(other, [video], tmp_path / "out")
+        predict(other, [video], tmp_path / "out", StageOne(proposals="none"))
         assert (tmp_path / "out" / "a" / "overlay.mp4").is_file()
 
     def test_settings_that_are_the_run_s_own(self, run: Path, tmp_path: Path) -> None:
         with pytest.raises(BadInput, match=r"model\.width=64.*only settings of precompute"):
-            predict(run, [film(tmp_path / "a.mp4", 3)], tmp_path / "out", ["model.width=64"])
+            predict(run, [film(tmp_path / "a.mp4", 3)], tmp_path / "out", StageOne(("model.width=64",)))
         assert not (tmp_path / "out").exists()
 
     def test_a_run_without_weights(self, run: Path, tmp_path: Path) -> None:
         for name in ("config.yaml", "run.json"):
             (tmp_path / name).write_bytes((run / name).read_bytes())
         with pytest.raises(BadInput, match="no checkpoint"):
-            predict(tmp_path, [film(tmp_path / "a.mp4", 3)], tmp_path / "out", [])
+            predict(tmp_path, [film(tmp_path / "a.mp4", 3)], tmp_path / "out")
 
 
 class TestPictures:

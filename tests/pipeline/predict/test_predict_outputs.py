@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -19,7 +20,7 @@ from PIL import Image
 from combo_avs.data.sources.video.decoding import inspect, play, upright
 from combo_avs.errors import QUARANTINED, BadInput
 from combo_avs.pipeline.predict import predict as job
-from combo_avs.pipeline.predict.predict import PartsUnreadable, predict
+from combo_avs.pipeline.predict.predict import Outputs, PartsUnreadable, predict
 
 SIZE = 80
 
@@ -55,8 +56,8 @@ def segmenter(monkeypatch: pytest.MonkeyPatch) -> BrightSegmenter:
     return made
 
 
-def call(out: Path, *videos: Path, **options: object) -> list[str]:
-    return predict(Path("run"), list(videos), out, [], **options)
+def call(out: Path, *videos: Path, **options: Any) -> list[str]:
+    return predict(Path("run"), list(videos), out, outputs=Outputs(**options))
 
 
 def published(second: int, fps: int = 25) -> int:

@@ -1,6 +1,6 @@
-"""Writers of label maps, one map at a time: PNG files, COCO run lengths, a Zarr store.
+"""Write the label maps of a video one at a time: as PNG files, COCO run lengths or a Zarr store.
 
-H W pixels of the label maps of one video, F maps.
+Shapes: F label maps of one video, H W pixels.
 """
 
 import csv
@@ -22,21 +22,21 @@ from ..common.pictures import label_colours
 MaskFormat = Literal["png", "coco", "zarr"]
 Add = Callable[[float, np.ndarray], None]  # seconds, uint8 [H, W] class index
 NAMES: dict[MaskFormat, str] = {"png": "masks", "coco": "masks.json", "zarr": "masks.zarr"}
-SHARD_BYTES = 64 << 20  # label maps held in memory until they are written together
+SHARD_BYTES = 64 << 20  # of label maps kept in memory until they are written together
 MAX_SHARD_FRAMES = 160
 CHUNK_BYTES = 4 << 20
 
 
 @contextmanager
 def mask_writer(kind: MaskFormat, folder: Path, classes: tuple[str, ...], size: tuple[int, int]) -> Iterator[Add]:
-    """A function that takes the label maps of one video in order; complete when the block ends.
+    """A function that appends label maps of one video, in order; the files are complete when the block ends.
 
-    png: folder/masks/00000.png, ...; 0 and 255 for one foreground class, else class indices with a palette for
-    viewers; times.csv has their seconds. coco: folder/masks.json, one annotation per class and map, compressed run
-    lengths. zarr: folder/masks.zarr with `labels` uint8 [F, H, W] and `seconds` float64 [F].
+    png: folder/masks/00000.png, ...: 0 and 255 for one foreground class, else class indices with a palette for
+    viewers; times.csv lists their seconds. coco: folder/masks.json: one annotation per class and map, as compressed
+    run lengths. zarr: folder/masks.zarr with `labels` uint8 [F, H, W] and `seconds` float64 [F].
     """
-    opened = {"png": _png, "coco": _coco, "zarr": _zarr}[kind]
-    with opened(folder / NAMES[kind], classes, size) as add:
+    writer = {"png": _png, "coco": _coco, "zarr": _zarr}[kind]
+    with writer(folder / NAMES[kind], classes, size) as add:
         yield add
 
 
@@ -63,12 +63,12 @@ def _png(folder: Path, classes: tuple[str, ...], size: tuple[int, int]) -> Itera
 
 @contextmanager
 def _coco(path: Path, classes: tuple[str, ...], size: tuple[int, int]) -> Iterator[Add]:
-    """Two lists in one file: annotations go to a second one meanwhile, so that neither is held in memory."""
+    """COCO needs two lists in one file; annotations go to a second file first, so that neither is kept in memory."""
     height, width = size
     categories = [{"id": k, "name": name, "supercategory": "sounding"} for k, name in enumerate(classes) if k]
-    beside = path.with_suffix(".annotations")
+    annotation_path = path.with_suffix(".annotations")
     images = annotations = 0
-    with path.open("w", encoding="utf-8") as file, beside.open("w+") as later:
+    with path.open("w", encoding="utf-8") as file, annotation_path.open("w+") as annotated:
         about = {"info": {"description": "sounding objects, by combo predict"}, "licenses": []}
         file.write(f'{json.dumps(about)[:-1]}, "categories": {json.dumps(categories)},\n"images": [')
 
@@ -79,22 +79,23 @@ def _coco(path: Path, classes: tuple[str, ...], size: tuple[int, int]) -> Iterat
             file.write(("," if images else "") + "\n" + json.dumps(row))
             for index in np.unique(labels[labels > 0]).tolist():
                 annotation = {"id": annotations, "image_id": images, "category_id": index, "iscrowd": 0}
-                later.write(("," if annotations else "") + "\n" + json.dumps(annotation | coco_mask(labels == index)))
+                annotation |= coco_mask(labels == index)
+                annotated.write(("," if annotations else "") + "\n" + json.dumps(annotation))
                 annotations += 1
             images += 1
 
         yield add
         file.write('\n],\n"annotations": [')
-        later.seek(0)
-        shutil.copyfileobj(later, file)
+        annotated.seek(0)
+        shutil.copyfileobj(annotated, file)
         file.write("\n]}\n")
-    beside.unlink()
+    annotation_path.unlink()
 
 
 def coco_mask(mask: np.ndarray) -> dict[str, object]:
-    """segmentation, area and bbox of a COCO annotation: bool [H, W], with at least one pixel set.
+    """segmentation, area and bbox of a COCO annotation of a mask, bool [H, W] with at least one pixel set.
 
-    The segmentation holds compressed run lengths, column by column, as pycocotools and most viewers read them.
+    The segmentation holds compressed run lengths in column order, as pycocotools and most viewers read them.
     """
     pixels = mask.ravel(order="F")
     edges = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
@@ -111,7 +112,7 @@ def coco_mask(mask: np.ndarray) -> dict[str, object]:
 
 
 def _compressed(runs: list[int]) -> str:
-    """Each run, from the fourth on its difference to the one before the last, as digits of 5 bits and a sign."""
+    """COCO's text form: runs, from the fourth on as difference from two runs before, in 5-bit digits with a sign."""
     text = []
     for k, run in enumerate(runs):
         rest = run - runs[k - 2] if k > 2 else run

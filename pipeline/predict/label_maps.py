@@ -1,7 +1,7 @@
-"""The label maps of one video: made window by window, kept in one file each, read as a stream.
+"""The label maps of one video: computed window by window, stored in a file each, read back as a stream.
 
-Stage one is streamed here instead of kept in caches: a video is segmented once, and its frames, proposals and features
-would take 200 KB per frame on disk. What is kept is the result, so that an interrupted run goes on where it was.
+Stage one is streamed instead of cached: a video is segmented once, and its frames, proposals and features would take
+200 KB per frame on disk. Only the label maps are stored, so that an interrupted run resumes where it stopped.
 """
 
 import io
@@ -24,30 +24,30 @@ from ...data.store.location import write_atomic
 from ...errors import ComboError
 from .segment import Segmenter
 
-WINDOW_SECONDS = 5  # as the clips of stage one, whose log-mels run from the beginning of the clip
+WINDOW_SECONDS = 5  # the length of stage one's clips, whose log-mels start with the clip
 FATAL = (torch.OutOfMemoryError, MemoryError, torch.AcceleratorError)
 
 
 @dataclass(frozen=True)
 class Window:
-    """What is read of a video for one window of T = 5 seconds, with n pictures at `times` from the first of all."""
+    """Input of one window of T = 5 seconds: n pictures, and the sound. `times` count from the first picture."""
 
     times: list[Fraction]
     frames: np.ndarray  # uint8 [n, H, W, 3], RGB
-    seconds: np.ndarray  # int64 [n], 0..T-1: whose sound goes with each picture
+    seconds: np.ndarray  # int64 [n], 0..T-1: the second whose sound goes with each picture
     log_mel: np.ndarray  # float32 [T, 96, 64]
     waveform: np.ndarray  # int16 [T, 16000]
-    heard: np.ndarray  # bool [T]: False where the features are those of silence, the video having no sound
+    heard: np.ndarray  # bool [T]: False where the video has no sound, so that silence stands in
 
 
-def read_window(video: VideoFacts, number: int, size: int, every_frame: bool) -> Window | None:
-    """Window `number` of a video: the pictures at 15/16 s of its seconds, or all; and 5 seconds of sound.
+def read_window(video: VideoFacts, number: int, size: int, *, every_frame: bool) -> Window | None:
+    """Read window `number` of a video: pictures at 15/16 s of each second, or all of them, and 5 seconds of sound.
 
-    None where no picture begins. ValueError names a file that is damaged there.
+    Returns None where no picture begins. Raises `ValueError` that names the file where it is damaged.
     """
     begin = number * WINDOW_SECONDS
     if every_frame:
-        last = begin + WINDOW_SECONDS >= video.duration  # time stamps may go a little beyond the declared end
+        last = begin + WINDOW_SECONDS >= video.duration  # time stamps may lie a little past the declared end
         end = video.duration + 1 if last else Fraction(begin + WINDOW_SECONDS)
         times, pictures = read_span(video, Fraction(begin), end, size)
         if not times:
@@ -63,8 +63,8 @@ def read_window(video: VideoFacts, number: int, size: int, every_frame: bool) ->
 
 
 @dataclass(frozen=True)
-class Track:
-    """The label maps of one video, kept in a folder as one file per window."""
+class LabelMaps:
+    """The label maps of one video, [H, W] = [size, size], in a folder with one file per window."""
 
     folder: Path
     video: VideoFacts
@@ -80,15 +80,15 @@ class Track:
         return [n for n in range(self.windows) if not self._path(n).exists()]
 
     def write(self, number: int, window: Window | None, labels: np.ndarray) -> None:
-        """labels: uint8 [n, H, W] of the pictures of a window; None is one without pictures."""
+        """labels: uint8 [n, H, W] of the window's pictures. None: a window without pictures."""
         content = io.BytesIO()
         times = np.array(window.times if window else [], np.float64)
         heard = window.heard if window else np.ones(WINDOW_SECONDS, bool)
         np.savez_compressed(content, times=times, labels=labels, heard=heard)
         write_atomic(self._path(number), content.getvalue())
 
-    def label_maps(self) -> Iterator[tuple[float, np.ndarray]]:
-        """(seconds, uint8 [H, W]) in order; all background where a window could not be read. One window in memory."""
+    def read(self) -> Iterator[tuple[float, np.ndarray]]:
+        """(seconds, uint8 [H, W]) in order, all background where a window is missing. Keeps one window in memory."""
         for number in range(self.windows):
             if self._path(number).exists():
                 with np.load(self._path(number)) as part:
@@ -97,10 +97,11 @@ class Track:
                 begin = number * WINDOW_SECONDS
                 last = min(WINDOW_SECONDS, max(1, whole_seconds(self.video) - begin))
                 for k in range(last):
-                    yield float(begin + k + (0 if self.every_frame else INSTANT)), self._empty()
+                    background = np.zeros((self.size, self.size), np.uint8)
+                    yield float(begin + k + (0 if self.every_frame else INSTANT)), background
 
-    def unheard(self) -> int:
-        """Seconds whose features are those of silence, since the video has no sound there."""
+    def silent_seconds(self) -> int:
+        """How many seconds have no sound in the video, so that the network was given features of silence."""
         count = 0
         for number in range(self.windows):
             if self._path(number).exists():
@@ -112,20 +113,17 @@ class Track:
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:06d}.npz"
 
-    def _empty(self) -> np.ndarray:
-        return np.zeros((self.size, self.size), np.uint8)
 
-
-def segment_video(segmenter: Segmenter, track: Track, advance: Callable[[], Any]) -> dict[str, str]:
-    """Fill in the missing windows of a track. Gives those that could not be done, by their seconds, with the reason.
+def segment_video(segmenter: Segmenter, maps: LabelMaps, advance: Callable[[], Any]) -> dict[str, str]:
+    """Compute the missing label maps of a video. Returns the reason for each window that failed, by its seconds.
 
     advance: called after each window. Raises `ComboError` when the device runs out of memory.
     """
-    todo = track.missing()
+    todo = maps.missing()
 
-    def read(place: int) -> Window | str | None:
+    def read(step: int) -> Window | str | None:
         try:
-            return read_window(track.video, todo[place], segmenter.size, track.every_frame)
+            return read_window(maps.video, todo[step], segmenter.size, every_frame=maps.every_frame)
         except ValueError as error:
             return str(error)
 
@@ -139,15 +137,15 @@ def segment_video(segmenter: Segmenter, track: Track, advance: Callable[[], Any]
                 problems[where] = window
             else:
                 try:
-                    track.write(number, window, _labels(segmenter, window))
+                    maps.write(number, window, _labels(segmenter, window))
                 except FATAL as error:
                     reason = str(error).splitlines()[0] if str(error) else repr(error)
                     fewer = max(1, segmenter.batch_frames // 2)
                     raise ComboError(
-                        f"{segmenter.device} failed or is out of memory ({reason}); run it again to go on, with fewer "
-                        f"frames at once: --set precompute.batch_frames={fewer}"
+                        f"{segmenter.device} failed or is out of memory ({reason}); run the same command again with a "
+                        f"smaller batch: --set precompute.batch_frames={fewer}"
                     ) from error
-                except (ValueError, RuntimeError) as error:  # what is wrong with one window must not cost the others
+                except (ValueError, RuntimeError) as error:  # an error in one window must not cost the others
                     problems[where] = f"{type(error).__name__}: {error}"
             advance()
     return problems
