@@ -1,1 +1,1 @@
-"""The job behind `combo doctor`: look at a machine, data sets, stores and runs, and say what to do."""
+"""`combo doctor`: examine a machine, data sets, stores and runs, and say what to do."""

@@ -1,4 +1,4 @@
-"""AVSBench as it lies on disk: its lists, every file of every clip, and what the files hold."""
+"""Examine AVSBench on disk: its lists, every file of every clip, and the contents of the files."""
 
 import os
 from collections import Counter, defaultdict
@@ -19,7 +19,7 @@ from ..common.progress import bar
 from ..published.numbers import CLIPS
 from .findings import Finding
 
-THREADS = 8  # decoding releases the GIL, listing waits for the disk
+THREADS = 8  # decoding releases the GIL
 OFFICIAL_SIZE = (224, 224)  # of the frames and masks of S4 and MS3
 
 CODES: dict[Kind, str] = {
@@ -37,7 +37,7 @@ CODES: dict[Kind, str] = {
 
 
 def subsets_in(path: Path) -> list[str]:
-    """Names of the subsets whose lists are in a folder, or where AVSBench has them below it."""
+    """Names of the subsets whose lists are in a folder, or below it where AVSBench puts them."""
     found = []
     for name, subset in SUBSETS.items():
         try:
@@ -49,7 +49,7 @@ def subsets_in(path: Path) -> list[str]:
 
 
 def subset_findings(path: Path, name: str, facts: dict[str, Any]) -> Iterator[Finding]:
-    """Everything about one subset. Decodes every mask; frames and sounds are checked by their headers."""
+    """Check one subset. Decodes every mask, and reads the headers of frames and sounds."""
     subset = SUBSETS[name]
     folder = locate(path, subset)
     list_path = folder / subset.list_name
@@ -74,7 +74,7 @@ def subset_findings(path: Path, name: str, facts: dict[str, Any]) -> Iterator[Fi
 
 
 def shared_findings(clips: Iterable[Clip], where: str) -> Iterator[Finding]:
-    """Splits that show videos of one another, one finding for each pair."""
+    """One finding for each pair of splits that share source videos."""
     clips = list(clips)
     counts = Counter(c.split for c in clips)
     for (split, other), ids in shared_sources(clips).items():
@@ -89,7 +89,7 @@ def _file_findings(
         files = subset.files(folder, clip)
         faults = list(header_faults(files, exact))
         if any(kind in ("missing", "unreadable") for kind, _ in faults):
-            return faults  # their pixels cannot be looked at, or would be reported twice
+            return faults  # their pixels cannot be read, or would be reported twice
         faults += sound_faults(files.sound, clip.num_frames)
         for label in files.labels:
             if label is not None:
@@ -110,7 +110,7 @@ def _file_findings(
 
 
 def _first_size(folder: Path, subset: Subset, clips: Sequence[Clip]) -> tuple[int, int] | None:
-    """(H, W) of the first frame that can be read: all others must have it."""
+    """(H, W) of the first readable frame, which all others must have."""
     for frame in (path for clip in clips for path in subset.files(folder, clip).frames):
         with suppress(ValueError):
             return image_header(frame)[1]
@@ -118,7 +118,7 @@ def _first_size(folder: Path, subset: Subset, clips: Sequence[Clip]) -> tuple[in
 
 
 def _name_findings(list_path: Path, clips: Sequence[Clip], classes: Sequence[str] | None) -> Iterator[Finding]:
-    """classes: names that objects should have; None where they are categories of another kind."""
+    """classes: the names that objects must have; None where objects are no classes."""
     if dashed := [c.id for c in clips if c.id.startswith("-")]:
         yield Finding("D314", str(list_path), f"{len(dashed)}", tuple(dashed))
     if classes is None:
@@ -132,7 +132,7 @@ def _name_findings(list_path: Path, clips: Sequence[Clip], classes: Sequence[str
 
 
 def _stray_findings(folder: Path, subset: Subset, clips: Sequence[Clip]) -> Iterator[Finding]:
-    """Hidden files anywhere below, and what lies among the folders and sounds of clips without being one's."""
+    """Hidden files anywhere below, and entries among the clips' folders and sounds that belong to no clip."""
     expected: dict[str, set[str]] = defaultdict(set)
     for clip in clips:
         files = subset.files(folder, clip)
@@ -145,12 +145,12 @@ def _stray_findings(folder: Path, subset: Subset, clips: Sequence[Clip]) -> Iter
         for home in homes:
             expected[str(home.parent)].add(home.name)
     hidden, strays = [], []
-    for place, folders, files_here in os.walk(folder):
+    for parent, folders, files_here in os.walk(folder):
         for name in (*folders, *files_here):
             if name.startswith("."):
-                hidden.append(os.path.join(place, name))
-            elif place in expected and name not in expected[place]:
-                strays.append(os.path.join(place, name))
+                hidden.append(os.path.join(parent, name))
+            elif parent in expected and name not in expected[parent]:
+                strays.append(os.path.join(parent, name))
     if hidden:
         yield Finding("D315", str(folder), f"{len(hidden)}", tuple(sorted(hidden)))
     if strays:

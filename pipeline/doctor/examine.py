@@ -1,4 +1,4 @@
-"""What `combo doctor` does: the machine, then every path by what it is."""
+"""Examine the machine, then every path by what it is."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,10 +9,10 @@ from .machine import machine_facts, machine_findings
 
 
 def examine(paths: list[str]) -> Report:
-    """Look at the machine, and at every path: AVSBench, a cache root (folder or URL), a run, the folder of weights.
+    """Examine the machine, and every path: AVSBench, a cache root (folder or URL), a run, the folder of weights.
 
-    A folder that is none of these, for example an empty one, is tested as a place for a cache root. Nothing is changed;
-    places for caches get a few small files, which are removed again.
+    A folder that is none of these, for example an empty one, is tested as a place for a cache root. Nothing is changed,
+    but for a few small files that the test of a file system writes and removes.
     """
     facts = machine_facts()
     report = Report(facts, findings=list(machine_findings(facts)))
@@ -24,12 +24,12 @@ def examine(paths: list[str]) -> Report:
 
 
 def _path_findings(name: str, facts: dict[str, Any]) -> Iterator[Finding]:
-    # Stores and their readers take a second to import; the check of the machine alone does without them.
+    # Imported here, because the machine alone is checked without waiting for stores and their readers.
     from ...data.store.location import UrlPath, location
     from ...data.store.metadata import is_begun
     from ...model.weight_files import weights_folder
     from .dataset import subset_findings, subsets_in
-    from .place import place_findings
+    from .file_system import file_system_findings
     from .stores import root_findings, run_findings, weight_findings
 
     try:
@@ -41,7 +41,7 @@ def _path_findings(name: str, facts: dict[str, Any]) -> Iterator[Finding]:
     if isinstance(path, UrlPath):
         facts["is"] = ["cache root"] if is_root else ["place for a cache root"]
         yield from root_findings(path, facts) if is_root else ()
-        yield from place_findings(path, facts, is_root)
+        yield from file_system_findings(path, facts, holds_data=is_root)
         return
     if not path.is_dir():
         yield Finding("D201", name)
@@ -60,6 +60,6 @@ def _path_findings(name: str, facts: dict[str, Any]) -> Iterator[Finding]:
     if is_weights:
         yield from weight_findings(path, facts)
     if is_root or not any(kinds.values()):
-        yield from place_findings(path, facts, is_root)
+        yield from file_system_findings(path, facts, holds_data=is_root)
     if not any(kinds.values()):
         yield Finding("D208", name)

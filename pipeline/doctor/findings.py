@@ -1,4 +1,4 @@
-"""Findings, numbered for scripts and people. A number keeps its meaning for ever; docs/doctor.md lists them."""
+"""Numbered findings, for scripts and people. A number never changes its meaning; docs/doctor.md lists them."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 from ...errors import BAD_INPUT, DONE
 
 Severity = Literal["error", "warning", "note"]
-SHOWN = 5  # items of a finding that the text shows; JSON has all
+MAX_ITEMS = 5  # of a finding in the text; JSON has all
 
 
 class Rule(NamedTuple):
@@ -18,57 +18,65 @@ class Rule(NamedTuple):
 RULES: dict[str, Rule] = {
     "D101": Rule("error", "a required package is missing or too old", "pip install the versions named"),
     "D102": Rule("note", "an optional part is not installed", "pip install 'combo-avs[PART]' if you need it"),
-    "D103": Rule("note", "no GPU: everything runs on the processor", "fine for trying out; for real sets use a GPU"),
+    "D103": Rule("note", "no GPU: everything runs on the CPU", "fine for trying out; use a GPU for full data sets"),
     "D104": Rule(
         "warning",
-        "there is a GPU, but torch cannot use it",
-        "install a torch with CUDA that fits the driver (nvidia-smi shows it); in a container, pass the GPU in",
+        "torch cannot use the GPU",
+        "install a torch whose CUDA version fits the driver (see nvidia-smi); give containers access to the GPU",
     ),
-    "D105": Rule("note", "a GPU has no bf16", "set no precision to bf16; fp16 works"),
-    "D106": Rule("warning", "little memory is free", "stop other programs, or raise the limit of the container or job"),
+    "D105": Rule("note", "a GPU without bf16", "use fp16 instead of bf16"),
+    "D106": Rule(
+        "warning", "little memory is free", "stop other programs, or raise the memory limit of the container or job"
+    ),
     "D107": Rule("warning", "little disk is free", "make room, or work on another disk"),
-    "D110": Rule("note", "none of the weight files is here", "'combo weights list' says what there is"),
-    "D111": Rule("error", "a weight file is damaged", "run 'combo weights fetch' with the name given"),
-    "D201": Rule("error", "there is nothing here, or it cannot be reached", "check the name, mounts and credentials"),
-    "D202": Rule("error", "files cannot be written and read back", "check rights, quota and mount options"),
+    "D110": Rule("note", "no weight files are here", "'combo weights list' shows what can be fetched"),
+    "D111": Rule("error", "a weight file is damaged", "run 'combo weights fetch' with its name"),
+    "D201": Rule("error", "nothing is here, or it cannot be reached", "check the name, mounts and credentials"),
+    "D202": Rule("error", "files cannot be written and read back", "check permissions, quota and mount options"),
     "D203": Rule(
         "warning",
-        "a cache root that cannot be written to",
-        "it can be trained on; to import or precompute, check rights and mount options",
+        "the cache root is read-only",
+        "fine for training; to import or precompute, check permissions and mount options",
     ),
-    "D204": Rule("error", "renaming does not replace a file at once", "use another file system for caches and runs"),
-    "D205": Rule("error", "files or folders cannot be synced", "use another file system for caches and runs"),
-    "D206": Rule("error", "files cannot be locked", "mount it with locks (NFS: a lock daemon, Lustre: -o flock)"),
-    "D207": Rule("error", "files cannot be mapped into memory", "use another file system for caches"),
+    "D204": Rule("error", "renaming does not replace a file atomically", "use another file system for caches and runs"),
+    "D205": Rule(
+        "error", "files or folders cannot be flushed to the disk (fsync)", "use another file system for caches and runs"
+    ),
+    "D206": Rule("error", "files cannot be locked", "mount it with locks (NFS: with a lock daemon; Lustre: -o flock)"),
+    "D207": Rule("error", "files cannot be memory-mapped", "use another file system for caches"),
     "D208": Rule(
         "note",
         "neither AVSBench, a cache root, a run nor weights: tested as a place for a cache root",
-        "nothing to do if that was meant; else name the folder itself",
+        "nothing, if that was intended; otherwise name the right folder",
     ),
-    "D301": Rule("error", "the clip list cannot be used", "take the official list, and mend what is named"),
+    "D301": Rule("error", "the clip list cannot be used", "use the official list, or fix what is named"),
     "D302": Rule(
         "warning",
         "the clips are not the official ones",
-        "scores cannot be compared with published ones; complete the download, or say so",
+        "scores are not comparable with published ones: complete the download, or report the difference",
     ),
     "D303": Rule("error", "files are missing", "extract the archives again; the import refuses the set until then"),
     "D304": Rule("error", "files cannot be read", "extract them again; the import refuses them or leaves the clip out"),
-    "D305": Rule("error", "pictures of another size or mode than the others", "take the official files"),
-    "D306": Rule("error", "pictures beside the frames of a clip", "remove them: they hint at another cut of the video"),
-    "D307": Rule("error", "labels that stand for no class", "take the official masks; the import leaves the clips out"),
-    "D308": Rule("warning", "masks of 0 and 1", "read rightly here; the published loaders read them as empty"),
+    "D305": Rule("error", "pictures that differ from the others in size or mode", "use the official files"),
+    "D306": Rule(
+        "error", "more pictures than frames in a clip's folder", "remove them; the video may have been cut differently"
+    ),
+    "D307": Rule("error", "mask values that are no class", "use the official masks; the import leaves these clips out"),
+    "D308": Rule("warning", "masks of 0 and 1", "read correctly here; the published loaders read them as empty"),
     "D309": Rule(
-        "warning", "masks with greys", "cut at half here; published loaders cut elsewhere. Re-encode them to compare"
+        "warning",
+        "masks with grey values",
+        "thresholded at one half here, elsewhere by published loaders; re-encode to compare",
     ),
-    "D310": Rule("note", "frames in which nothing sounds", "part of the set; metrics treat them by protocol"),
+    "D310": Rule("note", "frames in which nothing sounds", "part of the data set; each protocol says how they count"),
     "D311": Rule(
-        "warning", "float WAVs", "read rightly here; the published reader hears silence. Convert to 16-bit to compare"
+        "warning", "float WAVs", "read correctly here, as silence by the published reader; convert to 16-bit to compare"
     ),
-    "D312": Rule("note", "sounds shorter than their clips", "the rest is filled as published; the import notes it"),
+    "D312": Rule("note", "sounds shorter than their clips", "padded as in the published code; the import notes it"),
     "D313": Rule("note", "object names that are no class", "nothing: labels come from the masks"),
-    "D314": Rule("note", "ids that begin with - ", "on command lines put -- or ./ before them"),
+    "D314": Rule("note", "ids that start with a hyphen", "on command lines put -- or ./ before them"),
     "D315": Rule("note", "hidden files", "harmless here; loaders that list folders take them for clips"),
-    "D316": Rule("warning", "files that no list speaks of", "harmless here; loaders that list folders read them"),
+    "D316": Rule("warning", "files that no list names", "harmless here; loaders that list folders read them"),
     "D317": Rule(
         "note", "classes that no test clip names", "they can only lower a mean over all classes; see docs/metrics.md"
     ),
@@ -76,26 +84,28 @@ RULES: dict[str, Rule] = {
     "D320": Rule(
         "warning",
         "clips that share their source video with another split",
-        "scores are partly memory: report also on 'combo import avsbench --split source-aware'",
+        "scores partly reward memorising; also report on 'combo import avsbench --split source-aware'",
     ),
     "D401": Rule("error", "a store cannot be opened", "run the command that made it again"),
     "D402": Rule("error", "a store is damaged", "run 'combo cache verify', then the command that made it"),
-    "D403": Rule("warning", "a store is not finished", "run the command that made it again; it goes on"),
-    "D404": Rule("warning", "clips are quarantined", "mend or accept; 'combo cache info' gives the reasons"),
+    "D403": Rule("warning", "a store is not finished", "run the command that made it again; it resumes"),
+    "D404": Rule("warning", "clips are quarantined", "fix or accept them; 'combo cache info' lists the reasons"),
     "D405": Rule("warning", "a cache was made from other clips", "delete it, and run 'combo precompute' again"),
     "D406": Rule("note", "clips with something odd about them", "'combo cache info' says what"),
     "D501": Rule("error", "a run cannot be read", "restore config.yaml and run.json, or train again"),
-    "D502": Rule("error", "a checkpoint is damaged", "remove it; the run goes on from the one before"),
+    "D502": Rule("error", "a checkpoint is damaged", "remove it; the run resumes from the one before"),
     "D503": Rule("error", "the best weights are damaged", "remove RUN/best; the newest checkpoint is used then"),
     "D504": Rule("warning", "the run has no weights yet", "train it: 'combo train ... --resume auto'"),
-    "D505": Rule("warning", "the clips or caches of the run are gone or have changed", "bring back those it names"),
-    "D506": Rule("warning", "the loss was not finite at some step", "lower train.lr, or look into RUN/broken"),
+    "D505": Rule("warning", "the clips or caches of the run are gone or have changed", "restore what is named"),
+    "D506": Rule(
+        "warning", "the loss was not finite at some step", "lower train.lr, or see RUN/broken with 'combo replay'"
+    ),
 }
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something to know or do. where: file, folder or URL, or part of the machine. items: what it is about, all."""
+    """Something to know or to do. where: file, folder, URL or part of the machine. items: all that it concerns."""
 
     code: str
     where: str
@@ -114,15 +124,15 @@ class Finding:
     def __str__(self) -> str:
         rule = RULES[self.code]
         lines = [f"{self.code} {rule.severity}: {rule.what}{f': {self.detail}' if self.detail else ''}"]
-        lines += [f"     in {self.where}", *(f"     - {item}" for item in self.items[:SHOWN])]
-        if len(self.items) > SHOWN:
-            lines.append(f"     ... and {len(self.items) - SHOWN} more; --json lists all")
+        lines += [f"     in {self.where}", *(f"     - {item}" for item in self.items[:MAX_ITEMS])]
+        if len(self.items) > MAX_ITEMS:
+            lines.append(f"     ... and {len(self.items) - MAX_ITEMS} more; --json lists all")
         return "\n".join([*lines, f"     -> {rule.advice}"])
 
 
 @dataclass
 class Report:
-    """What was looked at and found. machine and paths hold JSON values."""
+    """What was examined and found. machine and paths hold JSON values."""
 
     machine: dict[str, Any]
     paths: list[dict[str, Any]] = field(default_factory=list)
@@ -133,7 +143,7 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """1 when there is any error, else 0: warnings and notes stop nothing."""
+        """1 if there is any error, else 0, whatever the warnings and notes."""
         return BAD_INPUT if self.count("error") else DONE
 
     def to_json(self) -> dict[str, Any]:

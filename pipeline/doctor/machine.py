@@ -1,4 +1,4 @@
-"""The machine: versions, devices, memory, disks, optional parts, weight files. Reads no large file."""
+"""Examine the machine: versions, devices, memory, disks, optional parts, weight files. Reads no large file."""
 
 import os
 import platform
@@ -62,7 +62,7 @@ def machine_findings(facts: dict[str, Any]) -> Iterator[Finding]:
 
 
 def unmet(part: str | None) -> list[str]:
-    """What the installed package asks for, for itself (None) or for one of its extras, and is not there."""
+    """Requirements of the installed package (part None), or of one of its extras, that are not met."""
     problems = []
     for requirement in map(Requirement, requires(PACKAGE) or []):
         marker = requirement.marker
@@ -71,14 +71,14 @@ def unmet(part: str | None) -> list[str]:
             continue
         found = _version(requirement.name)
         if found is None:
-            problems.append(f"{requirement.name} is missing; needed is {requirement.specifier or 'any version'}")
+            problems.append(f"{requirement.name} is missing; required: {requirement.specifier or 'any version'}")
         elif not requirement.specifier.contains(found, prereleases=True):
-            problems.append(f"{requirement.name} is {found}; needed is {requirement.specifier}")
+            problems.append(f"{requirement.name} is {found}; required: {requirement.specifier}")
     return problems
 
 
 def free_memory() -> int:
-    """Bytes that this process may still take: of the machine, or of its container if that has less."""
+    """Bytes that this process can still allocate, in the machine or in its container, whichever has less."""
     free = psutil.virtual_memory().available
     try:
         limit, used = ((CGROUP / f"memory.{name}").read_text().strip() for name in ("max", "current"))
@@ -105,7 +105,7 @@ def _version(name: str) -> str | None:
 
 
 def _extras() -> set[str]:
-    """Of use to users: what only developers install is left out."""
+    """Extras for users, without those for developers."""
     names = {name for text in requires(PACKAGE) or [] for name in re.findall(r"extra == ['\"]([\w-]+)", text)}
     return names - {"dev", "docs"}
 

@@ -163,10 +163,10 @@ def test_shared_source_videos_are_counted(tmp_path):
     assert finding.items == ("aaaaaaaaaaa_1", "aaaaaaaaaaa_2")
 
 
-# Places
+# File systems
 
 
-def test_a_fit_place_is_left_as_it_was(tmp_path):
+def test_a_fit_file_system_is_left_as_it_was(tmp_path):
     assert found(tmp_path).keys() == {"D208"}
     assert list(tmp_path.iterdir()) == []
     assert found(f"memory://doctor-{os.getpid()}") == {}

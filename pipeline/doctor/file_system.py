@@ -1,4 +1,4 @@
-"""Whether a place is fit for caches and runs: write, rename, sync, lock and map files there, then take them away."""
+"""Test whether a file system or object store is fit for caches: write, rename, sync, lock and map files there."""
 
 import fcntl
 import mmap
@@ -25,13 +25,13 @@ _LOCK_ELSEWHERE = "import fcntl, sys; fcntl.flock(open(sys.argv[1], 'a'), fcntl.
 
 
 class Unfit(Exception):
-    """The place does something else than it says."""
+    """An operation reported success, but did not do what it must."""
 
 
-def place_findings(path: Location, facts: dict[str, Any], holds_data: bool) -> Iterator[Finding]:
+def file_system_findings(path: Location, facts: dict[str, Any], *, holds_data: bool) -> Iterator[Finding]:
     """Test the file system or object store at `path`, and add to `facts` how long a synced write takes.
 
-    holds_data: it is a cache root already: then one that cannot be written to is still of use.
+    holds_data: whether it is a cache root already, which is of use even if read-only.
     """
     readonly = "D203" if holds_data else "D202"
     if isinstance(path, UrlPath):
@@ -66,7 +66,7 @@ def place_findings(path: Location, facts: dict[str, Any], holds_data: bool) -> I
 
 
 def _try_objects(path: UrlPath) -> float:
-    """Write, replace, list, read and remove one object; gives milliseconds of the write."""
+    """Write, replace, list, read and remove one object. Returns the milliseconds of the write."""
     folder = path / f".doctor-{secrets.token_hex(4)}"
     file = folder / "object"
     try:
@@ -75,7 +75,7 @@ def _try_objects(path: UrlPath) -> float:
             file.write_bytes(content)
             elapsed = time.perf_counter() - started
             if file.read_bytes() != content:
-                raise Unfit("an object does not read back as it was written last")
+                raise Unfit("an object does not read back as last written")
         if names_in(folder) != ["object"]:
             raise Unfit("an object that was written is not listed")
     finally:
@@ -92,7 +92,7 @@ def _try_content(folder: Path) -> None:
 
 
 def _try_rename(folder: Path) -> None:
-    """While a file is replaced again and again, a reader must always find a whole one."""
+    """While a file is replaced again and again, a reader must always find a complete one."""
     target, seen, ended = folder / "target", [], threading.Event()
     whole = [bytes([k]) * CONTENT for k in range(2)]
     target.write_bytes(whole[0])
@@ -114,13 +114,13 @@ def _try_rename(folder: Path) -> None:
         ended.set()
         reader.join()
     if not all(seen):
-        raise Unfit(f"{seen.count(False)} of {len(seen)} readers found no whole file")
+        raise Unfit(f"{seen.count(False)} of {len(seen)} readers found no complete file")
     if target.read_bytes() != whole[(RENAMES - 1) % 2]:
         raise Unfit("the old file is still there after the rename")
 
 
 def _try_sync(folder: Path) -> float:
-    """Milliseconds that a small file takes until it is safe from a power cut."""
+    """Milliseconds until a small file is on the disk, safe from a power cut."""
     started = time.perf_counter()
     (folder / "synced").write_bytes(b"x")
     sync(folder / "synced")
@@ -129,13 +129,13 @@ def _try_sync(folder: Path) -> float:
 
 
 def _try_lock(folder: Path) -> None:
-    """Another process must be kept out, and let in afterwards."""
+    """Another process must be kept out while the lock is held, and let in afterwards."""
     with (folder / "lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if _locked_elsewhere(folder / "lock"):
             raise Unfit("two processes hold the same lock at once")
     if not _locked_elsewhere(folder / "lock"):
-        raise Unfit("a lock stays after its holder has let go")
+        raise Unfit("a lock remains after its holder released it")
 
 
 def _locked_elsewhere(file: Path) -> bool:
@@ -148,8 +148,8 @@ def _try_map(folder: Path) -> None:
     (folder / "mapped").write_bytes(content)
     with (folder / "mapped").open("r+b") as file, mmap.mmap(file.fileno(), 0) as view:
         if view[:] != content:
-            raise Unfit("a mapped file shows other contents than it has")
+            raise Unfit("a mapped file shows other contents than the file")
         view[:3] = b"new"
         view.flush()
     if (folder / "mapped").read_bytes() != b"new" + content[3:]:
-        raise Unfit("what is written to a mapped file is not found in it")
+        raise Unfit("what is written to a mapping does not reach the file")
