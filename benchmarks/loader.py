@@ -180,7 +180,7 @@ def measure_loader(folder: Path, flavour: str, clips: int, repeats: int) -> dict
 def waiting_share(folder: Path, steps: int, overrides: list[str]) -> dict[str, Any]:
     """Train on the MS3 clips with the R50 preset as `combo train` does, and time `next(batch)`."""
     dataset = open_dataset(folder / "ms3" / "root")
-    dim = dataset.audio.attributes["dim"]
+    dim = dataset.audio.dim
     config = load_config("ms3-r50", [f"model.audio_dim={dim}", *overrides])
     settings, trainer = config.train, make_trainer(config, 2, dim)
     make = partial(train_batch, dataset, settings.clips_per_batch, config.augment, 0)

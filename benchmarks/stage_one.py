@@ -69,7 +69,7 @@ def clip_store(folder: Path, clips: int, size: int, noise: bool = False) -> Clip
 
 def plan(store: ClipStore, **parameters: Any) -> Plan:
     plan = plan_caches(store.path.parent, PrecomputeConfig(generator=parameters), "fake", None)[0]
-    create_cache(store, "proposals", plan.maker)
+    create_cache(store, plan.attributes)
     return plan
 
 

@@ -51,7 +51,7 @@ def make_root(root: Path, clips: int, labelled: bool = True, proposals: Iterable
 def make_run(root: Path, folder: Path, seed: int = 0, consistency: float = 10.0, proposals: str = "none") -> Path:
     """A run folder with random weights and a log that looks like one."""
     data = open_data(root, proposals, "logmel")
-    dim = f"model.audio_dim={data.audio.attributes['dim']}"
+    dim = f"model.audio_dim={data.audio.dim}"
     settings = [*SMALL, dim, f"train.seed={seed}", f"loss.consistency_weight={consistency}"]
     config = load_config("tiny", settings)
     torch.manual_seed(seed)

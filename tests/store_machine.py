@@ -15,26 +15,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from store_locations import contents, killed_at, open_place
 
+from combo_avs.data.store.attributes import ProposalAttributes, Provenance
 from combo_avs.data.store.copy import copy_shard
 from combo_avs.data.store.hdf5 import read_store, write_store
 from combo_avs.data.store.location import files_below, is_temporary, location, write_atomic
 from combo_avs.data.store.receipts import write_shard
 from combo_avs.data.store.root import create_store, exclusive
-from combo_avs.data.store.schema import SCHEMA_VERSION
 from combo_avs.data.store.store import Cache
 from combo_avs.data.store.verify import damaged, repair
 from combo_avs.errors import BadInput, ComboError
 
 SHARDS = 4
-ATTRIBUTES = {
-    "schema": SCHEMA_VERSION,
-    "kind": "proposals",
-    "maker": {"name": "fake", "version": "1", "parameters": {}, "weights_sha256": None},
-    "clips_fingerprint": "0" * 64,
-    "frames": 35,
-    "shard_frames": 10,
-    "size": [4, 4],
-}
+ATTRIBUTES = ProposalAttributes(35, 10, Provenance("fake", "1", {}), clips_fingerprint="0" * 64, size=(4, 4))
 METADATA = ("zarr.json", "maskige/zarr.json", "masks/zarr.json", "mask_stats/zarr.json", "mask_count/zarr.json")
 
 

@@ -83,7 +83,7 @@ def test_diff(made: Path, capsys: pytest.CaptureFixture) -> None:
 def test_export_and_import(made: Path, tmp_path: Path) -> None:
     assert combo("cache", "export", made, tmp_path / "a.h5", "--split", "val", "--cache", "logmel") == DONE
     assert combo("cache", "import", tmp_path / "a.h5", tmp_path / "back") == DONE
-    assert [c.maker["name"] for c in list_caches(tmp_path / "back")] == ["logmel"]
+    assert [c.provenance.name for c in list_caches(tmp_path / "back")] == ["logmel"]
 
 
 def test_import_masks(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

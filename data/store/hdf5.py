@@ -23,13 +23,14 @@ import h5py
 import numpy as np
 
 from ...errors import BadInput, ComboError
+from .attributes import StoreAttributes, parse_attributes
 from .checksummed_json import unseal
 from .clip_table import ClipTable
 from .location import Location
 from .metadata import CLIP_TABLE
 from .receipts import drop_receipt, log_path, read_log, receipt_path, write_shard
 from .root import create_store
-from .schema import BYTES, CHUNK_FRAMES, ArraySpec, array_specs
+from .schema import BYTES, CHUNK_FRAMES, ArraySpec
 from .store import Store
 
 FORMAT, VERSION = "combo-avs stores", 1
@@ -60,7 +61,7 @@ def write_header(file: h5py.File) -> None:
 
 def write_store(group: h5py.Group, store: Store, shards: list[int], fingerprint: str, advance: Advance) -> None:
     """Copy finished shards of a store into a new group. `advance` is called after each."""
-    group.attrs["attributes"] = json.dumps(store.attributes, sort_keys=True)
+    group.attrs["attributes"] = json.dumps(store.attributes.to_json(), sort_keys=True)
     group.attrs["fingerprint"] = fingerprint
     if store.kind == "clips":
         group[CLIP_TABLE] = np.frombuffer((store.path / CLIP_TABLE).read_bytes(), np.uint8)
@@ -85,10 +86,8 @@ def read_store(group: h5py.Group, path: Location, advance: Advance) -> Store:
     Raises `BadInput` for attributes of no store and when another store is there, `ComboError` when a shard does not
     get the receipt that it was exported with; it counts as missing then.
     """
-    attributes = json.loads(group.attrs["attributes"])
     table = read_table(group) if CLIP_TABLE in group else None
-    array_specs(attributes)
-    create_store(path, attributes, table)
+    create_store(path, read_attributes(group), table)
     store = Store(path)
     done = store.receipts()
     for content, log in zip(group["receipts"], group["logs"], strict=True):
@@ -97,6 +96,11 @@ def read_store(group: h5py.Group, path: Location, advance: Advance) -> Store:
             _read_shard(group, store, content, receipt, json.loads(log))
         advance()
     return store
+
+
+def read_attributes(group: h5py.Group) -> StoreAttributes:
+    """Raises `KeyError`, `TypeError` or `ValueError` for attributes of no store."""
+    return parse_attributes(json.loads(group.attrs["attributes"]))
 
 
 def read_table(group: h5py.Group) -> ClipTable:

@@ -6,14 +6,13 @@ ones. zarr.json is sealed, and lists sha256 and size of the other metadata files
 
 import hashlib
 import json
-from typing import Any
 
 from ...errors import BadInput
-from ..clip import CLIP_LENGTHS
+from .attributes import SCHEMA_VERSION, StoreAttributes, parse_attributes
 from .checksummed_json import digest, seal, unseal
 from .clip_table import ClipTable
 from .location import Location, names_in, write_atomic
-from .schema import SCHEMA_VERSION, array_metadata, array_specs
+from .schema import array_metadata, array_specs
 
 CLIP_TABLE = "clips.parquet"
 
@@ -25,12 +24,12 @@ def checksum(content: bytes) -> tuple[int, str]:
     return len(content), hashlib.sha256(content).hexdigest()
 
 
-def identity(attributes: dict[str, Any]) -> str:
+def identity(attributes: StoreAttributes) -> str:
     """What receipts carry, so that no shard of another store is taken for one of this."""
-    return digest(attributes)[:16]
+    return digest(attributes.to_json())[:16]
 
 
-def write_metadata(path: Location, attributes: dict[str, Any], table: ClipTable | None) -> None:
+def write_metadata(path: Location, attributes: StoreAttributes, table: ClipTable | None) -> None:
     """Write all metadata of a store with these attributes; no data."""
     files: Checksums = {}
     if table is not None:
@@ -40,21 +39,21 @@ def write_metadata(path: Location, attributes: dict[str, Any], table: ClipTable 
     write_arrays_metadata(path, attributes, files)
 
 
-def write_arrays_metadata(path: Location, attributes: dict[str, Any], others: Checksums) -> Checksums:
+def write_arrays_metadata(path: Location, attributes: StoreAttributes, others: Checksums) -> Checksums:
     """Write zarr.json of every array, and then the group's. Gives the checksums of all metadata files.
 
     others: the checksums of those that are not zarr.json.
     """
-    arrays = array_metadata(array_specs(attributes), attributes["frames"], attributes["shard_frames"])
+    arrays = array_metadata(array_specs(attributes), attributes.frames, attributes.shard_frames)
     for name, content in arrays.items():
         write_atomic(path / name, content)
     files = {**others, **{name: checksum(content) for name, content in arrays.items()}}
-    sealed = {**attributes, "checks": {"files": files, "seal": ""}}
+    sealed = {**attributes.to_json(), "checks": {"files": files, "seal": ""}}
     write_atomic(path / "zarr.json", seal({"zarr_format": 3, "node_type": "group", "attributes": sealed}))
     return files
 
 
-def read_metadata(path: Location) -> tuple[dict[str, Any], Checksums]:
+def read_metadata(path: Location) -> tuple[StoreAttributes, Checksums]:
     """Attributes of a store, and the checksums of its other metadata files.
 
     Raises `BadInput` when there is no store, or one of another schema version, or its zarr.json is damaged.
@@ -70,13 +69,10 @@ def read_metadata(path: Location) -> tuple[dict[str, Any], Checksums]:
                 f"{path}: schema version {version}; this package reads version {SCHEMA_VERSION}. "
                 "Make it again with this package, or use the package version that made it"
             )
-        attributes = unseal(content)["attributes"]
-        checks = attributes.pop("checks")
-        files = {name: (int(size), str(sha)) for name, (size, sha) in checks["files"].items()}
-        frames, shard_frames = attributes["frames"], attributes["shard_frames"]
-        if min(frames, shard_frames) <= 0 or shard_frames % max(CLIP_LENGTHS):
-            raise ValueError(f"{frames} frames in shards of {shard_frames}")
-        array_specs(attributes)
+        values = unseal(content)["attributes"]
+        checks = values.pop("checks")
+        files: Checksums = {name: (int(size), str(sha)) for name, (size, sha) in checks["files"].items()}
+        attributes = parse_attributes(values)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(
             f"{path}: not a store of this package, or its zarr.json is damaged ({type(error).__name__}: {error}); "

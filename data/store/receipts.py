@@ -108,7 +108,7 @@ def write_shard(
         assert values.shape == (rows[:1] if spec.dtype == BYTES else rows), (name, values.shape, frames)
         assert values.dtype == (object if spec.dtype == BYTES else spec.dtype), (name, values.dtype)
         key = shard_key(name, spec, shard)
-        files[key] = _put(store / key, encode_shard(spec, values, attributes["shard_frames"]))
+        files[key] = _put(store / key, encode_shard(spec, values, attributes.shard_frames))
     sync_above(store, [key for key, file in files.items() if file])
     receipt = Receipt(shard, frames, files, counts, quarantined, notes, identity(attributes))
     write_log(log_path(store, shard), log)

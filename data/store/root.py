@@ -7,17 +7,24 @@ ROOT/audio/<encoder>-<fp>.zarr          features of one audio encoder
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from ...errors import BadInput
 from ..clip import CLIP_LENGTHS, ClipSource
+from .attributes import (
+    SCHEMA_VERSION,
+    AudioAttributes,
+    CacheAttributes,
+    ClipAttributes,
+    ProposalAttributes,
+    Provenance,
+    StoreAttributes,
+)
 from .checksummed_json import digest
 from .clip_table import ClipTable, plan_order
 from .location import Location, location, names_in, reaching
 from .locks import guarded, hold
 from .metadata import identity, is_begun, metadata_damage, read_metadata, write_metadata
 from .receipts import Receipt, read_receipt
-from .schema import SCHEMA_VERSION
 from .store import Cache, ClipStore, Store
 
 CACHE_KINDS = ("proposals", "audio")
@@ -34,26 +41,24 @@ def create_clips(root: str | Location, source: ClipSource, shard_frames: int) ->
     table = ClipTable.of(plan_order(source.clips))
     if not len(table):
         raise BadInput(f"{source.name}: no clips to import")
-    attributes = {
-        "schema": SCHEMA_VERSION,
-        "kind": "clips",
-        "dataset": source.name,
-        "classes": list(source.classes),
-        "size": list(source.size),
-        "clips": len(table),
-        "frames": table.total_frames,
-        "shard_frames": shard_frames,
-        "plan_sha256": table.digest(),
-        "short_audio": source.short_audio,
-        "parameters": source.parameters,
-    }
+    attributes = ClipAttributes(
+        dataset=source.name,
+        classes=tuple(source.classes),
+        size=source.size,
+        clips=len(table),
+        frames=table.total_frames,
+        shard_frames=shard_frames,
+        plan_sha256=table.digest(),
+        short_audio=source.short_audio,
+        parameters=source.parameters,
+    )
     path = location(root) / "clips.zarr"
     with reaching(path):
         create_store(path, attributes, table)
     return ClipStore(root)
 
 
-def create_store(path: Location, attributes: dict[str, Any], table: ClipTable | None) -> None:
+def create_store(path: Location, attributes: StoreAttributes, table: ClipTable | None) -> None:
     """Have the metadata of a store at `path`: write what is missing or damaged, keep the data.
 
     Raises `BadInput` when a store with other attributes is there.
@@ -66,8 +71,9 @@ def create_store(path: Location, attributes: dict[str, Any], table: ClipTable | 
             write_metadata(path, attributes, table)
             return
         if there != attributes:
-            differing = sorted(k for k in attributes if attributes[k] != there.get(k))
-            what = "clips" if attributes["kind"] == "clips" else "data"
+            ours, theirs = attributes.to_json(), there.to_json()
+            differing = sorted(k for k in ours if ours[k] != theirs.get(k))
+            what = "clips" if attributes.kind == "clips" else "data"
             raise BadInput(
                 f"{path} holds other {what} (different: {', '.join(differing)}); name another root or remove it"
             )
@@ -75,7 +81,7 @@ def create_store(path: Location, attributes: dict[str, Any], table: ClipTable | 
             write_metadata(path, attributes, table)
 
 
-def _require_own_receipts(path: Location, attributes: dict[str, Any], error: BadInput) -> None:
+def _require_own_receipts(path: Location, attributes: StoreAttributes, error: BadInput) -> None:
     """Refuse to write over the finished shards of another store whose own metadata cannot be read."""
     for name in names_in(path / "_done"):
         number = name.removesuffix(".json")
@@ -84,41 +90,38 @@ def _require_own_receipts(path: Location, attributes: dict[str, Any], error: Bad
             raise BadInput(f"{error}; its shards are not of these clips, so name another root or remove it") from error
 
 
-def cache_path(clips: ClipStore, kind: str, maker: dict[str, Any]) -> Location:
-    """Where the cache that `maker` makes of `clips` is or will be: its name follows from all that changes its data.
-
-    kind: proposals or audio. Raises `BadInput` when the clips are not all imported.
-    """
-    return clips.path.parent / kind / f"{cache_name(kind, maker, clips.fingerprint())}.zarr"
+def proposal_attributes(clips: ClipStore, provenance: Provenance) -> ProposalAttributes:
+    """Those of a proposals cache made from `clips`. Raises `BadInput` when the clips are not all imported."""
+    return ProposalAttributes(clips.frames, clips.shard_frames, provenance, clips.fingerprint(), clips.size)
 
 
-def cache_name(kind: str, maker: dict[str, Any], clips_fingerprint: str) -> str:
+def audio_attributes(
+    clips: ClipStore, provenance: Provenance, dim: int, probes: dict[str, list[list[float]]]
+) -> AudioAttributes:
+    """Those of an audio cache made from `clips`. Raises `BadInput` when the clips are not all imported."""
+    return AudioAttributes(clips.frames, clips.shard_frames, provenance, clips.fingerprint(), dim, probes)
+
+
+def cache_path(clips: ClipStore, attributes: CacheAttributes) -> Location:
+    """Where the cache with these attributes is or will be: its name follows from all that changes its data."""
+    return clips.path.parent / attributes.kind / f"{cache_name(attributes)}.zarr"
+
+
+def cache_name(attributes: CacheAttributes) -> str:
     """For example felzenszwalb-1a2b3c4d5e6f."""
-    return f"{maker['name']}-{digest([SCHEMA_VERSION, kind, maker, clips_fingerprint])[:12]}"
+    provenance = attributes.provenance
+    made = digest([SCHEMA_VERSION, attributes.kind, provenance.to_json(), attributes.clips_fingerprint])
+    return f"{provenance.name}-{made[:12]}"
 
 
-def create_cache(
-    clips: ClipStore,
-    kind: str,
-    maker: dict[str, Any],
-    dim: int | None = None,
-    probes: dict[str, list[list[float]]] | None = None,
-) -> Cache:
-    """Open the cache at `cache_path`, making it first when there is none: no data yet.
+def create_proposals(clips: ClipStore, provenance: Provenance) -> Cache:
+    """`create_cache` for the proposals that `provenance` makes of `clips`."""
+    return create_cache(clips, proposal_attributes(clips, provenance))
 
-    For audio, dim is the width of the features, and probes holds the features of some seconds of "silence" and
-    "noise", [L][dim].
-    """
-    attributes = {
-        "schema": SCHEMA_VERSION,
-        "kind": kind,
-        "maker": maker,
-        "clips_fingerprint": clips.fingerprint(),
-        "frames": clips.frames,
-        "shard_frames": clips.shard_frames,
-        **({"size": list(clips.size)} if kind == "proposals" else {"dim": dim, "probes": probes}),
-    }
-    path = cache_path(clips, kind, maker)
+
+def create_cache(clips: ClipStore, attributes: ProposalAttributes | AudioAttributes) -> Cache:
+    """Open the cache at `cache_path`, making it first when there is none: no data yet."""
+    path = cache_path(clips, attributes)
     create_store(path, attributes, None)
     return Cache(path)
 
@@ -135,7 +138,7 @@ def done_before(path: Location) -> dict[int, Receipt]:
 
 
 def open_cache(clips: ClipStore, kind: str, name: str) -> Cache:
-    """The cache called `name`: a full name, or a maker's name when only one cache of it was made from these clips.
+    """The cache called `name`: in full, or by its generator or encoder when these clips have only one cache of it.
 
     Raises `BadInput` when there is none, more than one, or it was made from other clips.
     """
@@ -149,7 +152,7 @@ def open_cache(clips: ClipStore, kind: str, name: str) -> Cache:
     if not matching:
         raise BadInput(f"no {kind} cache {name!r} in {folder}, which holds {there or 'none'}; {make}")
     caches = [Cache(folder / f"{n}.zarr") for n in matching]
-    fresh = [c for c in caches if c.attributes["clips_fingerprint"] == clips.fingerprint()]
+    fresh = [c for c in caches if c.clips_fingerprint == clips.fingerprint()]
     if not fresh:
         raise BadInput(f"{kind} cache {', '.join(matching)} was made from other clips than {clips.path} holds; {make}")
     if len(fresh) > 1:

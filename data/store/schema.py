@@ -21,8 +21,8 @@ from zarr.storage import FsspecStore, MemoryStore
 
 from ...base import IGNORE_LABEL
 from ..clip import LOG_MEL_SHAPE, SAMPLE_RATE
+from .attributes import ClipAttributes, ProposalAttributes, StoreAttributes
 
-SCHEMA_VERSION = 2
 CHUNK_FRAMES = 5
 SHARD_FRAMES = 160  # default; a shard is the unit of work, of resuming and of repair
 FLAG_FILL = 255  # neither 0 nor 1
@@ -82,13 +82,13 @@ def audio_arrays(dim: int) -> dict[str, ArraySpec]:
     return {"features": ArraySpec("float32", (dim,), fill=nan)}
 
 
-def array_specs(attributes: dict[str, Any]) -> dict[str, ArraySpec]:
-    """The arrays of a store with these attributes. Raises `KeyError` or `TypeError` for attributes of no store."""
-    if attributes["kind"] == "clips":
-        return clip_arrays(*attributes["size"])
-    if attributes["kind"] == "proposals":
-        return proposal_arrays(*attributes["size"])
-    return audio_arrays(attributes["dim"])
+def array_specs(attributes: StoreAttributes) -> dict[str, ArraySpec]:
+    """The arrays of a store with these attributes."""
+    if isinstance(attributes, ClipAttributes):
+        return clip_arrays(*attributes.size)
+    if isinstance(attributes, ProposalAttributes):
+        return proposal_arrays(*attributes.size)
+    return audio_arrays(attributes.dim)
 
 
 def array_metadata(specs: dict[str, ArraySpec], frames: int, shard_frames: int) -> dict[str, bytes]:

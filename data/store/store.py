@@ -12,6 +12,7 @@ import numpy as np
 from ...errors import BadInput, ComboError
 from ..clip import Clip
 from ..masks import unpack_masks, unpack_stats
+from .attributes import AudioAttributes, ClipAttributes, ProposalAttributes
 from .checksummed_json import digest, seal, unseal
 from .clip_table import ClipTable
 from .location import (
@@ -44,9 +45,9 @@ class Store:
     def __init__(self, path: str | Location) -> None:
         self.path = location(path)
         self.attributes, self.metadata_files = read_metadata(self.path)
-        self.kind: str = self.attributes["kind"]
-        self.frames: int = self.attributes["frames"]
-        self.shard_frames: int = self.attributes["shard_frames"]
+        self.kind = self.attributes.kind
+        self.frames = self.attributes.frames
+        self.shard_frames = self.attributes.shard_frames
         self.specs = array_specs(self.attributes)
         self._identity = identity(self.attributes)
         self._receipts: dict[int, Receipt] = {}  # those found valid
@@ -194,10 +195,12 @@ class ClipStore(Store):
             raise BadInput(f"{root}: no clips.zarr here; make it with 'combo import ... {root}'")
         super().__init__(path)
         self.table = ClipTable.read(path / CLIP_TABLE)
-        self.classes: tuple[str, ...] = tuple(self.attributes["classes"])
-        self.size: tuple[int, int] = tuple(self.attributes["size"])
+        if not isinstance(self.attributes, ClipAttributes):
+            raise BadInput(f"{path}: a store of {self.kind}, not of clips")
+        self.dataset, self.parameters = self.attributes.dataset, self.attributes.parameters
+        self.classes, self.size = self.attributes.classes, self.attributes.size
         self._fingerprint: str | None = None
-        if self.table.digest() != self.attributes["plan_sha256"]:
+        if self.table.digest() != self.attributes.plan_sha256:
             raise BadInput(f"{path}: the clip table is not the one this store was made with; import the clips again")
 
     def fingerprint(self) -> str:
@@ -212,7 +215,7 @@ class ClipStore(Store):
             if missing:
                 self._fingerprint = self._adopted_fingerprint()
             else:
-                self._fingerprint = digest([self.attributes, [receipts[s].files for s in sorted(receipts)]])
+                self._fingerprint = digest([self.attributes.to_json(), [receipts[s].files for s in sorted(receipts)]])
             if self._fingerprint is None:
                 raise BadInput(f"{self.path}: {missing} of {self.num_shards} shards are missing; {_redo(self.kind)}")
         return self._fingerprint
@@ -262,23 +265,42 @@ class ClipStore(Store):
 class Cache(Store):
     """What one proposal generator or audio encoder made of a clip store."""
 
+    def __init__(self, path: str | Location) -> None:
+        super().__init__(path)
+        if isinstance(self.attributes, ClipAttributes):
+            raise BadInput(f"{self.path}: a store of clips, not a cache")
+        self.provenance, self.clips_fingerprint = self.attributes.provenance, self.attributes.clips_fingerprint
+
     @property
     def name(self) -> str:
         """For example felzenszwalb-1a2b3c4d5e6f."""
         return self.path.stem
 
     @property
-    def maker(self) -> dict[str, Any]:
-        """name, version, parameters and weights_sha256 of the generator or encoder."""
-        return self.attributes["maker"]
+    def dim(self) -> int:
+        """D, the width of the features of an audio cache."""
+        return self._of_audio().dim
+
+    @property
+    def probes(self) -> dict[str, list[list[float]]]:
+        """The control features of an audio cache: those of "silence" and "noise", [L][D]."""
+        return self._of_audio().probes
+
+    def _of_audio(self) -> AudioAttributes:
+        if not isinstance(self.attributes, AudioAttributes):
+            raise TypeError(f"{self.path} holds {self.kind}, not audio")
+        return self.attributes
 
     def read_masks(self, frame: int) -> np.ndarray:
         """bool [K, H, W]: the masks of one frame of a proposals cache."""
-        return unpack_masks(self.read_bytes("masks", frame, frame + 1)[0], *self.attributes["size"])
+        return self.read_masks_of(frame, frame + 1)[0]
 
     def read_masks_of(self, lo: int, hi: int) -> list[np.ndarray]:
         """bool [K, H, W] for each of the frames lo..hi of a proposals cache, by one read."""
-        return [unpack_masks(packed, *self.attributes["size"]) for packed in self.read_bytes("masks", lo, hi)]
+        if not isinstance(self.attributes, ProposalAttributes):
+            raise TypeError(f"{self.path} holds {self.kind}, not proposals")
+        height, width = self.attributes.size
+        return [unpack_masks(packed, height, width) for packed in self.read_bytes("masks", lo, hi)]
 
     def read_stats(self, frame: int) -> np.ndarray:
         """[K] records `masks.MASK_STATS` of one frame of a proposals cache."""

@@ -65,7 +65,7 @@ def _reason(path: Location, fingerprint: str, unfinished: bool) -> str | None:
         cache = Cache(path)
     except BadInput:
         return None  # damaged metadata: 'cache verify --repair' may mend it
-    if cache.attributes["clips_fingerprint"] != fingerprint:
+    if cache.clips_fingerprint != fingerprint:
         return "made from other clips than these"
     missing = len(cache.unfinished()) if unfinished else 0
     return f"{missing} of {cache.num_shards} shards were never finished" if missing else None

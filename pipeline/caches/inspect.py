@@ -6,6 +6,7 @@ from itertools import groupby
 from statistics import mean
 from typing import Any
 
+from ...data.store.attributes import Provenance
 from ...data.store.location import REQUESTS_AT_ONCE, Location, location
 from ...data.store.metadata import is_begun
 from ...data.store.receipts import log_path, read_log
@@ -37,7 +38,7 @@ def root_info(root: str | Location) -> dict[str, Any]:
     return {
         "clips": {
             **_store_info(clips),
-            "dataset": clips.attributes["dataset"],
+            "dataset": clips.dataset,
             "classes": list(clips.classes),
             "size": list(clips.size),
             "splits": clips.table.splits(),
@@ -74,9 +75,9 @@ def _cache_info(clips: ClipStore, cache: Cache, clips_fingerprint: str | None) -
         "kind": cache.kind,
         "name": cache.name,
         **_store_info(cache),
-        "maker": cache.maker,
-        "clips_fingerprint": cache.attributes["clips_fingerprint"],
-        "fresh": cache.attributes["clips_fingerprint"] == clips_fingerprint,
+        "maker": cache.provenance.to_json(),
+        "clips_fingerprint": cache.clips_fingerprint,
+        "fresh": cache.clips_fingerprint == clips_fingerprint,
         "coverage": coverage,
         **({"masks_per_frame": masks / frames} if cache.kind == "proposals" and frames else {}),
         **({"dropped_masks": dropped} if dropped else {}),
@@ -126,10 +127,10 @@ def show_info(info: dict[str, Any]) -> str:
         per_frame = f", {cache['masks_per_frame']:.1f} masks per frame" if "masks_per_frame" in cache else ""
         stale = "" if cache["fresh"] else "  STALE: made from other clips than these"
         lines.append(f"{cache['kind']} {cache['name']}: {_progress(cache)}; {covered}{per_frame}{stale}")
-        maker = cache["maker"]
-        parameters = ", ".join(f"{k}={v}" for k, v in maker["parameters"].items())
-        weights = f"; weights sha256 {maker['weights_sha256'][:12]}" if maker["weights_sha256"] else ""
-        lines.append(f"  version {maker['version']}; {parameters or 'no parameters'}{weights}")
+        provenance = Provenance.from_json(cache["maker"])
+        parameters = ", ".join(f"{k}={v}" for k, v in provenance.parameters.items())
+        weights = f"; weights sha256 {provenance.weights_sha256[:12]}" if provenance.weights_sha256 else ""
+        lines.append(f"  version {provenance.version}; {parameters or 'no parameters'}{weights}")
         if "devices" in cache:
             versions = ", ".join(
                 f"{p} {cache['versions'][p]}" for p in ("combo-avs", "torch") if p in cache["versions"]

@@ -1,5 +1,6 @@
 """Mend a root: what follows from the stores themselves, and the shards of caches that can be made here again."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 from ...data.store.location import Location, absolute
@@ -40,11 +41,11 @@ def _mend(store: Store) -> list[int]:
 
 
 def _make_again(cache: Cache, root: str | Location, shards: list[int]) -> None:
-    maker = cache.maker
-    name = maker["name"].removeprefix("untrained-")
+    provenance = cache.provenance
+    name = provenance.name.removeprefix("untrained-")
     settings = {
-        "generator" if cache.kind == "proposals" else "encoder": maker["parameters"],
-        **maker.get("maskige", {}),
+        "generator" if cache.kind == "proposals" else "encoder": provenance.parameters,
+        **(asdict(provenance.maskige) if provenance.maskige else {}),
     }
     config = PrecomputeConfig.model_validate(settings)
     clips = ClipStore(root)
@@ -52,6 +53,6 @@ def _make_again(cache: Cache, root: str | Location, shards: list[int]) -> None:
     wanted = {"proposals": name, "audio": None} if cache.kind == "proposals" else {"proposals": None, "audio": name}
     plans = plan_caches(root if isinstance(root, Path) else str(root), config, **wanted, clip_ids=ids)
     if str(plans[0].path) != absolute(cache.path):
-        differing = [k for k in maker if maker[k] != plans[0].maker.get(k)]
+        differing = provenance.differing(plans[0].attributes.provenance)
         raise BadInput(f"what would run here differs in {', '.join(differing)}")
     run_plans(plans, workers=0)

@@ -1,6 +1,5 @@
 """Stores on their way: out to one HDF5 file, in from it, and together from several machines."""
 
-import json
 import os
 import re
 from contextlib import ExitStack
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...data.store.attributes import ClipAttributes
 from ...data.store.copy import copy_shard
 from ...data.store.location import Location, location, sync
 from ...data.store.metadata import CLIP_TABLE, is_begun
@@ -36,7 +36,7 @@ class Transfer:
 def export_stores(root: str | Location, file: Path, split: str | None, caches: list[str] | None) -> Transfer:
     """Write the clip store and caches of a root into one HDF5 file, which appears only when it is whole.
 
-    split: only the shards that hold clips of it. caches: full names or makers' names; None: all of these clips.
+    split: only the shards that hold clips of it. caches: names as for `open_cache`; None: all of these clips.
     Raises `BadInput` when the file exists, and for shards that are not finished.
     """
     import h5py
@@ -136,10 +136,10 @@ def _require_same_clips(root: Location, clips: Store) -> None:
 def _chosen(clips: ClipStore, names: list[str] | None) -> list[Cache]:
     if names is None:
         fingerprint = clips.fingerprint()
-        return [c for c in list_caches(clips.path.parent) if c.attributes["clips_fingerprint"] == fingerprint]
+        return [c for c in list_caches(clips.path.parent) if c.clips_fingerprint == fingerprint]
     found = []
     for name in names:
-        kinds = [c.kind for c in list_caches(clips.path.parent) if name in (c.name, c.maker["name"])]
+        kinds = [c.kind for c in list_caches(clips.path.parent) if name in (c.name, c.provenance.name)]
         found.append(open_cache(clips, kinds[0] if kinds else "proposals", name))
     return found
 
@@ -154,17 +154,20 @@ def _group_name(store: Store) -> str:
 
 
 def _make(group: "h5py.Group", target: Location) -> None:
-    from ...data.store.hdf5 import read_table
+    from ...data.store.hdf5 import read_attributes, read_table
 
-    create_store(target, json.loads(group.attrs["attributes"]), read_table(group) if CLIP_TABLE in group else None)
+    create_store(target, read_attributes(group), read_table(group) if CLIP_TABLE in group else None)
 
 
 def _checked_name(group: "h5py.Group", name: str, file: str) -> str:
     """Where a group's store belongs. The name of a cache follows from its attributes, whatever the file says."""
-    attributes = json.loads(group.attrs["attributes"])
-    kind = attributes["kind"]
-    if kind != "clips":
-        kind = f"{kind}/{cache_name(kind, attributes['maker'], attributes['clips_fingerprint'])}"
-    if kind != name or not re.fullmatch(r"clips|(proposals|audio)/[A-Za-z0-9._-]+", name):
+    from ...data.store.hdf5 import read_attributes
+
+    try:
+        attributes = read_attributes(group)
+        own = "clips" if isinstance(attributes, ClipAttributes) else f"{attributes.kind}/{cache_name(attributes)}"
+    except (KeyError, TypeError, ValueError):
+        own = None
+    if own != name or not re.fullmatch(r"clips|(proposals|audio)/[A-Za-z0-9._-]+", name):
         raise BadInput(f"{file}: group {name!r} does not hold the store that its name says")
     return f"{name}.zarr"

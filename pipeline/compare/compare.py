@@ -96,7 +96,7 @@ def compare(
 
     failed = run_cells(root, cells, trial) if train_missing else {}
     rows = tuple(_row(variant, sound, cells, trial) for sound in sounds for variant in variants)
-    dataset = clips.attributes["dataset"]
+    dataset = clips.dataset
     table = Table(dataset, preset, tuple(overrides), split, protocol_name, tuple(seeds), rows, failed)
     write_atomic(out / "compare.json", json.dumps(table.to_json(), indent=1) + "\n")
     write_atomic(out / "compare.txt", f"{table}\n")
@@ -139,7 +139,7 @@ def _check(
     out: Path,
 ) -> list[Cell]:
     """The cells of one variant, after a look at all that its training and evaluation will need."""
-    root, dim = clips.path.parent, open_cache(clips, "audio", variant.audio).attributes["dim"]
+    root, dim = clips.path.parent, open_cache(clips, "audio", variant.audio).dim
     settings = [f"model.audio_dim={dim}", *overrides, *variant.overrides]
     configs = {seed: load_config(preset, [*settings, f"train.seed={seed}"]) for seed in seeds}
     with warnings.catch_warnings():

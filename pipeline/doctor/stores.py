@@ -24,7 +24,7 @@ def root_findings(root: Location, facts: dict[str, Any]) -> Iterator[Finding]:
     except BadInput as error:
         yield Finding("D401", str(root), str(error))
         return
-    facts |= {"dataset": clips.attributes["dataset"], "clips": clips.table.splits(), "stores": {}}
+    facts |= {"dataset": clips.dataset, "clips": clips.table.splits(), "stores": {}}
     yield from _store_findings(clips, facts)
     if notes := clips.notes():
         yield Finding("D406", str(clips.path), f"{len(notes)}", tuple(f"{c}: {note}" for c, note in notes.items()))
@@ -37,7 +37,7 @@ def root_findings(root: Location, facts: dict[str, Any]) -> Iterator[Finding]:
             yield Finding("D401", str(path), str(error))
             continue
         yield from _store_findings(cache, facts)
-        if finished and cache.attributes["clips_fingerprint"] != clips.fingerprint():
+        if finished and cache.clips_fingerprint != clips.fingerprint():
             yield Finding("D405", str(path))
 
 

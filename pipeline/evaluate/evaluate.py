@@ -153,7 +153,7 @@ def sound_source(dataset: ClipDataset, sound: Sound) -> Callable[[int, Sample], 
     if sound == "swapped":
         partners = swap_partners([dataset.clip(i) for i in range(len(dataset))])
         return lambda index, sample: dataset[partners[index]].features
-    probe = np.array(dataset.audio.attributes["probes"]["silence" if sound == "silent" else "noise"], np.float32)
+    probe = np.array(dataset.audio.probes["silence" if sound == "silent" else "noise"], np.float32)
     return lambda index, sample: np.resize(probe, sample.features.shape)
 
 

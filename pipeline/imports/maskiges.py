@@ -3,14 +3,14 @@
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ...data.sources.maskige_tree import MaskigeTree
+from ...data.store.attributes import Provenance
 from ...data.store.location import Location
 from ...data.store.receipts import write_shard
-from ...data.store.root import create_cache, exclusive
+from ...data.store.root import create_proposals, exclusive
 from ...data.store.store import AT_IMPORT, Cache, ClipStore
 from ..common.progress import bar
 from .clips import READ_THREADS
@@ -48,7 +48,7 @@ def import_maskiges(root: str | Location, source: Path) -> MaskigeReport:
     clips.fingerprint()  # all of them are there
     quarantined = dict.fromkeys(clips.quarantined(), AT_IMPORT)
     tree = MaskigeTree(source, [clip for clip in clips.table if clip.id not in quarantined], clips.size)
-    cache = create_cache(clips, "proposals", _maker(tree))
+    cache = create_proposals(clips, _provenance(tree))
     with exclusive(cache), ThreadPoolExecutor(READ_THREADS) as pool:
         todo = cache.unfinished()
         with bar(cache.num_shards, "import Maskiges", "shards", done=cache.num_shards - len(todo)) as progress:
@@ -58,10 +58,9 @@ def import_maskiges(root: str | Location, source: Path) -> MaskigeReport:
     return MaskigeReport(cache, len(clips.table) - len(quarantined), cache.quarantined())
 
 
-def _maker(tree: MaskigeTree) -> dict[str, Any]:
+def _provenance(tree: MaskigeTree) -> Provenance:
     resize = "nearest: crop for train, squash for val and test" if tree.resizes else "none"
-    parameters = {"files_sha256": tree.sha256, "resize": resize}
-    return {"name": NAME, "version": VERSION, "parameters": parameters, "weights_sha256": None}
+    return Provenance(NAME, VERSION, {"files_sha256": tree.sha256, "resize": resize})
 
 
 def _import_shard(

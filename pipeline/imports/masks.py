@@ -5,16 +5,16 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from ...data.clip import Clip
 from ...data.sources.mask_files import MAX_FILE_BYTES, SUFFIXES, FrameMasks, read_masks
+from ...data.store.attributes import Provenance
 from ...data.store.location import Location
 from ...data.store.receipts import write_shard
-from ...data.store.root import create_cache, exclusive
+from ...data.store.root import create_proposals, exclusive
 from ...data.store.store import AT_IMPORT, Cache, ClipStore
 from ...errors import BadInput, ComboError
 from ...model.foundation.interface import Proposals
@@ -56,13 +56,8 @@ def import_masks(root: str | Location, folder: Path, name: str, allow_missing: b
     wanted = [clip for clip in clips.table if clip.id not in bad]
     files = _find(folder, wanted, allow_missing)
     sha256 = _hash(files)
-    maker: dict[str, Any] = {
-        "name": name,
-        "version": VERSION,
-        "parameters": {"files_sha256": _digest(files, sha256)},
-        "weights_sha256": None,
-    }
-    cache = create_cache(clips, "proposals", maker)
+    provenance = Provenance(name, VERSION, {"files_sha256": _digest(files, sha256)})
+    cache = create_proposals(clips, provenance)
     with exclusive(cache), ThreadPoolExecutor(READ_THREADS) as pool:
         todo = cache.unfinished()
         with bar(cache.num_shards, f"import {name}", "shards", done=cache.num_shards - len(todo)) as progress:

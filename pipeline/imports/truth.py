@@ -11,8 +11,9 @@ import torch
 
 from ...data.sources.synthetic.source import VERSION as SET_VERSION
 from ...data.sources.synthetic.source import SyntheticSource
+from ...data.store.attributes import Provenance
 from ...data.store.receipts import write_shard
-from ...data.store.root import create_cache, exclusive
+from ...data.store.root import create_proposals, exclusive
 from ...data.store.store import Cache, ClipStore
 from ...errors import BadInput
 from ...model.foundation.interface import Proposals
@@ -32,8 +33,7 @@ def write_truth_proposals(root: Path) -> Cache:
     clips = ClipStore(root)
     source = _source(clips)
     index = {clip.id: k for k, clip in enumerate(source.clips)}
-    maker = {"name": NAME, "version": VERSION, "parameters": {}, "weights_sha256": None}
-    cache = create_cache(clips, "proposals", maker)
+    cache = create_proposals(clips, Provenance(NAME, VERSION, {}))
     with exclusive(cache):
         todo = cache.unfinished()
         with bar(cache.num_shards, "ground truth", "shards", done=cache.num_shards - len(todo)) as progress:
@@ -70,7 +70,7 @@ def object_proposals(segments: np.ndarray) -> Proposals:
 
 
 def _source(clips: ClipStore) -> SyntheticSource:
-    dataset, parameters = clips.attributes["dataset"], clips.attributes["parameters"]
+    dataset, parameters = clips.dataset, clips.parameters
     if dataset not in ("synthetic-s4", "synthetic-ms3", "synthetic-avss"):
         raise BadInput(
             f"{clips.path} holds {dataset}; only synthetic sets know the segments of all objects, also of silent ones"

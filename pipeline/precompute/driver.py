@@ -13,9 +13,18 @@ import numpy as np
 import torch
 
 from ...data.audio import log_mel_examples, waveform_seconds
+from ...data.store.attributes import AudioAttributes, ProposalAttributes
 from ...data.store.checksummed_json import seal
 from ...data.store.location import Location, absolute, location, write_atomic
-from ...data.store.root import AGREEMENT, cache_path, create_cache, done_before, exclusive
+from ...data.store.root import (
+    AGREEMENT,
+    audio_attributes,
+    cache_path,
+    create_cache,
+    done_before,
+    exclusive,
+    proposal_attributes,
+)
 from ...data.store.store import AT_IMPORT, ClipStore
 from ...errors import BadInput, ComboError
 from ...model.audio import encoder
@@ -28,7 +37,7 @@ from .cluster import local_workers, running_scheduler, slurm_workers
 from .dispatch import Outcome, Task, run_here, run_on_workers
 from .exactness import approximations
 from .selection import Share, wanted_shards
-from .worker import PACKAGE, Job, maker_of
+from .worker import PACKAGE, Job, provenance_of
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -42,8 +51,7 @@ class Plan:
 
     clips: ClipStore
     job: Job
-    maker: dict[str, Any]
-    extra: dict[str, Any]  # what else `create_cache` needs
+    attributes: ProposalAttributes | AudioAttributes
     todo: tuple[int, ...]
     again: tuple[int, ...]  # those of them that are done, but have clips to be tried once more
     wanted: int  # shards asked for, done ones included
@@ -86,13 +94,14 @@ def plan_caches(
     if proposals is not None:
         parameters = {**config.generator, **({"untrained": True} if untrained else {})}
         job = _job(clips, "proposals", proposals, parameters, config)
-        maker = maker_of(job, generator(proposals, parameters))
-        plans.append(_plan(clips, job, maker, {}, shards, share, retry_quarantined))
+        provenance = provenance_of(generator(proposals, parameters), job.folding)
+        attributes = proposal_attributes(clips, provenance)
+        plans.append(_plan(clips, job, attributes, shards, share, retry_quarantined))
     if audio is not None:
         job = _job(clips, "audio", audio, config.encoder, config)
         model = encoder(audio, config.encoder)
-        extra = {"dim": model.dim, "probes": _probes(model)}
-        plans.append(_plan(clips, job, maker_of(job, model), extra, shards, share, retry_quarantined))
+        attributes = audio_attributes(clips, provenance_of(model, None), model.dim, _probes(model))
+        plans.append(_plan(clips, job, attributes, shards, share, retry_quarantined))
     return plans
 
 
@@ -103,7 +112,7 @@ def _job(clips: ClipStore, kind: str, name: str, parameters: dict[str, Any], con
     return Job(
         root=absolute(clips.path.parent),
         kind=kind,
-        cache="",  # its name follows from the maker, see `_plan`
+        cache="",  # its name follows from the provenance, see `_plan`
         name=name,
         parameters=json.dumps(parameters),
         device=config.device,
@@ -117,21 +126,20 @@ def _job(clips: ClipStore, kind: str, name: str, parameters: dict[str, Any], con
 def _plan(
     clips: ClipStore,
     job: Job,
-    maker: dict[str, Any],
-    extra: dict[str, Any],
+    attributes: ProposalAttributes | AudioAttributes,
     shards: list[int],
     share: Share | None,
     retry: bool,
 ) -> Plan:
-    path = cache_path(clips, job.kind, maker)
+    path = cache_path(clips, attributes)
     job = replace(job, cache=absolute(path))
     done = done_before(path)
     failed = {s for s, r in done.items() if any(why != AT_IMPORT for why in r.quarantined.values())} if retry else set()
     todo = tuple(s for s in shards if s not in done or s in failed)
-    if todo and job.kind == "proposals" and approximations(maker["parameters"]):
+    if todo and job.kind == "proposals" and approximations(attributes.provenance.parameters):
         known = (path / AGREEMENT).exists()
         job = replace(job, compare_on=None if known else todo[0])
-    return Plan(clips, job, maker, extra, todo, tuple(s for s in todo if s in failed), len(shards), share)
+    return Plan(clips, job, attributes, todo, tuple(s for s in todo if s in failed), len(shards), share)
 
 
 def run_plans(
@@ -151,7 +159,7 @@ def run_plans(
     done = sum(p.wanted - len(p.todo) for p in plans)
     with ExitStack() as held:
         client = held.enter_context(running_scheduler(scheduler)) if tasks and scheduler is not None else None
-        caches = [create_cache(p.clips, p.job.kind, p.maker, **p.extra) for p in plans]
+        caches = [create_cache(p.clips, p.attributes) for p in plans]
         for plan, cache in zip(plans, caches, strict=True):
             held.enter_context(exclusive(cache, None if plan.share is None else set(plan.todo)))
         with bar(done + len(tasks), "precompute", "shards", done=done) as progress:
@@ -219,7 +227,7 @@ def _explain(error: BaseException | None) -> str:
     return str(error) or repr(error)
 
 
-def _probes(model: AudioEncoder, seconds: int = 10) -> dict[str, Any]:
+def _probes(model: AudioEncoder, seconds: int = 10) -> dict[str, list[list[float]]]:
     """Features of silence and of white noise, so that evaluation without the right sound needs no encoder."""
     noise = np.random.default_rng(0).normal(0, 0.1, seconds * 16_000 + 400)
     rows = {}

@@ -65,7 +65,7 @@ def estimate(plan: Plan) -> Estimate:
     if not made:
         raise ComboError(f"{plan.job.name} fails on every clip that was tried:\n{next(iter(outcomes.values()))}")
     of_made = sum(len(next(iter(rows.values()))) for rows in made)
-    specs = array_specs({"kind": plan.job.kind, "size": clips.size, "dim": plan.extra.get("dim")})
+    specs = array_specs(plan.attributes)
     encoded = (encode_shard(spec, rows[name], clips.shard_frames) for rows in made for name, spec in specs.items())
     return Estimate(
         plan,

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ...data.masks import pack_masks, pack_stats
+from ...data.store.attributes import Folding, Provenance
 from ...data.store.receipts import log_path, write_log, write_shard
 from ...data.store.store import AT_IMPORT, Cache, ClipStore
 from ...errors import ComboError
@@ -54,6 +55,11 @@ class Job:
     package: str  # version of this package that planned the job
     compare_on: int | None = None  # the shard on which an approximate generator is compared with the exact one
 
+    @property
+    def folding(self) -> Folding | None:
+        """None for audio."""
+        return Folding(self.max_masks, self.temporal) if self.kind == "proposals" else None
+
 
 @functools.lru_cache(maxsize=2)
 def load_model(kind: str, name: str, parameters: str, device: str) -> ProposalGenerator | AudioEncoder:
@@ -62,17 +68,9 @@ def load_model(kind: str, name: str, parameters: str, device: str) -> ProposalGe
     return build(name, json.loads(parameters)).to(torch.device(device))
 
 
-def maker_of(job: Job, model: ProposalGenerator | AudioEncoder) -> dict[str, Any]:
-    """All that changes the data of a cache, apart from the clips: its name follows from this."""
-    maker = {
-        "name": model.name,
-        "version": model.version,
-        "parameters": model.parameters,
-        "weights_sha256": model.weights_sha256,
-    }
-    if job.kind == "proposals":
-        maker["maskige"] = {"max_masks": job.max_masks, "temporal": job.temporal}
-    return maker
+def provenance_of(model: ProposalGenerator | AudioEncoder, folding: Folding | None) -> Provenance:
+    """All that changes the data of a cache, apart from the clips. folding: None for audio."""
+    return Provenance(model.name, model.version, model.parameters, model.weights_sha256, folding)
 
 
 def run_shard(
@@ -86,9 +84,9 @@ def run_shard(
     Raises `OtherVersion`, `ComboError` when this process has another model than the cache was made for or when the
     model fails on every clip, and whatever the device or the disk raises.
     """
-    here = version(PACKAGE)
-    if here != job.package:
-        raise OtherVersion(f"this worker has {PACKAGE} {here}, the run needs {job.package}: install that here")
+    installed = version(PACKAGE)
+    if installed != job.package:
+        raise OtherVersion(f"this worker has {PACKAGE} {installed}, the run needs {job.package}: install that here")
     cache = Cache(job.cache)
     done = None if again else cache.finished(shard)
     if done is not None:
@@ -96,8 +94,9 @@ def run_shard(
     started = time.perf_counter()
     where = pick_device(device or job.device)
     model = load_model(job.kind, job.name, job.parameters, str(where))
-    if maker_of(job, model) != cache.maker:
-        raise ComboError(f"{cache.path} is made by {cache.maker}, but this worker has {maker_of(job, model)}")
+    here = provenance_of(model, job.folding)
+    if here != cache.provenance:
+        raise ComboError(f"{cache.path} is made by {cache.provenance.to_json()}, but this worker has {here.to_json()}")
     clips = _clip_store(job.root, job.cache)
     if job.compare_on == shard:
         record_agreement(cache, clips, model, job.name, job.parameters, shard, str(where))

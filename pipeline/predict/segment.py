@@ -4,16 +4,15 @@ Letters: n pictures, T seconds of sound, H W pixels of the network, D audio feat
 """
 
 import hashlib
-import json
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ...data.store.attributes import Folding, Provenance
 from ...data.store.checksummed_json import digest
 from ...errors import BadInput
 from ...model.audio import encoder
@@ -27,8 +26,7 @@ from ..common.tensors import image_tensor, tensor_on
 from ..config.tree import load_config
 from ..precompute.maskige import fold_and_colour_frames, limit_masks
 from ..precompute.temporal import temporal_maskiges
-from ..precompute.worker import PACKAGE, Job, maker_of
-from ..runs.data import RunInfo
+from ..precompute.worker import PACKAGE, provenance_of
 from ..runs.folder import read_run
 from ..runs.open import load_network
 
@@ -100,24 +98,30 @@ def open_segmenter(run: Path, stage_one: StageOne, device: str) -> Segmenter:
     where = pick_device(device)
     model, weights = load_network(run, config, len(info.classes), where)
     asked = load_config(None, overrides).precompute
-    folding = asked.model_dump(include={"max_masks", "temporal"}) | info.proposals_maker.get("maskige", {})
-    makers: dict[str, dict[str, Any]] = {}
-    parameters = {**({} if proposals else info.proposals_maker["parameters"]), **asked.generator}
-    name = proposals or _generator_of(info.proposals_maker)
-    proposer = generator(name, parameters)
-    makers["proposals"] = _maker("proposals", proposer, folding)
-    listener = encoder(info.audio_maker["name"], {**info.audio_maker["parameters"], **asked.encoder})
-    makers["audio"] = _maker("audio", listener, folding)
-    _check_makers(makers, info, other_generator=proposals is not None)
-    decisive = [makers, _weights_digest(model), list(info.size), list(info.classes), version(PACKAGE)]
+    folding = info.proposals_provenance.maskige or Folding(asked.max_masks, asked.temporal)
+    parameters = {**({} if proposals else info.proposals_provenance.parameters), **asked.generator}
+    proposer = generator(proposals or _generator_of(info.proposals_provenance), parameters)
+    trained = info.audio_provenance
+    listener = encoder(trained.name, {**trained.parameters, **asked.encoder})
+    made = {"proposals": provenance_of(proposer, folding), "audio": provenance_of(listener, None)}
+    if proposals is None:
+        _check_provenance(info.proposals_provenance, made["proposals"])
+    _check_provenance(info.audio_provenance, made["audio"])
+    decisive = [
+        {kind: p.to_json() for kind, p in made.items()},
+        _weights_digest(model),
+        list(info.size),
+        list(info.classes),
+        version(PACKAGE),
+    ]
     return Segmenter(
         proposer.to(where),
         listener.to(where),
         model,
         where,
         asked.batch_frames,
-        folding["max_masks"],
-        folding["temporal"],
+        folding.max_masks,
+        folding.temporal,
         info.size[0],
         info.classes,
         weights,
@@ -125,9 +129,9 @@ def open_segmenter(run: Path, stage_one: StageOne, device: str) -> Segmenter:
     )
 
 
-def _generator_of(maker: dict[str, Any]) -> str:
+def _generator_of(provenance: Provenance) -> str:
     """The generator behind a cache. Raises `BadInput` for caches that no generator made, such as imported Maskiges."""
-    name = maker["name"].removeprefix("untrained-")
+    name = provenance.name.removeprefix("untrained-")
     known = [known.split()[0] for known in generator_names()]  # of plug-ins the package stands behind the name
     if name not in known:
         raise BadInput(
@@ -137,23 +141,12 @@ def _generator_of(maker: dict[str, Any]) -> str:
     return name
 
 
-def _maker(kind: str, model: ProposalGenerator | AudioEncoder, folding: dict[str, Any]) -> dict[str, Any]:
-    """As the caches that the run was trained on name it."""
-    job = Job("", kind, "", model.name, "", "", 1, folding["max_masks"], folding["temporal"], version(PACKAGE))
-    return json.loads(json.dumps(maker_of(job, model)))
-
-
-def _check_makers(makers: dict[str, dict[str, Any]], info: RunInfo, other_generator: bool) -> None:
-    trained = {"proposals": info.proposals_maker, "audio": info.audio_maker}
-    if other_generator:
-        del trained["proposals"]
-    for kind, maker in trained.items():
-        if makers[kind] != maker:
-            differing = [k for k in maker if maker[k] != makers[kind].get(k)]
-            raise BadInput(
-                f"{maker['name']} is not what the run was trained with (different: {', '.join(differing)}); "
-                f"trained with {maker}, here {makers[kind]}"
-            )
+def _check_provenance(trained: Provenance, here: Provenance) -> None:
+    if differing := trained.differing(here):
+        raise BadInput(
+            f"{trained.name} is not what the run was trained with (different: {', '.join(differing)}); "
+            f"trained with {trained.to_json()}, here {here.to_json()}"
+        )
 
 
 def _weights_digest(model: COMBO) -> str:

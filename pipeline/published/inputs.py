@@ -153,7 +153,7 @@ def _check_cache(root: Path, proposals: str) -> None:
 def _check_root(root: Path, data: AvsBench) -> None:
     there = ClipStore(root)
     plan = ClipTable.of(plan_order(data.clips)).digest()
-    if (there.attributes["dataset"], there.attributes["plan_sha256"]) != (data.name, plan):
+    if (there.dataset, there.table.digest()) != (data.name, plan):
         raise BadInput(f"{there.path} holds other clips; name another root")
 
 

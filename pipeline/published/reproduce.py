@@ -1,6 +1,6 @@
 """The published numbers from the published files: import, convert, evaluate, compare with the paper."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -68,7 +68,7 @@ def reproduce(
         checkpoint=f"{checkpoint.name} (sha256 {inputs.checkpoint.sha256[:12]})",
         proposals=found.name,
         run=run,
-        obstacles=(*obstacles(inputs, subset, backbone, found.maker["name"]), *_left_out(clips, found)),
+        obstacles=(*obstacles(inputs, subset, backbone, found.provenance.name), *_left_out(clips, found)),
         notes=tuple(notes(inputs, subset, backbone)),
     )
 
@@ -93,7 +93,7 @@ def _convert(checkpoint: Checkpoint, root: Path, name: str, data: RunData) -> Pa
     """A run folder with the checkpoint's weights, named by all that changes its scores."""
     config = load_config(name, []).model_copy(update={"model": checkpoint.config})
     info = replace(data.info(), converted_from=checkpoint.sha256)
-    identity = [config.model_dump(mode="json"), {**asdict(info), "root": None}]
+    identity = [config.model_dump(mode="json"), {**info.to_json(), "root": None}]
     folder = root / "runs" / f"{name}-{config.model.fusion}-{digest(identity)[:12]}"
     create_converted_run(folder, config, info, checkpoint.network)
     return folder

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from ...base import IGNORE_LABEL
 from ...data.dataset import prefetch
 from ...data.masks import unpack_stats
 from ...data.palette import PALETTE
+from ...data.store.attributes import Provenance
 from ...data.store.receipts import log_path, read_log
 from ...data.store.root import cache_paths
 from ...data.store.store import Cache, ClipStore
@@ -35,7 +35,7 @@ class CacheRow:
     """One cache of the table: how much of it there is, and what it cost. values: by kind, those of all its clips."""
 
     label: str
-    maker: dict[str, Any]
+    provenance: Provenance
     clips: int
     values: dict[str, list[float]]
     seconds_per_frame: float | None  # mean over the logs of its shards
@@ -45,7 +45,7 @@ class CacheRow:
 
     @property
     def untrained(self) -> bool:
-        return is_untrained(self.maker)
+        return is_untrained(self.provenance)
 
 
 @dataclass(frozen=True)
@@ -74,24 +74,24 @@ class _Column:
     quarantined: Collection[str]
 
 
-def is_untrained(maker: dict[str, Any]) -> bool:
+def is_untrained(provenance: Provenance) -> bool:
     """Whether a cache was made with random weights, as for trials."""
-    return maker["name"].startswith("untrained-") or bool(maker["parameters"].get("untrained"))
+    return provenance.name.startswith("untrained-") or bool(provenance.parameters.get("untrained"))
 
 
 def cache_labels(caches: list[Cache]) -> list[str]:
-    """What the page calls them: the maker's name, where several have it the parameters in which they differ, too, and
-    that it is untrained where it is. Caches that differ in something else go by their full names.
+    """What the page calls them: the generator's name, the parameters in which those of one generator differ, and
+    whether its weights are random. Caches that differ in something else go by their full names.
     """
     labels = []
     for cache in caches:
-        same = [c.maker["parameters"] for c in caches if c.maker["name"] == cache.maker["name"]]
-        own = cache.maker["parameters"]
+        same = [c.provenance.parameters for c in caches if c.provenance.name == cache.provenance.name]
+        own = cache.provenance.parameters
         differing = [f"{key}={own[key]}" for key in own if any(p.get(key) != own[key] for p in same)]
-        labels.append(" ".join([cache.maker["name"], *differing]))
+        labels.append(" ".join([cache.provenance.name, *differing]))
     counts = Counter(labels)
     unique = [label if counts[label] == 1 else cache.name for label, cache in zip(labels, caches, strict=True)]
-    return [f"{n} (UNTRAINED)" if is_untrained(c.maker) else n for n, c in zip(unique, caches, strict=True)]
+    return [f"{n} (UNTRAINED)" if is_untrained(c.provenance) else n for n, c in zip(unique, caches, strict=True)]
 
 
 def cache_section(root: Path, names: list[str] | None, out: Path, prefix: str, problems: list[str]) -> CacheSection:
@@ -157,7 +157,7 @@ def _open_caches(clips: ClipStore, root: Path, names: list[str] | None, problems
         except BadInput as error:
             problems.append(str(error))
             continue
-        if fingerprint in (None, cache.attributes["clips_fingerprint"]):
+        if fingerprint in (None, cache.clips_fingerprint):
             found.append(cache)
         else:
             problems.append(f"{cache.path} was made from other clips than {clips.path} holds, so it is left out")
@@ -249,7 +249,7 @@ def _section(
     splits = ", ".join(f"{count} {split}" for split, count in clips.table.splits().items())
     return CacheSection(
         name=root.name,
-        about=f"{clips.attributes['dataset']}: {splits} clips, {clips.frames} frames of {width} x {height}",
+        about=f"{clips.dataset}: {splits} clips, {clips.frames} frames of {width} x {height}",
         kinds=kinds,
         rows=[_cache_row(cache, label, items) for cache, label in zip(caches, labels, strict=True)],
         paired=paired,
@@ -266,7 +266,7 @@ def _cache_row(cache: Cache, label: str, items: list[Item]) -> CacheRow:
     frames = sum(receipt.frames[1] - receipt.frames[0] for receipt in receipts.values())
     return CacheRow(
         label=label,
-        maker=cache.maker,
+        provenance=cache.provenance,
         clips=len(values[COUNT]),
         values=values,
         seconds_per_frame=statistics.mean(seconds) if seconds else None,

@@ -68,8 +68,8 @@ def consistency(run: Run) -> str:
 
 def untrained_parts(run: Run) -> list[str]:
     """The caches it was trained on that were made with random weights."""
-    makers = {run.info.proposals: run.info.proposals_maker, run.info.audio: run.info.audio_maker}
-    return [name for name, maker in makers.items() if is_untrained(maker)]
+    parts = {run.info.proposals: run.info.proposals_provenance, run.info.audio: run.info.audio_provenance}
+    return [name for name, provenance in parts.items() if is_untrained(provenance)]
 
 
 def run_sections(
@@ -141,7 +141,7 @@ def _section(
     clips = scorer.dataset.clips
     several = len(clips.classes) > 2
     return RunSection(
-        about=f"{clips.attributes['dataset']}, {split} split, {len(shown)} clips",
+        about=f"{clips.dataset}, {split} split, {len(shown)} clips",
         split=split,
         protocol=full_name(protocol, find_protocol(protocol, len(clips.classes))),
         scores=scores,

@@ -1,13 +1,14 @@
 """What a run is trained on: a clip store and two caches, and how they are recognised later."""
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from ...data.dataset import ClipDataset
+from ...data.store.attributes import Provenance
 from ...data.store.location import Location, absolute
 from ...data.store.root import open_cache
 from ...data.store.store import Cache, ClipStore
@@ -22,7 +23,7 @@ ALLOWED = {  # names for `allow`, and what each lets differ
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a run was trained on. Caches are named in full; makers are theirs, see `Cache.maker`."""
+    """What a run was trained on. Caches are named in full."""
 
     root: str
     dataset: str
@@ -30,19 +31,29 @@ class RunInfo:
     size: tuple[int, int]  # (H, W) of the frames
     clips_fingerprint: str
     proposals: str
-    proposals_maker: dict[str, Any]
+    proposals_provenance: Annotated[Provenance, Field(alias="proposals_maker")]
     audio: str
-    audio_maker: dict[str, Any]
+    audio_provenance: Annotated[Provenance, Field(alias="audio_maker")]
     converted_from: str | None = None  # sha256 of a published checkpoint, if the weights were not trained here
 
     @classmethod
     def of_json(cls, values: Any) -> "RunInfo":
-        """What `asdict` returned. Raises `ValueError` that names every key that is missing or wrong."""
+        """The inverse of `to_json`. Raises `ValueError` that names every key that is missing or wrong."""
         try:
             return TypeAdapter(cls).validate_python(values)
         except ValidationError as error:
             problems = [f"{'.'.join(map(str, e['loc'])) or 'all of it'}: {e['msg']}" for e in error.errors()]
             raise ValueError("; ".join(problems)) from None
+
+    def to_json(self) -> dict[str, Any]:
+        """As in run.json: JSON values."""
+        values: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, Provenance):
+                values[name.replace("provenance", "maker")] = value.to_json()
+            else:
+                values[name] = list(value) if isinstance(value, tuple) else value
+        return values
 
 
 @dataclass(frozen=True)
@@ -61,14 +72,14 @@ class RunData:
         """How these data are recognised later. Raises `BadInput` when the clips are not all imported."""
         return RunInfo(
             absolute(self.clips.path.parent),
-            self.clips.attributes["dataset"],
+            self.clips.dataset,
             self.clips.classes,
             self.clips.size,
             self.clips.fingerprint(),
             self.proposals.name,
-            self.proposals.maker,
+            self.proposals.provenance,
             self.audio.name,
-            self.audio.maker,
+            self.audio.provenance,
         )
 
 
@@ -92,7 +103,7 @@ def _with_caches(clips: ClipStore, proposals: str, audio: str) -> RunData:
 def check_same_data(where: Path, old: RunInfo, new: RunInfo, allow: Collection[str]) -> None:
     """Raise `BadInput` when clips or caches are not those that `old` says, unless `allow` names them."""
     may_differ = {"root", *(key for name in allow for key in ALLOWED[name])}
-    before, now = asdict(old), asdict(new)
+    before, now = old.to_json(), new.to_json()
     differing = [key for key in now if now[key] != before[key] and key not in may_differ]
     if differing:
         names = [name for name, keys in ALLOWED.items() if set(keys) & set(differing)]

@@ -16,7 +16,6 @@ import shutil
 import socket
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +87,7 @@ def create_run(folder: Path, config: Config, info: RunInfo, resume: bool, allow:
             advice = f"Only {', '.join(MAY_CHANGE)} may change; take the old values, or name another folder"
             raise BadInput.listing(f"{folder} cannot be resumed with other settings:", changed, advice)
     write_atomic(folder / "config.yaml", show_config(config))
-    write_atomic(folder / "run.json", json.dumps(asdict(info), indent=1) + "\n")
+    write_atomic(folder / "run.json", json.dumps(info.to_json(), indent=1) + "\n")
 
 
 def create_converted_run(folder: Path, config: Config, info: RunInfo, weights: Mapping[str, Tensor]) -> None:

@@ -1,11 +1,10 @@
 """Stage two: train COMBO on cached tensors. No frozen model runs here, nor is one imported."""
 
-import json
 import threading
 import time
 from collections.abc import Collection
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -139,7 +138,7 @@ def prepare(
     validation = data.dataset("val") if "val" in data.clips.table.splits() else None
     info = data.info()
     check_fits(config, info, dataset, ranks)
-    trainer = make_trainer(config, len(info.classes), data.audio.attributes["dim"])
+    trainer = make_trainer(config, len(info.classes), data.audio.dim)
     ema = None if config.train.ema_decay is None else make_ema(trainer.model)
     return Job(out, config, info, dataset, validation, ranks, trainer, trainer.model, ema, stop)
 
@@ -203,7 +202,7 @@ def describe(job: Job, step: int) -> dict[str, Any]:
         "step": step,
         "version": version("combo-avs"),
         "config": job.config.model_dump(mode="json"),
-        "run": json.loads(json.dumps(asdict(job.info))),
+        "run": job.info.to_json(),
     }
 
 

@@ -13,9 +13,10 @@ from fakes import NoiseSource
 
 from combo_avs.base import IGNORE_LABEL
 from combo_avs.data.clip import Clip
+from combo_avs.data.store.attributes import Provenance
 from combo_avs.data.store.clip_table import ClipTable, plan_order
 from combo_avs.data.store.receipts import read_receipt, receipt_path
-from combo_avs.data.store.root import create_cache, exclusive, open_cache
+from combo_avs.data.store.root import create_proposals, exclusive, open_cache
 from combo_avs.data.store.store import ClipStore
 from combo_avs.data.store.verify import damaged
 from combo_avs.errors import BadInput, ComboError
@@ -268,30 +269,32 @@ class TestOpening:
 
 
 class TestCaches:
-    MAKER = {"name": "fake", "version": "1", "parameters": {"x": 1}, "weights_sha256": None}  # noqa: RUF012
+    PROVENANCE = Provenance("fake", "1", {"x": 1})
 
     def test_the_name_follows_from_everything_that_changes_the_output(self, root: Path, tmp_path: Path) -> None:
         clips = ClipStore(root)
-        names = {create_cache(clips, "proposals", {**self.MAKER, **c}).name for c in ({}, {"version": "2"})}
-        names.add(create_cache(clips, "proposals", {**self.MAKER, "parameters": {"x": 2}}).name)
-        names.add(create_cache(clips, "proposals", {**self.MAKER, "weights_sha256": "ab"}).name)
+        names = {
+            create_proposals(clips, dataclasses.replace(self.PROVENANCE, **c)).name for c in ({}, {"version": "2"})
+        }
+        names.add(create_proposals(clips, dataclasses.replace(self.PROVENANCE, parameters={"x": 2})).name)
+        names.add(create_proposals(clips, dataclasses.replace(self.PROVENANCE, weights_sha256="ab")).name)
         import_clips(NoiseSource(seed=5), tmp_path / "other", SHARD)
-        names.add(create_cache(ClipStore(tmp_path / "other"), "proposals", self.MAKER).name)
+        names.add(create_proposals(ClipStore(tmp_path / "other"), self.PROVENANCE).name)
         assert len(names) == 5
-        assert create_cache(clips, "proposals", self.MAKER).name in names
+        assert create_proposals(clips, self.PROVENANCE).name in names
 
     def test_short_names_must_be_unambiguous(self, root: Path) -> None:
         clips = ClipStore(root)
-        first = create_cache(clips, "proposals", self.MAKER)
+        first = create_proposals(clips, self.PROVENANCE)
         assert open_cache(clips, "proposals", "fake").name == first.name
-        create_cache(clips, "proposals", {**self.MAKER, "version": "2"})
+        create_proposals(clips, dataclasses.replace(self.PROVENANCE, version="2"))
         with pytest.raises(BadInput, match="name one of"):
             open_cache(clips, "proposals", "fake")
         assert open_cache(clips, "proposals", first.name).name == first.name
 
     def test_a_cache_of_other_clips_is_refused(self, root: Path, tmp_path: Path) -> None:
         import_clips(NoiseSource(seed=5), tmp_path / "other", SHARD)
-        foreign = create_cache(ClipStore(tmp_path / "other"), "proposals", self.MAKER)
+        foreign = create_proposals(ClipStore(tmp_path / "other"), self.PROVENANCE)
         (root / "proposals").mkdir()
         foreign.path.rename(root / "proposals" / foreign.path.name)
         with pytest.raises(BadInput, match="made from other clips"):

@@ -14,11 +14,12 @@ from fakes import NoiseSource
 from store_locations import contents
 
 from combo_avs.data.store import clip_table, receipts
+from combo_avs.data.store.attributes import Provenance
 from combo_avs.data.store.checksummed_json import seal, unseal
 from combo_avs.data.store.clip_table import ClipTable
 from combo_avs.data.store.location import write_atomic
 from combo_avs.data.store.receipts import Receipt, receipt_path, write_shard
-from combo_avs.data.store.root import create_cache
+from combo_avs.data.store.root import audio_attributes, create_cache
 from combo_avs.data.store.store import Cache, ClipStore
 from combo_avs.data.store.verify import damaged, repair
 from combo_avs.errors import BadInput
@@ -26,7 +27,7 @@ from combo_avs.pipeline.caches.inspect import verify_root
 from combo_avs.pipeline.imports.clips import import_clips
 
 SHARD = 20
-MAKER = {"name": "fake", "version": "1", "parameters": {"x": 1}, "weights_sha256": None}
+PROVENANCE = Provenance("fake", "1", {"x": 1})
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clip store and a small cache. Do not write here; `root` is a copy to play with."""
     root = tmp_path_factory.mktemp("whole")
     import_clips(NoiseSource(), root, SHARD)
-    cache = create_cache(ClipStore(root), "audio", MAKER, dim=4, probes={})
+    clips = ClipStore(root)
+    cache = create_cache(clips, audio_attributes(clips, PROVENANCE, 4, {}))
     for shard in range(cache.num_shards):
         write(cache, shard)
     return root
@@ -164,7 +166,7 @@ def test_repair_drops_exactly_the_damaged_shards(root: Path, whole: Path) -> Non
 class TestReceipts:
     def test_one_of_another_store_is_no_receipt(self, root: Path) -> None:
         clips = ClipStore(root)
-        other = create_cache(clips, "audio", {**MAKER, "version": "2"}, dim=4, probes={})
+        other = create_cache(clips, audio_attributes(clips, dataclasses.replace(PROVENANCE, version="2"), 4, {}))
         (first,) = (p for p in (root / "audio").iterdir() if p != other.path)
         shutil.copytree(first / "features", other.path / "features", dirs_exist_ok=True)
         shutil.copytree(first / "_done", other.path / "_done")

@@ -12,9 +12,17 @@ from store_locations import KINDS, contents, count_steps, full_at, killed_at, op
 from combo_avs.data.augment import AugmentConfig
 from combo_avs.data.clip import Clip
 from combo_avs.data.dataset import ClipDataset, prefetch, train_batch
+from combo_avs.data.store.attributes import Provenance
 from combo_avs.data.store.location import Location, UrlPath, location
 from combo_avs.data.store.receipts import write_shard
-from combo_avs.data.store.root import create_cache, exclusive, list_caches, open_cache
+from combo_avs.data.store.root import (
+    audio_attributes,
+    create_cache,
+    create_proposals,
+    exclusive,
+    list_caches,
+    open_cache,
+)
 from combo_avs.data.store.store import Cache, ClipStore
 from combo_avs.data.store.verify import repair
 from combo_avs.errors import BadInput, ComboError
@@ -22,7 +30,7 @@ from combo_avs.pipeline.caches.inspect import verify_root
 from combo_avs.pipeline.imports.clips import import_clips
 
 SHARD = 20
-MAKER = {"name": "fake", "version": "1", "parameters": {"x": 1}, "weights_sha256": None}
+PROVENANCE = Provenance("fake", "1", {"x": 1})
 
 
 def do_import(root: str | Location, source: NoiseSource | None = None) -> NoiseSource:
@@ -61,8 +69,8 @@ def fill(cache: Cache, shards: list[int] | None = None) -> Cache:
 def with_caches(root: str) -> ClipStore:
     do_import(root)
     clips = ClipStore(root)
-    fill(create_cache(clips, "proposals", MAKER))
-    fill(create_cache(clips, "audio", MAKER, dim=8, probes={}))
+    fill(create_proposals(clips, PROVENANCE))
+    fill(create_cache(clips, audio_attributes(clips, PROVENANCE, 8, {})))
     return clips
 
 
@@ -190,7 +198,7 @@ class TestLocationContract:
 
     def test_writers_share_a_store_by_shards(self, root: str) -> None:
         do_import(root)
-        cache = create_cache(ClipStore(root), "proposals", MAKER)
+        cache = create_proposals(ClipStore(root), PROVENANCE)
         with exclusive(cache, {0, 2}):
             with exclusive(Cache(cache.path), {1}):
                 fill(cache, [1])

@@ -70,7 +70,7 @@ def test_the_example_installs_and_runs(tmp_path: Path) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     cache = open_cache(ClipStore(root), "proposals", "grid")
-    assert cache.maker["parameters"] == {"cells": 2}
+    assert cache.provenance.parameters == {"cells": 2}
     masks = cache.read_masks(0)
     assert masks.shape == (4, 16, 16)
     assert (masks.sum(0) == 1).all()

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from combo_avs.data.store.attributes import Provenance
 from combo_avs.data.store.receipts import write_shard
-from combo_avs.data.store.root import create_cache, exclusive
+from combo_avs.data.store.root import create_proposals, exclusive
 from combo_avs.data.store.store import Cache, ClipStore
 from combo_avs.errors import BadInput
 from combo_avs.model.foundation.interface import Proposals
@@ -31,8 +32,7 @@ def proposals(masks: np.ndarray) -> Proposals:
 def write_cache(root: Path, name: str, masks_of, shards: set[int] | None = None) -> Cache:
     """A proposals cache whose frame f holds `masks_of(f)`."""
     clips = ClipStore(root)
-    maker = {"name": name, "version": "1", "parameters": {}, "weights_sha256": None}
-    cache = create_cache(clips, "proposals", maker)
+    cache = create_proposals(clips, Provenance(name, "1", {}))
     with exclusive(cache):
         for shard in shards if shards is not None else range(cache.num_shards):
             lo, hi = cache.shard_range(shard)

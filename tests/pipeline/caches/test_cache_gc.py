@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from combo_avs.data.store.root import create_cache, exclusive, list_caches
+from combo_avs.data.store.attributes import Provenance
+from combo_avs.data.store.root import create_proposals, exclusive, list_caches
 from combo_avs.data.store.store import ClipStore
 from combo_avs.errors import BadInput
 from combo_avs.pipeline.caches.gc import clean
@@ -19,19 +20,15 @@ def littered(prepared: Path, tmp_path: Path) -> Path:
     """A root with a stale cache, an unfinished one, and a temporary file."""
     root = Path(shutil.copytree(prepared, tmp_path / "root"))
     import_synthetic(tmp_path / "other", "ms3", 10, 5, 64, 10, None)
-    stale = create_cache(ClipStore(tmp_path / "other"), "proposals", _maker("stale"))
+    stale = create_proposals(ClipStore(tmp_path / "other"), Provenance("stale", "1", {}))
     shutil.copytree(stale.path, root / "proposals" / stale.path.name)
-    create_cache(ClipStore(root), "proposals", _maker("begun"))
+    create_proposals(ClipStore(root), Provenance("begun", "1", {}))
     (root / "clips.zarr" / ".zarr.json.123-abcd.tmp").write_bytes(b"x" * 100)
     return root
 
 
-def _maker(name: str) -> dict:
-    return {"name": name, "version": "1", "parameters": {}, "weights_sha256": None}
-
-
 def names(root: Path) -> list[str]:
-    return [c.maker["name"] for c in list_caches(root)]
+    return [c.provenance.name for c in list_caches(root)]
 
 
 def test_by_default_nothing_is_deleted(littered: Path) -> None:
@@ -58,7 +55,7 @@ def test_unfinished_ones_go_only_when_asked(littered: Path) -> None:
 
 
 def test_what_a_run_holds_stays(littered: Path) -> None:
-    begun = next(c for c in list_caches(littered) if c.maker["name"] == "begun")
+    begun = next(c for c in list_caches(littered) if c.provenance.name == "begun")
     with exclusive(begun):
         report = clean(littered, unfinished=True, delete=True)
     assert "begun" in names(littered)

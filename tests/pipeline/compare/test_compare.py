@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from combo_avs.data.store.attributes import Provenance
 from combo_avs.data.store.receipts import write_shard
-from combo_avs.data.store.root import create_cache
+from combo_avs.data.store.root import audio_attributes, create_cache, create_proposals
 from combo_avs.data.store.store import Cache, ClipStore
 from combo_avs.errors import BadInput, Interrupted
 from combo_avs.pipeline.compare import compare as compare_module
@@ -180,8 +181,7 @@ class TestRefusals:
         assert not (tmp_path / "out").exists()
 
     def test_a_cache_that_does_not_cover_the_split(self, root: Path, tmp_path: Path) -> None:
-        maker = {"name": "half", "version": "1", "parameters": {}, "weights_sha256": None}
-        create_cache(ClipStore(root), "proposals", maker)
+        create_proposals(ClipStore(root), Provenance("half", "1", {}))
         with pytest.raises(BadInput, match="does not cover split"):
             compare(root, "tiny", ["proposals=felzenszwalb,half"], [0], tmp_path / "out", audio="logmel")
         assert not (tmp_path / "out").exists()
@@ -229,9 +229,8 @@ class TestTable:
 def narrow_features(root: Path, dim: int) -> Cache:
     """An audio cache called narrow with `dim` random features."""
     clips = ClipStore(root)
-    maker = {"name": "narrow", "version": "1", "parameters": {}, "weights_sha256": None}
     probes = {name: [[0.0] * dim] * 10 for name in ("silence", "noise")}
-    cache = create_cache(clips, "audio", maker, dim=dim, probes=probes)
+    cache = create_cache(clips, audio_attributes(clips, Provenance("narrow", "1", {}), dim, probes))
     for shard in range(cache.num_shards):
         lo, hi = cache.shard_range(shard)
         features = np.random.default_rng(shard).normal(size=(hi - lo, dim)).astype(np.float32)

@@ -18,7 +18,8 @@ from fakes import NoiseSource
 from store_locations import KINDS, contents, open_place
 
 import combo_avs
-from combo_avs.data.store.root import create_cache
+from combo_avs.data.store.attributes import Provenance
+from combo_avs.data.store.root import audio_attributes, create_cache
 from combo_avs.data.store.store import ClipStore
 from combo_avs.pipeline.config.tree import load_config
 from combo_avs.pipeline.doctor import machine
@@ -220,8 +221,9 @@ def root(tmp_path: Path) -> Path:
 
 
 def a_cache(root: Path) -> Path:
-    maker = {"name": "empty", "version": "1", "parameters": {}, "weights_sha256": None}
-    return Path(create_cache(ClipStore(root), "audio", maker, dim=3, probes={}).path)
+    clips = ClipStore(root)
+    attributes = audio_attributes(clips, Provenance("empty", "1", {}), dim=3, probes={})
+    return Path(create_cache(clips, attributes).path)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -268,7 +270,8 @@ def run(root: Path) -> Path:
     """A run with best weights and two checkpoints, of one number each; its caches are not there."""
     folder = root.parent / "run"
     clips = ClipStore(root)
-    info = RunInfo(str(root), "noise", clips.classes, clips.size, clips.fingerprint(), "p", {}, "a", {})
+    made = Provenance("fake", "1", {})
+    info = RunInfo(str(root), "noise", clips.classes, clips.size, clips.fingerprint(), "p", made, "a", made)
     weights = {"w": torch.ones(1)}
     create_converted_run(folder, load_config("tiny", []), info, weights)
     for step in (1, 2):

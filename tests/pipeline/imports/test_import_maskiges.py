@@ -13,7 +13,7 @@ from combo_avs.console import run
 from combo_avs.data.dataset import ClipDataset
 from combo_avs.data.palette import PALETTE
 from combo_avs.data.sources.synthetic.source import SyntheticSource
-from combo_avs.data.store.root import create_cache, exclusive, open_cache
+from combo_avs.data.store.root import create_proposals, exclusive, open_cache
 from combo_avs.data.store.store import Cache, ClipStore
 from combo_avs.errors import BadInput, ComboError
 from combo_avs.pipeline.caches.inspect import root_info, verify_root
@@ -148,7 +148,7 @@ class TestResume:
 
     def test_a_second_run_is_refused(self, root: Path, tree: Path) -> None:
         cache = import_maskiges(root, tree).cache
-        create_cache(ClipStore(root), "proposals", cache.maker)
+        create_proposals(ClipStore(root), cache.provenance)
         with exclusive(cache), pytest.raises(BadInput, match="writing to it"):
             import_maskiges(root, tree)
 

@@ -72,7 +72,7 @@ def test_the_command_takes_the_option(tmp_path: Path) -> None:
     imported(tmp_path / "direct", folder, "ms3", pickles=True)
     assert run(app, [*arguments, "--size", str(SIZE), "--log-mel-pickles"]) == 0
     by_command, direct = ClipStore(tmp_path / "by-command"), ClipStore(tmp_path / "direct")
-    assert by_command.attributes["parameters"] == direct.attributes["parameters"]
+    assert by_command.parameters == direct.parameters
     np.testing.assert_array_equal(by_command.read("log_mel", 0, 5), direct.read("log_mel", 0, 5))
 
 
@@ -83,7 +83,7 @@ def test_without_the_option_they_are_not_looked_at(tmp_path: Path) -> None:
     imported(tmp_path / "root", folder, "ms3", False)
     store = ClipStore(tmp_path / "root")
     assert store.quarantined() == store.notes() == {}
-    assert "log_mel" not in store.attributes["parameters"]
+    assert "log_mel" not in store.parameters
 
 
 def test_pickles_of_the_sound_itself_give_the_same_arrays_and_another_fingerprint(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_pickles_of_the_sound_itself_give_the_same_arrays_and_another_fingerprin
     assert report.notes == {}
     pickled = ClipStore(tmp_path / "pickled")
     assert np.array_equal(pickled.read("log_mel", 0, pickled.frames), computed.read("log_mel", 0, computed.frames))
-    assert pickled.attributes["parameters"]["log_mel"] == "pickles of the data set"
+    assert pickled.parameters["log_mel"] == "pickles of the data set"
     assert pickled.fingerprint() != computed.fingerprint()
     with pytest.raises(BadInput, match="different: parameters"):
         imported(tmp_path / "computed", folder, "ms3", True)

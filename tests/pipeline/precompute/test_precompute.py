@@ -49,9 +49,9 @@ class TestContents:
     def test_provenance(self, prepared: Path) -> None:
         clips = ClipStore(prepared)
         cache = open_cache(clips, "proposals", "felzenszwalb")
-        assert cache.attributes["clips_fingerprint"] == clips.fingerprint()
-        assert cache.maker["parameters"]["scales"] == [200.0, 800.0]
-        assert cache.path == cache_path(clips, "proposals", cache.maker)
+        assert cache.clips_fingerprint == clips.fingerprint()
+        assert cache.provenance.parameters["scales"] == [200.0, 800.0]
+        assert cache.path == cache_path(clips, cache.attributes)
 
     def test_the_generator_none_gives_plain_maskiges(self, root: Path) -> None:
         run_plans(plan_caches(root, PrecomputeConfig(), "none", None, None), 0, None)
@@ -70,12 +70,12 @@ def test_vggish_from_a_weights_file(root: Path, tmp_path: Path) -> None:
     plans = plan_caches(root, config, None, "vggish", None)
     run_plans(plans, workers=1, scheduler=None)
     clips, cache = ClipStore(root), Cache(plans[0].path)
-    assert len(cache.maker["weights_sha256"]) == 64
+    assert len(cache.provenance.weights_sha256) == 64
     assert str(tmp_path) not in str(cache.attributes)
     log_mel = torch.from_numpy(clips.read("log_mel", 0, 10))
     expected = encoder("vggish", config.encoder)(log_mel, torch.zeros(10, 16_000)).numpy()
     np.testing.assert_allclose(cache.read("features", 0, 10), expected, atol=1e-5)
-    assert len(cache.attributes["probes"]["silence"]) == 10
+    assert len(cache.probes["silence"]) == 10
 
 
 class TestResume:
@@ -177,6 +177,6 @@ class TestBadInput:
 
     def test_a_second_run_on_the_same_cache_is_refused(self, root: Path) -> None:
         plans = plan_caches(root, PrecomputeConfig(), "none", None, None)
-        create_cache(ClipStore(root), "proposals", plans[0].maker)
+        create_cache(ClipStore(root), plans[0].attributes)
         with exclusive(Cache(plans[0].path)), pytest.raises(BadInput, match="writing to it"):
             run_plans(plans, 0, None)

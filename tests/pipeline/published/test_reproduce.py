@@ -299,4 +299,4 @@ def test_the_full_size_network(tree: Path, vggish: dict[str, torch.Tensor], tmp_
     assert report.ours == pytest.approx(scored_by_hand(tree, path, ModelConfig()), abs=1e-4)
     assert [r for r in report.obstacles if "official" not in r] == []
     assert not report.met
-    assert open_cache(ClipStore(root), "audio", "vggish").attributes["dim"] == 128
+    assert open_cache(ClipStore(root), "audio", "vggish").dim == 128

@@ -17,6 +17,7 @@ from report_targets import HOSTILE_ID, HOSTILE_OBJECT, make_root, make_run
 from combo_avs.cli import app
 from combo_avs.console import run
 from combo_avs.data.palette import PALETTE
+from combo_avs.data.store.attributes import Provenance
 from combo_avs.data.store.root import open_cache
 from combo_avs.data.store.store import ClipStore
 from combo_avs.errors import BAD_INPUT, DONE, BadInput
@@ -253,12 +254,12 @@ def test_only_a_report_is_written_over(made: Path, tmp_path: Path) -> None:
     ],
 )
 def test_untrained_makers_are_known(name: str, parameters: dict[str, bool], untrained: bool) -> None:
-    assert is_untrained({"name": name, "parameters": parameters}) is untrained
+    assert is_untrained(Provenance(name, "1", parameters)) is untrained
 
 
 def test_caches_of_one_maker_are_told_apart_by_what_differs() -> None:
     def cache(name: str, fingerprint: str, **parameters: object) -> SimpleNamespace:
-        return SimpleNamespace(name=f"{name}-{fingerprint}", maker={"name": name, "parameters": parameters})
+        return SimpleNamespace(name=f"{name}-{fingerprint}", provenance=Provenance(name, "1", parameters))
 
     fine, coarse = cache("felz", "1", scale=50, sigma=1), cache("felz", "2", scale=400, sigma=1)
     assert cache_labels([fine, coarse, cache("none", "3")]) == ["felz scale=50", "felz scale=400", "none"]

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from combo_avs.data.dataset import ClipDataset, batch_indices, prefetch, train_batch
-from combo_avs.data.store.root import create_cache, open_cache
+from combo_avs.data.store.attributes import Provenance
+from combo_avs.data.store.root import create_proposals, open_cache
 from combo_avs.data.store.store import ClipStore
 from combo_avs.errors import BadInput, ComboError
 from combo_avs.pipeline.config.tree import Config, load_config
@@ -220,8 +221,7 @@ class TestBadInput:
         assert not (tmp_path / "run").exists()
 
     def test_a_cache_that_does_not_cover_the_split(self, root: Path, config: Config, tmp_path: Path) -> None:
-        maker = {"name": "half", "version": "1", "parameters": {}, "weights_sha256": None}
-        create_cache(ClipStore(root), "proposals", maker)
+        create_proposals(ClipStore(root), Provenance("half", "1", {}))
         with pytest.raises(BadInput, match="does not cover split 'train'"):
             train(root, config, "half", "logmel", tmp_path / "run")
 
