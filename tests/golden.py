@@ -1,6 +1,7 @@
-"""Golden fixtures: arrays that the published systems gave for rule-made weights and inputs.
+"""Golden fixtures: what the published systems returned for weights and inputs that follow a rule.
 
-The folder is named by COMBO_REFERENCE, else tests/reference, else a folder shared/reference beside the checkout.
+They are read from the folder that COMBO_REFERENCE names, and from no other. If it names none: from `shared/reference`
+beside the checkout, which may hold the whole set, else from tests/reference, which holds a small one.
 Weights that a fixture does not ship follow a rule: a hash of the salt and the published key name.
 """
 
@@ -13,12 +14,23 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
+SMALL_SET = ROOT / "tests" / "reference"
+FOLDERS = ("audio", "combo", "metrics", "sam", "semantic_sam")
+
+
+def whole_set() -> Path | None:
+    """The folder of the whole set, if there is one."""
+    named = os.environ.get("COMBO_REFERENCE")
+    folder = Path(named).resolve() if named else ROOT.parent / "shared" / "reference"
+    if named and not any((folder / kind).is_dir() for kind in FOLDERS):
+        raise FileNotFoundError(f"COMBO_REFERENCE={named}: holds none of the folders {', '.join(FOLDERS)}")
+    return folder if folder.is_dir() else None
 
 
 def reference_folders(kind: str) -> list[Path]:
     """Folders that hold fixtures of one kind (combo, audio, metrics, ...), in the order they are searched."""
-    named = os.environ.get("COMBO_REFERENCE")
-    roots = [Path(named)] if named else [ROOT / "tests" / "reference", ROOT.parent / "shared" / "reference"]
+    whole = whole_set()
+    roots = [SMALL_SET] if whole is None else [whole] if os.environ.get("COMBO_REFERENCE") else [whole, SMALL_SET]
     return [r / kind for r in roots if (r / kind).is_dir()]
 
 

@@ -33,7 +33,6 @@ def open_place(kind: str, tmp_path: Path) -> str:
 @functools.cache
 def _bucket() -> str:
     """A bucket of an S3 server on loopback, which lives as long as this process."""
-    pytest.importorskip("s3fs")
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)

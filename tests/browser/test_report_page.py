@@ -1,22 +1,18 @@
 """A report in a real browser, opened as a file: no errors, no network, and everything on it works without a mouse."""
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
 from report_targets import HOSTILE_ID, HOSTILE_OBJECT, make_root, make_run
 
 from combo_avs.pipeline.report.build import render, report
 from combo_avs.pipeline.report.caches import CacheSection
 from combo_avs.pipeline.report.gallery import FILES, Gallery, Item, Measure, write_sheet
 from combo_avs.pipeline.report.targets import Targets
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="the Python package playwright is missing")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome in PATH")
 
 CLIPS = 42  # 14 of each split: two pages
 
@@ -30,15 +26,15 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[sync_api.Browser]:
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
+def browser(chromium: str) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @contextmanager
-def opened(browser: sync_api.Browser, address: str) -> Iterator[sync_api.Page]:
+def opened(browser: Browser, address: str) -> Iterator[Page]:
     """The open page; afterwards: it logged no error, asked nothing but files, and ran no script of a clip's name."""
     page, errors, requests = browser.new_page(), [], []
     page.on("console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None)
@@ -54,27 +50,27 @@ def opened(browser: sync_api.Browser, address: str) -> Iterator[sync_api.Page]:
 
 
 @pytest.fixture
-def page(browser: sync_api.Browser, address: str) -> Iterator[sync_api.Page]:
+def page(browser: Browser, address: str) -> Iterator[Page]:
     with opened(browser, address) as page:
         yield page
 
 
-def gallery(page: sync_api.Page, which: int) -> sync_api.Locator:
+def gallery(page: Page, which: int) -> Locator:
     """0: of the runs, the test split; 1: of the cache root, all splits."""
     return page.locator("section.gallery").nth(which)
 
 
-def names(of: sync_api.Locator) -> list[str]:
+def names(of: Locator) -> list[str]:
     return of.locator("article h4").all_inner_texts()
 
 
-def numbers(of: sync_api.Locator, key: str) -> list[float]:
+def numbers(of: Locator, key: str) -> list[float]:
     """Those of one measure beside the clips, in order."""
     texts = of.locator(f"table.numbers td[data-key='{key}']").all_inner_texts()
     return [float(text) for text in texts if text != "–"]
 
 
-def test_filters_by_split_category_and_name(page: sync_api.Page) -> None:
+def test_filters_by_split_category_and_name(page: Page) -> None:
     clips = gallery(page, 1)
     assert clips.locator(".where").first.inner_text() == f"{CLIPS} clips, page 1 of 4"
     clips.locator("[name=split]").select_option("val")
@@ -89,7 +85,7 @@ def test_filters_by_split_category_and_name(page: sync_api.Page) -> None:
     assert "Nothing passes" in clips.locator(".items").inner_text()
 
 
-def test_sorts_clips_both_ways_and_single_frames(page: sync_api.Page) -> None:
+def test_sorts_clips_both_ways_and_single_frames(page: Page) -> None:
     clips = gallery(page, 0)
     clips.locator("[name=sort]").select_option("J:without")
     clips.locator("[name=order]").select_option("up")
@@ -107,7 +103,7 @@ def test_sorts_clips_both_ways_and_single_frames(page: sync_api.Page) -> None:
     assert all(", frame " in name for name in names(clips))
 
 
-def test_a_button_leads_to_the_clips_that_differ_most(page: sync_api.Page) -> None:
+def test_a_button_leads_to_the_clips_that_differ_most(page: Page) -> None:
     page.locator("button[data-sort]").press("Enter")
     clips = gallery(page, 0)
     assert clips.locator("[name=sort]").evaluate("sort => sort === document.activeElement")
@@ -116,7 +112,7 @@ def test_a_button_leads_to_the_clips_that_differ_most(page: sync_api.Page) -> No
     assert sizes == sorted(sizes, reverse=True)
 
 
-def test_pages_show_every_clip_once(page: sync_api.Page) -> None:
+def test_pages_show_every_clip_once(page: Page) -> None:
     clips = gallery(page, 1)
     seen = names(clips)
     while clips.locator("[data-go='1']").first.is_enabled():
@@ -127,7 +123,7 @@ def test_pages_show_every_clip_once(page: sync_api.Page) -> None:
     assert clips.locator(".where").first.inner_text() == f"{CLIPS} clips, page 3 of 4"
 
 
-def test_of_thousands_of_clips_one_page_is_in_the_document(browser: sync_api.Browser, tmp_path: Path) -> None:
+def test_of_thousands_of_clips_one_page_is_in_the_document(browser: Browser, tmp_path: Path) -> None:
     (tmp_path / FILES).mkdir()
     sheet = write_sheet(tmp_path, "sheet", [np.zeros((5, 8, 8, 3), np.uint8)])
     items = [
@@ -149,14 +145,14 @@ def test_of_thousands_of_clips_one_page_is_in_the_document(browser: sync_api.Bro
         assert page.locator("img").count() == 12
 
 
-def test_pictures_are_lazy_and_load(page: sync_api.Page) -> None:
+def test_pictures_are_lazy_and_load(page: Page) -> None:
     image = gallery(page, 1).locator("article img").last
     assert image.get_attribute("loading") == "lazy"
     image.scroll_into_view_if_needed()
     page.wait_for_function("image => image.complete && image.naturalWidth > 0", arg=image.element_handle())
 
 
-def test_sound_plays_and_a_line_runs_along(page: sync_api.Page) -> None:
+def test_sound_plays_and_a_line_runs_along(page: Page) -> None:
     article = gallery(page, 0).locator("article").first
     frames = article.locator("table.perframe tr").first.locator("th").count() - 1
     audio = article.locator("audio")
@@ -168,7 +164,7 @@ def test_sound_plays_and_a_line_runs_along(page: sync_api.Page) -> None:
     assert 0 < float(head.evaluate("head => parseFloat(head.style.left)")) < 100
 
 
-def test_works_by_keyboard(page: sync_api.Page) -> None:
+def test_works_by_keyboard(page: Page) -> None:
     clips = gallery(page, 1)
     clips.locator("[name=split]").focus()
     page.keyboard.type("val")
@@ -185,7 +181,7 @@ def test_works_by_keyboard(page: sync_api.Page) -> None:
 
 
 @pytest.mark.parametrize("view", ["clips", "frames"])
-def test_a_phone_scrolls_downwards_only(page: sync_api.Page, view: str) -> None:
+def test_a_phone_scrolls_downwards_only(page: Page, view: str) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
     for which in (0, 1):
         gallery(page, which).locator("[name=view]").select_option(view)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-import combo_avs
 from combo_avs.cli import app
 from combo_avs.console import run
 from combo_avs.data.store.store import ClipStore
@@ -15,7 +14,6 @@ from combo_avs.pipeline.config.tree import presets
 from combo_avs.pipeline.demo import _verdict, demo
 from combo_avs.pipeline.evaluate.evaluate import Scores
 
-SAMPLES = Path(combo_avs.__file__).parents[1] / "shared" / "samples"
 TINY = ["model.width=32", "model.heads=2", "model.num_queries=4", "model.encoder_layers=1", "loss.num_points=256"]
 
 
@@ -23,20 +21,13 @@ def combo(*arguments: object) -> None:
     assert run(app, [str(a) for a in arguments]) == 0
 
 
-@pytest.fixture
-def samples() -> Path:
-    if not SAMPLES.is_dir():
-        pytest.skip(f"the real sample clips are not at {SAMPLES}; the synthetic route is tested all the same")
-    return SAMPLES
-
-
 @pytest.mark.parametrize(
     ("subset", "clips"), [("s4", {"train": 2, "val": 1, "test": 1}), ("ms3", {"train": 2, "val": 1, "test": 2})]
 )
 def test_real_clips_from_folder_to_prediction(
-    samples: Path, tmp_path: Path, subset: str, clips: dict[str, int], capsys: pytest.CaptureFixture
+    real_clips: Path, tmp_path: Path, subset: str, clips: dict[str, int], capsys: pytest.CaptureFixture
 ) -> None:
-    root, run, source = tmp_path / "root", tmp_path / "run", samples / "mini_avsbench"
+    root, run, source = tmp_path / "root", tmp_path / "run", real_clips / "mini_avsbench"
     combo("import", "avsbench", root, "--source", source, "--subset", subset)
     assert ClipStore(root).table.splits() == clips
     caches = ("--proposals", "felzenszwalb", "--audio", "logmel")
@@ -53,9 +44,9 @@ def test_real_clips_from_folder_to_prediction(
     assert [o.parent.name for o in overlays] == [video.stem]
 
 
-def test_real_semantic_clips_of_5_and_10_frames(samples: Path, tmp_path: Path) -> None:
+def test_real_semantic_clips_of_5_and_10_frames(real_clips: Path, tmp_path: Path) -> None:
     root, run = tmp_path / "root", tmp_path / "run"
-    combo("import", "avsbench", root, "--source", samples / "mini_avsbench", "--subset", "avss", "--size", 96)
+    combo("import", "avsbench", root, "--source", real_clips / "mini_avsbench", "--subset", "avss", "--size", 96)
     store = ClipStore(root)
     assert len(store.classes) == 71
     assert sorted(set(store.table.num_frames.tolist())) == [5, 10]

@@ -20,7 +20,6 @@ from avsbench_tree import (
 )
 from PIL import Image
 
-import combo_avs
 from combo_avs.base import IGNORE_LABEL
 from combo_avs.data.resize import fit_crop, fit_squash
 from combo_avs.data.sources.avsbench.source import AvsBench, open_avsbench
@@ -153,11 +152,8 @@ def test_fingerprint_parameters_tell_what_changes_the_arrays(s4, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def samples() -> Path:
-    folder = Path(combo_avs.__file__).parents[1] / "shared" / "samples" / "mini_avsbench"
-    if not folder.is_dir():
-        pytest.skip(f"no real AVSBench clips in {folder}; they may not be redistributed")
-    return folder
+def samples(real_clips: Path) -> Path:
+    return real_clips / "mini_avsbench"
 
 
 @pytest.mark.parametrize(("subset", "count"), [("s4", 4), ("ms3", 5), ("avss", 10)])

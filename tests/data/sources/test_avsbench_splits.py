@@ -1,7 +1,6 @@
 """The source-aware splits: no video on both sides, test as it is, and the files where the official splits put them."""
 
 import csv
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +8,6 @@ from avsbench_tree import AVSS_ROWS, SIZE, make_avss, make_ms3
 from hypothesis import given
 from hypothesis import strategies as st
 
-import combo_avs
 from combo_avs.data.clip import SPLITS, Clip
 from combo_avs.data.sources.avsbench.source import open_avsbench
 from combo_avs.data.sources.avsbench.source_videos import shared_sources, source_aware
@@ -86,11 +84,9 @@ def test_no_video_crosses_and_test_stays_whole(rows):
     assert source_aware(kept) == kept
 
 
-def test_official_ms3(tmp_path):
+def test_official_ms3(tmp_path, real_clips):
     """The counts of the official list: 38 of 64 test clips show a video of train."""
-    listed = Path(combo_avs.__file__).parents[1] / "shared/samples/metadata/avsbench_semantic_metadata.csv"
-    if not listed.is_file():
-        pytest.skip(f"no official list {listed}")
+    listed = real_clips / "metadata" / "avsbench_semantic_metadata.csv"
     from combo_avs.data.sources.avsbench.layout import SUBSETS, read_clips
 
     with listed.open(newline="") as file:

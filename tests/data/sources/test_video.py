@@ -12,7 +12,6 @@ import pytest
 from coded_video import coded, make_video, number_of, remux, tone
 from PIL import Image
 
-import combo_avs
 from combo_avs.base import IGNORE_LABEL
 from combo_avs.data.audio import resample
 from combo_avs.data.sources.video.source import VideoClips, open_videos
@@ -253,11 +252,8 @@ def test_no_sound_track_is_a_warning_and_no_samples(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def samples() -> Path:
-    folder = Path(combo_avs.__file__).parents[1] / "shared" / "samples" / "mini_avsbench"
-    if not folder.is_dir():
-        pytest.skip(f"no real AVSBench clips in {folder}; they may not be redistributed")
-    return folder / "AVSBench_object"
+def samples(real_clips: Path) -> Path:
+    return real_clips / "mini_avsbench" / "AVSBench_object"
 
 
 def test_real_videos_give_the_frames_cut_from_them(samples):

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+import transformers
 from contracts import AudioEncoderContract, seconds, tone
 from safetensors.torch import save_file
 
@@ -16,8 +17,6 @@ from combo_avs.model.audio.ast import AT_ONCE, CLASSIFIER, AstEncoder
 from combo_avs.model.transformers_models import make_model
 from combo_avs.pipeline.config.tree import load_config
 from combo_avs.pipeline.train.step import make_trainer
-
-transformers = pytest.importorskip("transformers")
 
 
 def small_config():

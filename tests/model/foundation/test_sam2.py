@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from contracts import ProposalGeneratorContract, noise, scene
 from PIL import Image
 from safetensors.torch import save_file
@@ -15,8 +16,6 @@ from combo_avs.model import weight_files
 from combo_avs.model.foundation import generator as named_generator
 from combo_avs.model.foundation.sam2 import SIZES, Sam2Config, Sam2Network, SquareEverything, build
 from combo_avs.model.transformers_models import make_model
-
-transformers = pytest.importorskip("transformers")
 
 SIDE = 128
 SETTINGS = {
