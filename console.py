@@ -1,4 +1,4 @@
-"""From an outcome to an exit code and one message."""
+"""Turn the outcome of a command into an exit code and one message."""
 
 import signal
 import traceback
@@ -9,13 +9,13 @@ import typer
 
 from .errors import BAD_INPUT, DONE, FAILED, INTERRUPTED, ComboError
 
-STOPPED = "interrupted; run the same command again to go on"
+STOPPED = "interrupted; run the same command again to continue"
 
 
 def run(app: typer.Typer, arguments: list[str] | None) -> int:
-    """Run the command line and give its exit code; whatever went wrong is on stderr."""
+    """Run the command line and return its exit code. Errors are printed to stderr."""
     warnings.showwarning = _show_warning
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a preempted job stops as with Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a preempted job stops as on Ctrl-C
     try:
         code = app(arguments, prog_name="combo", standalone_mode=False) or DONE
     except ComboError as error:
@@ -23,13 +23,14 @@ def run(app: typer.Typer, arguments: list[str] | None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _say(STOPPED, INTERRUPTED)
     except OSError as error:
-        return _say(f"{error}; what was finished is kept, run the same command again to go on", FAILED)
+        return _say(f"{error}; finished work is kept, run the same command again to continue", FAILED)
     except Exception as error:
-        if hasattr(error, "show"):  # a usage error; some versions of typer bring their own click, so no class to name
-            error.show()
+        # A usage error has `show`. Its class cannot be named: some versions of typer bring their own click.
+        if show := getattr(error, "show", None):
+            show()
             return BAD_INPUT
         traceback.print_exc()
-        return _say("this is a defect of combo; what was finished is kept", FAILED)
+        return _say("this is a bug in combo; finished work is kept", FAILED)
     # 130 is how some versions of typer report Ctrl-C.
     return _say(STOPPED, INTERRUPTED) if code == 130 else code
 

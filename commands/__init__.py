@@ -1,1 +1,1 @@
-"""The groups of commands that `combo` has beside its own; as thin as `cli.py`."""
+"""Commands of `combo`: each parses, calls one function of the pipeline, prints."""

@@ -1,4 +1,4 @@
-"""`combo cache`: look at the stores of a cache root, check, compare, ship and clean them."""
+"""`combo cache`: inspect, verify, compare, transfer and clean the stores of a cache root."""
 
 import json
 from pathlib import Path
@@ -9,12 +9,12 @@ import typer
 from ..errors import FAILED
 from .options import AsJson, Root, finish
 
-app = typer.Typer(help="Look at the stores of a cache root; check, compare, ship and clean them.", no_args_is_help=True)
+app = typer.Typer(help="Inspect, verify, compare, transfer and clean the stores of a cache root.", no_args_is_help=True)
 
 
 @app.command("info")
 def cache_info(root: Root, as_json: AsJson = False) -> None:
-    """What a cache root holds, and how much of it is finished."""
+    """Show what a cache root holds, and how much of it is finished."""
     from ..pipeline.caches.inspect import root_info, show_info
 
     info = root_info(root)
@@ -26,11 +26,11 @@ def cache_verify(
     root: Root,
     repair: Annotated[
         bool,
-        typer.Option("--repair", help="First mend what can be mended, and make damaged shards of caches again."),
+        typer.Option("--repair", help="First repair what can be repaired, and recompute damaged shards of caches."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Read every file and compare it with its checksum. Exit code 5 when anything is damaged or missing."""
+    """Check every file against its checksum. Exit code 5 when anything is damaged or missing."""
     from ..pipeline.caches.inspect import show_problems, verify_root
     from ..pipeline.caches.repair import repair_root
 
@@ -47,7 +47,7 @@ def cache_verify(
 def cache_diff(
     root: Root,
     first: Annotated[str, typer.Argument(help="Proposals cache, e.g. sam-vit-h.")],
-    second: Annotated[str, typer.Argument(help="Another one.")],
+    second: Annotated[str, typer.Argument(help="The proposals cache to compare it with.")],
     split: Annotated[str | None, typer.Option(help="Only clips of this split.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -75,7 +75,7 @@ def cache_export(
 def cache_import(
     file: Annotated[Path, typer.Argument(help="File that 'combo cache export' wrote.")], root: Root
 ) -> None:
-    """Bring an exported HDF5 file into a root: the same stores, byte by byte. Run it again to go on."""
+    """Restore the stores of an exported HDF5 file in a root, byte for byte. The same command resumes."""
     from ..pipeline.caches.transfer import import_stores
 
     typer.echo(import_stores(file, root))
@@ -87,12 +87,12 @@ def cache_import_masks(
     folder: Annotated[
         Path, typer.Argument(help="Holds <clip id>/<frame>.npz, .npy, .json (COCO run lengths) or .png.")
     ],
-    name: Annotated[str, typer.Option(help="What the proposals cache is called.")],
+    name: Annotated[str, typer.Option(help="Name of the proposals cache.")],
     allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Take frames without a file as frames without masks.")
+        bool, typer.Option("--allow-missing", help="Treat frames without a file as frames without masks.")
     ] = False,
 ) -> None:
-    """Take masks that another program made as a proposals cache; docs/mask-format.md says how to write them."""
+    """Import masks made by another program as a proposals cache; docs/mask-format.md describes the format."""
     from ..pipeline.imports.masks import import_masks
 
     report = import_masks(root, folder, name, allow_missing)
@@ -103,7 +103,7 @@ def cache_import_masks(
 @app.command("merge")
 def cache_merge(
     root: Root,
-    sources: Annotated[list[str], typer.Argument(help="Roots in which other shards of the same job were made.")],
+    sources: Annotated[list[str], typer.Argument(help="Roots that hold other shards of the same job.")],
 ) -> None:
     """Copy the shards that a root lacks from other roots. Exit code 5 when finished shards differ."""
     from ..pipeline.caches.transfer import merge_roots
@@ -117,11 +117,11 @@ def cache_merge(
 @app.command("gc")
 def cache_gc(
     root: Root,
-    delete: Annotated[bool, typer.Option("--delete", help="Delete it; without this only say what could go.")] = False,
-    unfinished: Annotated[bool, typer.Option("--unfinished", help="Caches that lack shards, too.")] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete it; without this, only list it.")] = False,
+    unfinished: Annotated[bool, typer.Option("--unfinished", help="Include caches that lack shards.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Find stale caches and what killed runs left behind. Stores that a run writes to are left alone."""
+    """Find stale caches and leftovers of killed runs. Stores that a run is writing to are kept."""
     from ..pipeline.caches.gc import clean
 
     report = clean(root, unfinished, delete)

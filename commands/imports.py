@@ -1,4 +1,4 @@
-"""`combo import`: bring clips, and what others made of them, into a cache root."""
+"""`combo import`: import clips, and caches made by others, into a cache root."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -7,7 +7,7 @@ import typer
 
 from .options import Root, ShardFrames, Size, Subset, finish
 
-app = typer.Typer(help="Bring clips into a cache root.", no_args_is_help=True)
+app = typer.Typer(help="Import clips into a cache root.", no_args_is_help=True)
 
 
 @app.command("synthetic")
@@ -19,10 +19,10 @@ def import_synthetic(
     size: Size = 224,
     shard_frames: ShardFrames = 160,
     avsbench: Annotated[
-        Path | None, typer.Option(help="Write the clips to this folder in AVSBench layout, too.")
+        Path | None, typer.Option(help="Also write the clips to this folder, in AVSBench layout.")
     ] = None,
 ) -> None:
-    """Make a labelled set of moving, sounding objects, and import it."""
+    """Generate a labelled set of moving, sounding objects, and import it."""
     from ..pipeline.imports.clips import import_synthetic as import_it
 
     _imported(import_it(root, flavour, clips, seed, size, shard_frames, avsbench))
@@ -37,12 +37,10 @@ def import_avsbench(
     shard_frames: ShardFrames = 160,
     split: Annotated[
         Literal["official", "source-aware"],
-        typer.Option(
-            help="source-aware: without the train and val clips that show a video of test, or train ones of val."
-        ),
+        typer.Option(help="source-aware: without train and val clips of test videos, and train clips of val videos."),
     ] = "official",
     log_mel_pickles: Annotated[
-        bool, typer.Option("--log-mel-pickles", help="Take log-mels from the data set's pickles, read in a sandbox.")
+        bool, typer.Option("--log-mel-pickles", help="Use the log-mels in the data set's pickles, read in a sandbox.")
     ] = False,
 ) -> None:
     """Import AVSBench-object (S4, MS3) or AVSBench-semantic (AVSS). All files are checked before the first is read."""
@@ -64,7 +62,7 @@ def import_maskiges(
 
 @app.command("ground-truth")
 def import_ground_truth(root: Root) -> None:
-    """Add the true segments of all objects of a synthetic set, silent ones too, as the proposals cache ground-truth.
+    """Add the true masks of all objects of a synthetic set, silent ones included, as the proposals cache ground-truth.
 
     The upper bound for proposal generators. Only for sets made by 'combo import synthetic'.
     """
@@ -77,7 +75,7 @@ def import_ground_truth(root: Root) -> None:
 def import_videos(
     root: Root,
     files: Annotated[list[Path], typer.Argument(help="Video files: mp4, mkv, avi, webm, of any length.")],
-    clip_seconds: Annotated[int, typer.Option(help="Cut into clips of this many seconds: 5 or 10.")] = 5,
+    clip_seconds: Annotated[int, typer.Option(help="Seconds per clip: 5 or 10.")] = 5,
     size: Size = 224,
     shard_frames: ShardFrames = 160,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share, and the words that some of them take."""
+"""Arguments and options that several commands share."""
 
 import os
 from pathlib import Path
@@ -8,17 +8,16 @@ import typer
 
 from ..errors import QUARANTINED
 
-MOST_SHOWN = 10  # quarantined clips at the end of a command
+MAX_SHOWN = 10  # quarantined clips at the end of a command
 
 Subset = Literal["s4", "ms3", "avss"]
-Root = Annotated[
-    Path,  # or the URL as text
-    typer.Argument(
-        parser=lambda text: text if "://" in text else Path(text),
-        metavar="ROOT",
-        help="Cache root: the folder, or a URL such as s3://bucket/name, that holds clips.zarr and the caches.",
-    ),
-]
+_ROOT = typer.Argument(
+    parser=lambda text: text if "://" in text else Path(text),
+    metavar="ROOT",
+    help="Cache root: the folder, or a URL such as s3://bucket/name, that holds clips.zarr and the caches.",
+)
+Root = Annotated[Path, _ROOT]  # or the URL as text
+OptionalRoot = Annotated[Path | None, _ROOT]
 Run = Annotated[Path, typer.Argument(help="Run folder, made by 'combo train --out'.")]
 Set = Annotated[
     list[str] | None,
@@ -26,29 +25,28 @@ Set = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-Sound = Literal["right", "swapped", "silent", "noise"]
 PRESETS = "tiny, or s4, ms3, avss with -r50 or -pvt."
 Size = Annotated[int, typer.Option(help="Height and width of the stored frames, in pixels.")]
-ShardFrames = Annotated[int, typer.Option(help="Frames per shard, a multiple of 10: the unit of work and of resuming.")]
+ShardFrames = Annotated[int, typer.Option(help="Frames per shard, the unit of work and of resuming; a multiple of 10.")]
 
 
 def complete_preset(word: str) -> list[str]:
-    """Shipped presets that begin so, for the shell; by their files, since it must not wait for heavy imports."""
+    """Shipped presets that start with a word, from file names: completion must not wait for heavy imports."""
     names = (path.stem for path in (Path(__file__).parents[1] / "pipeline" / "config" / "presets").glob("*.yaml"))
     return sorted(name for name in names if name.startswith(word))
 
 
 def finish(quarantined: dict[str, str]) -> None:
-    """End a command whose work is done, with exit code 3 if clips were quarantined."""
+    """End a command with exit code 3 if clips were quarantined."""
     if quarantined:
-        shown = [f"quarantined {clip}: {why.splitlines()[-1]}" for clip, why in list(quarantined.items())[:MOST_SHOWN]]
-        rest = "; 'combo cache info' names all of them" if len(quarantined) > MOST_SHOWN else ""
+        shown = [f"quarantined {clip}: {why.splitlines()[-1]}" for clip, why in list(quarantined.items())[:MAX_SHOWN]]
+        rest = "; 'combo cache info' names all of them" if len(quarantined) > MAX_SHOWN else ""
         count = "1 clip is" if len(quarantined) == 1 else f"{len(quarantined)} clips are"
         typer.echo("\n".join([*shown, f"{count} quarantined, all others are done{rest}"]), err=True)
         raise typer.Exit(QUARANTINED)
 
 
 def say(text: object) -> None:
-    """Print; of the processes of torchrun only the first one does."""
+    """Print, under torchrun in the first process only."""
     if os.environ.get("RANK", "0") == "0":
         typer.echo(text)

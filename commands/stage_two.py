@@ -1,4 +1,4 @@
-"""Stage two: train, compare and score on cached tensors, and do a broken step again."""
+"""Stage two: train, compare and evaluate on cached tensors, and replay a broken step."""
 
 import json
 from pathlib import Path
@@ -7,28 +7,31 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ..errors import FAILED
-from .options import PRESETS, AsJson, Device, Root, Run, Set, Sound, complete_preset, say
+from ..pipeline.common.choices import Sound
+from .options import PRESETS, AsJson, Device, OptionalRoot, Root, Run, Set, complete_preset, say
 
 
 def train(
-    root: Root = None,
+    root: OptionalRoot = None,
     preset: Annotated[str | None, typer.Option(help=PRESETS, autocompletion=complete_preset)] = None,
     proposals: Annotated[str | None, typer.Option(help="Proposals cache, e.g. felzenszwalb.")] = None,
     audio: Annotated[str | None, typer.Option(help="Audio cache, e.g. vggish.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Short for --set train.steps=.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Short for --set train.seed=.")] = None,
-    resume: Annotated[Literal["never", "auto"], typer.Option(help="auto: go on from the newest checkpoint.")] = "never",
+    resume: Annotated[
+        Literal["never", "auto"], typer.Option(help="auto: continue from the newest checkpoint.")
+    ] = "never",
     allow_other: Annotated[
         list[str] | None,
-        typer.Option(help="Resume although this is another one than before: clips, proposals or audio. Repeatable."),
+        typer.Option(help="Resume although these differ from the original run: clips, proposals or audio. Repeatable."),
     ] = None,
     show_config: Annotated[bool, typer.Option("--show-config", help="Print the whole config and stop.")] = False,
     settings: Set = None,
 ) -> None:
     """Stage two: train COMBO on the cached tensors. No foundation or audio model runs here.
 
-    ROOT, --preset, --proposals, --audio and --out are needed, except with --show-config.
+    ROOT, --preset, --proposals, --audio and --out are required, except with --show-config.
     On several GPUs: torchrun --nproc-per-node N -m combo_avs train ...
     """
     from ..pipeline.config.tree import load_config
@@ -40,8 +43,9 @@ def train(
     if show_config:
         typer.echo(show(load_config(preset, overrides)), nl=False)
         return
-    needed = {"ROOT": root, "--preset": preset, "--proposals": proposals, "--audio": audio, "--out": out}
-    if missing := [name for name, value in needed.items() if value is None]:
+    if root is None or preset is None or proposals is None or audio is None or out is None:
+        given = {"ROOT": root, "--preset": preset, "--proposals": proposals, "--audio": audio, "--out": out}
+        missing = [name for name, value in given.items() if value is None]
         raise typer.BadParameter(f"missing: {', '.join(missing)}")
     from ..pipeline.train.loop import train as train_it
 
@@ -51,14 +55,14 @@ def train(
 
 
 def replay(
-    folder: Annotated[Path, typer.Argument(help="RUN/broken/step-N, which training leaves when a loss breaks.")],
+    folder: Annotated[Path, typer.Argument(help="RUN/broken/step-N, which training writes when a loss is not finite.")],
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Do a training step again whose loss was not finite, and show its losses."""
-    from ..pipeline.train.replay import replay as do_again
+    """Repeat a training step whose loss was not finite, and show its losses."""
+    from ..pipeline.train.replay import replay as repeat
 
-    losses = do_again(folder, device)
+    losses = repeat(folder, device)
     typer.echo(json.dumps(losses, indent=1) if as_json else "\n".join(f"{k} {v:.6g}" for k, v in losses.items()))
 
 
@@ -72,25 +76,25 @@ def compare(
         list[str] | None,
         typer.Option(
             metavar="KEY=A,B,...",
-            help="What to vary: proposals, audio, or any setting by its own name, e.g. fusion=none,bilateral; several "
-            "give every combination.",
+            help="What to vary: proposals, audio, or any setting by its own name, e.g. fusion=none,bilateral. "
+            "Repeatable, for every combination.",
         ),
     ] = None,
     one_by_one: Annotated[
-        bool, typer.Option("--one-by-one", help="The recipe as it is, then with each value alone.")
+        bool, typer.Option("--one-by-one", help="The recipe as it is, then with one value changed at a time.")
     ] = False,
-    seeds: Annotated[str, typer.Option(help="Numbers with commas between.")] = "0,1,2",
+    seeds: Annotated[str, typer.Option(help="Numbers, separated by commas.")] = "0,1,2",
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     sounds: Annotated[
-        str, typer.Option(help="What to score with: right, swapped, silent, noise; several with commas between.")
+        str, typer.Option(help="Sound to score with: right, swapped, silent or noise; several separated by commas.")
     ] = "right",
     protocol: Annotated[str, typer.Option(help="As for evaluate.")] = "published",
-    table: Annotated[bool, typer.Option("--table", help="Train nothing; show what is there.")] = False,
+    table: Annotated[bool, typer.Option("--table", help="Train nothing; show the results that exist.")] = False,
     device: Device = "auto",
     settings: Set = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train and score a recipe over caches or settings and several seeds; run it again to go on."""
+    """Train and score a recipe over caches or settings and several seeds. The same command resumes."""
     from ..pipeline.compare.compare import compare as compare_them
     from ..pipeline.compare.variants import parse_seeds, parse_sounds
 
@@ -119,13 +123,12 @@ def evaluate(
     run: Run,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     sound: Annotated[
-        Sound,
-        typer.Option(help="Score with the right sound, or with a wrong one as a control."),
+        Sound, typer.Option(help="Sound to score with: the right one, or a wrong one as a control.")
     ] = "right",
     protocol: Annotated[
         list[str] | None,
         typer.Option(
-            help="Which M_J and M_F, default published; repeat it for several, one pass computes all. Also "
+            help="Definition of M_J and M_F, default published. Repeatable, all in one pass. Also "
             "avsbench-bsN, dataset-f, strict-empty, hard; for AVSS avsbench-padded, dataset-confusion, ... "
             "See docs/metrics.md."
         ),

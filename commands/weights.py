@@ -1,4 +1,4 @@
-"""`combo weights`: weight files of others: fetch and check them, and convert the published checkpoints."""
+"""`combo weights`: fetch and verify third-party weight files, and convert published checkpoints."""
 
 import json
 from pathlib import Path
@@ -9,12 +9,12 @@ import typer
 from ..errors import FAILED
 from .options import AsJson
 
-app = typer.Typer(help="Weight files of others: list, fetch, check, convert.", no_args_is_help=True)
+app = typer.Typer(help="List, fetch, verify and convert third-party weight files.", no_args_is_help=True)
 
 
 @app.command("list")
 def weights_list(as_json: AsJson = False) -> None:
-    """Weight files of others that combo can use, and which are here."""
+    """List the third-party weight files that combo can use, and which are here."""
     from ..pipeline.weights.fetch import list_weights, show_list
 
     rows = list_weights()
@@ -25,7 +25,7 @@ def weights_list(as_json: AsJson = False) -> None:
 def weights_fetch(
     names: Annotated[list[str], typer.Argument(help="Names that 'combo weights list' shows, or all.", metavar="NAME")],
 ) -> None:
-    """Download weight files; goes on where it was cut off, and keeps only what has the right size and hash."""
+    """Download weight files. Resumes partial downloads, and keeps only files of the right size and hash."""
     from ..pipeline.weights.fetch import fetch_weights
 
     for line in fetch_weights(names):
@@ -37,7 +37,7 @@ def weights_verify(
     names: Annotated[list[str] | None, typer.Argument(help="Default: all files that are here.", metavar="NAME")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Hash weight files and compare with what is published. Exit code 5 when one is damaged or missing."""
+    """Check weight files against their published hashes. Exit code 5 when one is damaged or missing."""
     from ..pipeline.weights.fetch import show_checks, verify_weights
 
     checks = verify_weights(names or [])
@@ -50,13 +50,13 @@ def weights_verify(
 def weights_convert(
     source: Annotated[Path, typer.Argument(help="Checkpoint of the published code, or weights of this package.")],
     out: Annotated[Path, typer.Argument(help="File to write: .safetensors, or .pth for the published code.")],
-    to: Annotated[Literal["ours", "published"], typer.Option(help="Whose names the weights get.")] = "ours",
-    vggish: Annotated[Path | None, typer.Option(help="With --to published: VGGish weights to put in.")] = None,
+    to: Annotated[Literal["ours", "published"], typer.Option(help="Whose key names the weights get.")] = "ours",
+    vggish: Annotated[Path | None, typer.Option(help="With --to published: VGGish weights to include.")] = None,
     preset: Annotated[
         str | None, typer.Option(help="Refuse weights of another backbone or number of classes than this preset's.")
     ] = None,
 ) -> None:
-    """Convert a checkpoint of the published code into this package's safetensors, or back. Every key must fit."""
+    """Convert a checkpoint of the published code into safetensors of this package, or back. Every key must match."""
     from ..pipeline.weights.convert import convert_weights
 
     typer.echo(convert_weights(source, out, to, vggish, preset))

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +98,7 @@ def import_stores(file: Path, root: str | Location) -> Transfer:
         return Transfer(str(root), {name: len(source[name]["receipts"]) for name in names})
 
 
-def merge_roots(root: str | Location, sources: list[str | Location]) -> Transfer:
+def merge_roots(root: str | Location, sources: Sequence[str | Location]) -> Transfer:
     """Copy the shards that `root` lacks from roots in which the same job ran, for the clip store and every cache.
 
     A shard that both have finished with other contents is a conflict: it is reported, and `root` keeps its own.

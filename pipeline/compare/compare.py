@@ -20,10 +20,11 @@ from ...data.store.location import write_atomic
 from ...data.store.root import open_cache
 from ...data.store.store import ClipStore
 from ...errors import BadInput, ComboError, Interrupted
+from ..common.choices import Sound
 from ..common.distributed import Ranks
 from ..common.progress import bar
 from ..config.tree import Config, load_config
-from ..evaluate.evaluate import Sound, evaluate_run, sound_source
+from ..evaluate.evaluate import evaluate_run, sound_source
 from ..evaluate.protocols import find_protocol, full_name
 from ..runs.folder import create_run
 from ..train.loop import prepare, train

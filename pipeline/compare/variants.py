@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import get_args
 
 from ...errors import BadInput
+from ..common.choices import Sound
 from ..config.tree import Config
-from ..evaluate.evaluate import Sound
 
 CACHES = ("proposals", "audio")
 SECTIONS = ("model", "loss", "augment", "train")  # where short names are looked up; precompute is settled by the caches

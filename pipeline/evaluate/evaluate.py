@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from ...data.dataset import ClipDataset, Sample
 from ...errors import BadInput
 from ...model.combo import COMBO
 from ...model.inference import semantic_scores
+from ..common.choices import Sound
 from ..common.devices import pick_device
 from ..common.distributed import Ranks, joined
 from ..common.progress import bar
@@ -24,7 +25,6 @@ from .counts import Counts, count_pixels
 from .metrics import Metrics, SemanticMetrics, make_metrics
 from .protocols import find_protocol, full_name
 
-Sound = Literal["right", "swapped", "silent", "noise"]
 ALONE = Ranks()
 
 

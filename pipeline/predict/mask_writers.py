@@ -10,16 +10,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import zarr
 from PIL import Image
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
+from ..common.choices import MaskFormat
 from ..common.pictures import label_colours
 
-MaskFormat = Literal["png", "coco", "zarr"]
 Add = Callable[[float, np.ndarray], None]  # seconds, uint8 [H, W] class index
 NAMES: dict[MaskFormat, str] = {"png": "masks", "coco": "masks.json", "zarr": "masks.zarr"}
 SHARD_BYTES = 64 << 20  # of label maps kept in memory until they are written together

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -15,16 +15,15 @@ from ...data.sources.video.remux import remake_video
 from ...data.sources.video.source import INSTANT, file_identity, inspect_videos
 from ...data.store.checksummed_json import digest
 from ...errors import QUARANTINED, BadInput, ComboError
+from ..common.choices import EveryFrame, MaskFormat, MaskSize
 from ..common.progress import bar
 from .label_maps import LabelMaps, segment_video
-from .mask_writers import NAMES, Add, MaskFormat, mask_writer
+from .mask_writers import NAMES, Add, mask_writer
 from .overlay import painter
 from .resample import LabelsAt, hold_labels, interpolate_labels, resize_labels
 from .segment import AS_TRAINED, Segmenter, StageOne, open_segmenter
 from .timeline import Timeline
 
-EveryFrame = Literal["interpolate", "segment"]
-MaskSize = Literal["video", "network"]
 OVERLAY, ABOUT = "overlay.mp4", "prediction.json"
 OUTPUTS = (OVERLAY, *NAMES.values(), "timeline.csv", "timeline.json", ABOUT)  # ABOUT last: it says that all are there
 LABELS = ".labels"  # in the output folder: label maps of finished windows; folders named by videos have no dots

@@ -1,0 +1,86 @@
+"""Stage one: run frozen models over every frame once, into caches."""
+
+from typing import Annotated
+
+import typer
+
+from .options import Root, Set, finish
+
+Proposals = Annotated[
+    str | None,
+    typer.Option(
+        help="Proposal generator: sam-vit-b, sam-vit-l, sam-vit-h, mobile-sam, semantic-sam-t, semantic-sam-l, "
+        "sam2.1-hiera-{tiny,small,base-plus,large}, felzenszwalb, none, or a plug-in's."
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=0, help="Local Dask workers; default: one per GPU, else per core. 0: this process, no Dask."),
+]
+Clips = Annotated[
+    str | None, typer.Option(help="Only the shards of these clips: a file with one id per line, or ids with commas.")
+]
+Share = Annotated[
+    str | None, typer.Option(metavar="I/N", help="The I-th of N disjoint shares, which may run at the same time.")
+]
+Untrained = Annotated[
+    bool, typer.Option("--untrained", help="Run the generator with random weights; the cache's name says so.")
+]
+Retry = Annotated[bool, typer.Option("--retry-quarantined", help="Retry clips on which the model failed.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would run, its size and its duration, and stop.")]
+Slurm = Annotated[
+    bool, typer.Option("--slurm", help="Submit workers to SLURM, as set by --set precompute.slurm.KEY=VALUE.")
+]
+
+
+def precompute(
+    root: Root,
+    proposals: Proposals = None,
+    audio: Annotated[str | None, typer.Option(help="Audio encoder: vggish, logmel, ast, or a plug-in's.")] = None,
+    workers: Workers = None,
+    scheduler: Annotated[str | None, typer.Option(help="Use a running Dask scheduler, e.g. tcp://node:8786.")] = None,
+    slurm: Slurm = False,
+    split: Annotated[str | None, typer.Option(help="Only the shards that hold clips of this split.")] = None,
+    clips: Clips = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the shards of the first N clips.")] = None,
+    shard: Share = None,
+    untrained: Untrained = False,
+    retry_quarantined: Retry = False,
+    dry_run: DryRun = False,
+    settings: Set = None,
+) -> None:
+    """Stage one: run frozen models over every frame once, into caches. Does only what is missing.
+
+    Parameters: --set precompute.generator.KEY=VALUE and --set precompute.encoder.KEY=VALUE. Weights come from the
+    folder that 'combo weights fetch' fills, or --set precompute.encoder.weights=FILE.
+    """
+    from ..pipeline.config.tree import load_config
+    from ..pipeline.precompute.driver import plan_caches, run_plans
+    from ..pipeline.precompute.selection import parse_clip_ids, parse_share
+
+    if sum([workers is not None, scheduler is not None, slurm]) > 1:
+        raise typer.BadParameter("--workers, --scheduler and --slurm exclude each other")
+    config = load_config(None, settings or []).precompute
+    plans = plan_caches(
+        root,
+        config,
+        proposals,
+        audio,
+        split,
+        clip_ids=None if clips is None else parse_clip_ids(clips),
+        limit=limit,
+        share=None if shard is None else parse_share(shard),
+        untrained=untrained,
+        retry_quarantined=retry_quarantined,
+    )
+    for plan in plans:
+        typer.echo(plan)
+    if dry_run:
+        from ..pipeline.precompute.estimate import estimate
+
+        for plan in plans:
+            typer.echo(estimate(plan))
+        return
+    quarantined = run_plans(plans, workers, scheduler, config.slurm if slurm else None)
+    typer.echo("all of them are done")
+    finish(quarantined)
