@@ -13,7 +13,7 @@ from timm.layers import DropPath, GroupNorm
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from .draws import Uniform
+from .random_numbers import Uniform
 
 Built = tuple[nn.Module, list[int]]
 

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .draws import Uniform
 from .position_encoding import sine_position_encoding
+from .random_numbers import Uniform
 
 SCORE_LIMIT = 50_000.0  # keeps scores finite in half precision
 LAYER_SCALE = 1e-4  # initial gamma

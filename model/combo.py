@@ -17,8 +17,8 @@ from .backbones import checkpoint_stages
 from .bilateral_fusion import FUSIONS
 from .config import ModelConfig
 from .decoder import MaskedDecoder, Predictions, maybe_checkpoint, mlp, query_width
-from .draws import Uniform
 from .pixel_decoder import PixelDecoder
+from .random_numbers import Uniform
 from .siam_encoder import SiamEncoder
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)  # ImageNet, RGB 0..255

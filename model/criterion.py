@@ -15,8 +15,8 @@ from pydantic import Field
 from torch import Tensor
 
 from ..base import IGNORE_LABEL, Section
-from .draws import ClipUniform, Uniform, rand_on, rows_of
-from .matcher import Targets, find_targets, last_first, match, sample_points
+from .matcher import FrameTargets, frame_targets, last_first, match, sample_points
+from .random_numbers import ClipUniform, Uniform, rand_on, rows_of
 
 CLIP = 5  # frames that the published consistency loss takes together; longer clips are multiples of it
 
@@ -51,7 +51,7 @@ class Totals(NamedTuple):
 
     @classmethod
     def of(
-        cls, targets: Targets, num_queries: int, frames_per_clip: Sequence[int], config: CriterionConfig
+        cls, targets: FrameTargets, num_queries: int, frames_per_clip: Sequence[int], config: CriterionConfig
     ) -> "Totals":
         """Of the whole batch. Every rank must call this in step."""
         matched = sum(targets.matched(num_queries))
@@ -99,7 +99,7 @@ def criterion(
     losses = {}
     with torch.autocast(device.type, enabled=False):
         labels_BHW = fill_stride(labels_BHW, masks_PBQhw)
-        targets = find_targets(labels_BHW, supervised_B, logits_PBQK.shape[-1] - 1, device)
+        targets = frame_targets(labels_BHW, supervised_B, logits_PBQK.shape[-1] - 1, device)
         totals = totals or Totals.of(targets, num_queries, frames_per_clip, config)
         uniform = uniform or rand_on(device)
         frames, pairs = pairs_of_clips(targets, num_queries, frames_per_clip, supervised_B.cpu())
@@ -120,7 +120,7 @@ def criterion(
 
 
 def class_losses(
-    logits_PBQK: Tensor, targets: Targets, pairs_P3M: Tensor, totals: Totals, config: CriterionConfig
+    logits_PBQK: Tensor, targets: FrameTargets, pairs_P3M: Tensor, totals: Totals, config: CriterionConfig
 ) -> Tensor:
     """[P]: cross-entropy over all queries of supervised frames; unmatched ones are "no object", weighted less.
 
@@ -139,7 +139,7 @@ def class_losses(
 
 def mask_losses(
     masks_PBQhw: Tensor,
-    targets: Targets,
+    targets: FrameTargets,
     pairs_P3M: Tensor,
     totals: Totals,
     config: CriterionConfig,
@@ -227,7 +227,7 @@ def consistency_loss(
 
 
 def pairs_of_clips(
-    targets: Targets, num_queries: int, frames_per_clip: Sequence[int], supervised_B: Tensor
+    targets: FrameTargets, num_queries: int, frames_per_clip: Sequence[int], supervised_B: Tensor
 ) -> tuple[list[int], list[int]]:
     """For every clip the number of its supervised frames, and of its pairs."""
     frames, pairs, matched = [], [], iter(targets.matched(num_queries))

@@ -18,14 +18,14 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ..base import IGNORE_LABEL
-from .draws import Uniform
+from .random_numbers import Uniform
 from .transfer import to_device
 
 FRAMES_AT_ONCE = 20  # bounds the memory for costs: 100 MB per intermediate at 100 queries and 12,544 points
 
 
 @dataclass(frozen=True)
-class Targets:
+class FrameTargets:
     """What the supervised frames of a batch show. Tensors are on the device of the predictions."""
 
     frames_S: Tensor  # int64: their positions in the batch
@@ -38,9 +38,9 @@ class Targets:
         return [min(count, num_queries) for count in self.counts]
 
 
-def find_targets(
+def frame_targets(
     labels_BHW: Tensor, supervised_B: Tensor, num_classes: int, device: torch.device | None = None
-) -> Targets:
+) -> FrameTargets:
     """Every class that occurs in a supervised frame is a target, background included; 255 is none.
 
     labels_BHW: uint8, 0..num_classes-1 or 255. supervised_B: bool. Both are looked at on the host: where they lie on
@@ -65,7 +65,7 @@ def find_targets(
     classes_SN = torch.full((len(classes), max(counts, default=0)), -1, dtype=torch.int64)
     for row, c in zip(classes_SN, classes, strict=True):
         row[: len(c)] = c
-    return Targets(*(to_device(x, device) for x in (frames_S, labels_SHW, classes_SN)), counts)
+    return FrameTargets(*(to_device(x, device) for x in (frames_S, labels_SHW, classes_SN)), counts)
 
 
 def sample_points(masks_sQhw: Tensor, points_sR2: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ def matching_costs(
 def match(
     logits_PBQK: Tensor,
     masks_PBQhw: Tensor,
-    targets: Targets,
+    targets: FrameTargets,
     weights: tuple[float, float, float],
     num_points: int,
     uniform: Uniform,
@@ -131,7 +131,7 @@ def match(
 def all_costs(
     logits_PBQK: Tensor,
     masks_PBQhw: Tensor,
-    targets: Targets,
+    targets: FrameTargets,
     weights: tuple[float, float, float],
     num_points: int,
     uniform: Uniform,
@@ -162,7 +162,7 @@ def last_first(num_predictions: int) -> tuple[int, ...]:
     return (num_predictions - 1, *range(num_predictions - 1))
 
 
-def assign_few(costs_PSQN: Tensor, targets: Targets) -> Tensor:
+def assign_few(costs_PSQN: Tensor, targets: FrameTargets) -> Tensor:
     """The pairs [P, 3, M] of `match` for one or two targets per frame and no fewer queries; nothing leaves the device.
 
     Of each target only the two cheapest queries can be part of the optimum, so four sums are compared.
@@ -187,7 +187,7 @@ def assign_few(costs_PSQN: Tensor, targets: Targets) -> Tensor:
     return pairs_P3L[..., to_device(present_SN.flatten().nonzero()[:, 0], order.device)]
 
 
-def assign_any(costs_PSQN: np.ndarray, targets: Targets) -> Tensor:
+def assign_any(costs_PSQN: np.ndarray, targets: FrameTargets) -> Tensor:
     """The pairs [P, 3, M] of `match`, on the host, for any number of targets."""
     classes_SN = targets.classes_SN.cpu().numpy()
     return torch.from_numpy(np.stack([_hungarian(costs_SQN, classes_SN, targets.counts) for costs_SQN in costs_PSQN]))
@@ -202,7 +202,7 @@ def _hungarian(costs_SQN: np.ndarray, classes_SN: np.ndarray, counts: list[int])
     return np.concatenate(pairs, axis=1)
 
 
-def _what_broke(costs_PSQN: np.ndarray, logits_PBQK: Tensor, masks_PBQhw: Tensor, targets: Targets) -> str:
+def _what_broke(costs_PSQN: np.ndarray, logits_PBQK: Tensor, masks_PBQhw: Tensor, targets: FrameTargets) -> str:
     p, s = (int(i) for i in np.argwhere(~np.isfinite(costs_PSQN))[0, :2])
     frame = int(targets.frames_S[s])
     sources = {"class logits": logits_PBQK[p, frame], "mask logits": masks_PBQhw[p, frame]}

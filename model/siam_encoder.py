@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .backbones import BACKBONES, draw_paths
-from .draws import Uniform
+from .random_numbers import Uniform
 
 
 class ChannelWeightedBlock(nn.Module):

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from ..errors import BadInput
-from .weight_files import find_weights
-from .weights import read_state_dict, sha256_of_weights
+from .weights.registry import find_weights
+from .weights.state import read_state_dict, sha256_of_weights
 
 
 def transformers_package(name: str) -> ModuleType:

@@ -13,9 +13,9 @@ from combo_avs.data.masks import fold_masks
 from combo_avs.data.palette import PALETTE
 from combo_avs.data.sources.synthetic.source import SyntheticSource
 from combo_avs.model.audio.vggish import VGGish
-from combo_avs.model.checkpoint import to_published
 from combo_avs.model.combo import COMBO
 from combo_avs.model.config import ModelConfig
+from combo_avs.model.weights.published_keys import to_published
 
 SALT = "b"  # one that gives masks of some size: with others, most pixels are background
 

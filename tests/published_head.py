@@ -7,10 +7,10 @@ from golden import load_arrays, load_json, rule_parameter, uniform
 from torch import Tensor, nn
 
 from combo_avs.model import backbones
-from combo_avs.model.checkpoint import from_published
 from combo_avs.model.combo import COMBO
 from combo_avs.model.config import ModelConfig
-from combo_avs.model.weights import load_weights
+from combo_avs.model.weights.published_keys import from_published
+from combo_avs.model.weights.state import load_weights
 
 
 def fill(module: nn.Module, name: str, published: str, ours: str, shapes: dict | None = None) -> nn.Module:

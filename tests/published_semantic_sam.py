@@ -16,7 +16,7 @@ from golden import load_arrays, load_json
 from torch import Tensor
 
 from combo_avs.model.foundation.semantic_sam.network import SIZES, SemanticSam, Sizes, from_published
-from combo_avs.model.weights import load_weights
+from combo_avs.model.weights.state import load_weights
 
 FOLDER = "semantic_sam"
 MODELS = {

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ...base import Section
 from ...errors import BadInput
-from ..weight_files import find_weights
-from ..weights import State, differences, load_weights, read_state_dict, sha256_of_weights
+from ..weights.registry import find_weights
+from ..weights.state import State, differences, load_weights, read_state_dict, sha256_of_weights
 
 log = logging.getLogger(__name__)
 

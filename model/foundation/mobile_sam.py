@@ -9,7 +9,7 @@ from timm.layers import LayerNorm2d
 from timm.models.tiny_vit import ConvNorm, TinyVit
 from torch import Tensor, nn
 
-from ..weights import State
+from ..weights.state import State
 from .click_decoder import GRID
 from .everything import Everything
 from .precision import Precision

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from ...errors import BadInput
-from ..weight_files import find_weights
-from ..weights import State, load_weights, read_state_dict, sha256_of_weights
+from ..weights.registry import find_weights
+from ..weights.state import State, load_weights, read_state_dict, sha256_of_weights
 
 
 def load_foundation(

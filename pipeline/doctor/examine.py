@@ -27,7 +27,7 @@ def _path_findings(name: str, facts: dict[str, Any]) -> Iterator[Finding]:
     # Imported here, because the machine alone is checked without waiting for stores and their readers.
     from ...data.store.location import UrlPath, location
     from ...data.store.metadata import is_begun
-    from ...model.weight_files import weights_folder
+    from ...model.weights.registry import weights_folder
     from .dataset import subset_findings, subsets_in
     from .file_system import file_system_findings
     from .stores import root_findings, run_findings, weight_findings

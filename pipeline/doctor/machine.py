@@ -14,7 +14,7 @@ import psutil
 import torch
 from packaging.requirements import Requirement
 
-from ...model.weight_files import WEIGHT_FILES, weights_folder
+from ...model.weights.registry import WEIGHT_FILES, weights_folder
 from .findings import Finding
 
 PACKAGE = "combo-avs"

@@ -15,9 +15,9 @@ from ...data.store.root import open_cache
 from ...data.store.store import ClipStore
 from ...errors import BadInput
 from ...model.audio.vggish import check_vggish, read_vggish
-from ...model.checkpoint import from_published, published_config
 from ...model.config import ModelConfig
-from ...model.weights import State, file_sha256, read_state_dict
+from ...model.weights.published_keys import from_published, published_config
+from ...model.weights.state import State, file_sha256, read_state_dict
 from ..imports.maskiges import NAME as OFFICIAL
 from .numbers import CLASSES, CLIPS, FUSIONS
 
@@ -28,7 +28,7 @@ Checked = TypeVar("Checked")
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class PublishedCheckpoint:
     """A published checkpoint, as the network that it is to be evaluated as."""
 
     path: Path
@@ -44,7 +44,7 @@ class Inputs:
     """What was asked for, found whole and fit."""
 
     source: AvsBench
-    checkpoint: Checkpoint
+    checkpoint: PublishedCheckpoint
     vggish: Path | None  # None: the checkpoint's own
     maskiges: Path | None  # the released pictures to import; None: there is a finished cache
 
@@ -89,7 +89,7 @@ def check_inputs(
     return Inputs(data, weights, vggish, pictures)
 
 
-def _check_checkpoint(path: Path, backbone: str, classes: int, fusion: str | None) -> Checkpoint:
+def _check_checkpoint(path: Path, backbone: str, classes: int, fusion: str | None) -> PublishedCheckpoint:
     state = read_state_dict(path)
     found, found_classes = published_config(state, str(path))
     if found.backbone != BACKBONES[backbone]:
@@ -102,7 +102,7 @@ def _check_checkpoint(path: Path, backbone: str, classes: int, fusion: str | Non
             raise BadInput(f"--fusion {fusion}: {path} holds no weights of it, only of {found.fusion!r}")
         network = {key: value for key, value in network.items() if not _is_fusing(key)}
     config = found.model_copy(update={"fusion": fusion or found.fusion})
-    return Checkpoint(path, file_sha256(path), config, classes, network, vggish)
+    return PublishedCheckpoint(path, file_sha256(path), config, classes, network, vggish)
 
 
 def _is_fusing(key: str) -> bool:
@@ -110,7 +110,7 @@ def _is_fusing(key: str) -> bool:
     return key.startswith("fusion.") and not key.startswith(("fusion.level_embed.", "fusion.audio_pos."))
 
 
-def _check_vggish(path: Path | None, checkpoint: Checkpoint | None) -> None:
+def _check_vggish(path: Path | None, checkpoint: PublishedCheckpoint | None) -> None:
     if path is not None:
         check_vggish(read_vggish(path), path)
     elif checkpoint.vggish:

@@ -20,7 +20,7 @@ from ..imports.maskiges import import_maskiges
 from ..precompute.driver import plan_caches, run_plans
 from ..runs.data import RunData
 from ..runs.folder import create_converted_run
-from .inputs import Checkpoint, check_inputs, notes, obstacles
+from .inputs import PublishedCheckpoint, check_inputs, notes, obstacles
 from .numbers import Numbers
 from .reproduction import Reproduction
 
@@ -73,7 +73,7 @@ def reproduce(
     )
 
 
-def _own_vggish(root: Path, checkpoint: Checkpoint) -> Path:
+def _own_vggish(root: Path, checkpoint: PublishedCheckpoint) -> Path:
     """The VGGish that the checkpoint carries, as a file of its own; equal checkpoints give equal bytes."""
     path = root / "weights" / f"vggish-{checkpoint.sha256[:12]}.safetensors"
     if not path.exists():
@@ -89,7 +89,7 @@ def _listen(root: Path, vggish: Path, device: str) -> Cache:
     return Cache(plans[0].path)
 
 
-def _convert(checkpoint: Checkpoint, root: Path, name: str, data: RunData) -> Path:
+def _convert(checkpoint: PublishedCheckpoint, root: Path, name: str, data: RunData) -> Path:
     """A run folder with the checkpoint's weights, named by all that changes its scores."""
     config = load_config(name, []).model_copy(update={"model": checkpoint.config})
     info = replace(data.info(), converted_from=checkpoint.sha256)

@@ -14,12 +14,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ...data.dataset import Batch
 from ...errors import BadInput
-from ...model.checkpoint import load_backbone
 from ...model.combo import COMBO
 from ...model.criterion import CriterionConfig, Totals, criterion
-from ...model.draws import ClipUniform, rand_by_clip, rows_of
-from ...model.matcher import find_targets
-from ...model.weights import load_weights, read_state_dict
+from ...model.matcher import frame_targets
+from ...model.random_numbers import ClipUniform, rand_by_clip, rows_of
+from ...model.weights.published_keys import load_backbone
+from ...model.weights.state import load_weights, read_state_dict
 from ..common.devices import pick_device
 from ..common.tensors import image_tensor, tensor_on
 from ..config.tree import Config
@@ -145,7 +145,7 @@ def batch_totals(trainer: Trainer, batch: Batch) -> Totals:
     """What the losses of all parts of a batch are divided by."""
     model = trainer.model
     num_classes = (model.module if isinstance(model, DistributedDataParallel) else model).num_classes
-    targets = find_targets(torch.from_numpy(batch.labels), torch.from_numpy(batch.supervised), num_classes)
+    targets = frame_targets(torch.from_numpy(batch.labels), torch.from_numpy(batch.supervised), num_classes)
     return Totals.of(targets, trainer.config.model.num_queries, batch.frames_per_clip, trainer.config.loss)
 
 

@@ -14,12 +14,12 @@ from torch import Tensor
 from ...data.store.location import sync
 from ...errors import BadInput, ComboError
 from ...model.audio.vggish import check_vggish, read_vggish
-from ...model.checkpoint import EMPTY_WEIGHT, from_published, published_config, to_published
 from ...model.combo import COMBO
 from ...model.config import ModelConfig
 from ...model.criterion import CriterionConfig
-from ...model.network_shape import network_config, read_header, save_network
-from ...model.weights import State, differences, file_sha256, read_checkpoint
+from ...model.weights.network_file import network_config, read_header, save_network
+from ...model.weights.published_keys import EMPTY_WEIGHT, from_published, published_config, to_published
+from ...model.weights.state import State, differences, file_sha256, read_state_dict_and_rest
 from ..config.tree import load_config
 
 TASKS = {2: "s4 or ms3", 71: "avss"}  # by number of classes, background counted
@@ -35,7 +35,7 @@ def convert_weights(
     """Convert a COMBO checkpoint; gives lines that say what was found and written.
 
     to="ours": a checkpoint of the published code -> `out`, safetensors with this package's names whose header holds
-    the configuration (see `model.network_shape`). A VGGish within goes to `out` with the ending .vggish.safetensors.
+    the configuration (see `model.weights.network_file`). VGGish goes to `out` with the ending .vggish.safetensors.
     to="published": weights of this package, of a run or converted -> `out`, .pth or .safetensors, with the VGGish of
     the file `vggish` if that is named, and the class weights of the loss.
     preset: refuse weights of another backbone or number of classes than, say, avss-pvt.
@@ -51,7 +51,7 @@ def convert_weights(
 
 def _to_ours(source: Path, out: Path, preset: str | None) -> str:
     _check_target(out, source, (".safetensors",))
-    state, beside = read_checkpoint(source)
+    state, beside = read_state_dict_and_rest(source)
     config, num_classes = published_config(state, str(source))
     _check_preset(preset, config, num_classes, source)
     network, vggish, empty_weight = from_published(state)
@@ -83,7 +83,7 @@ def _to_ours(source: Path, out: Path, preset: str | None) -> str:
 
 def _to_published(source: Path, out: Path, vggish: Path | None, preset: str | None) -> str:
     _check_target(out, source, (".pth", ".safetensors"))
-    network, _ = read_checkpoint(source)
+    network, _ = read_state_dict_and_rest(source)
     header = read_header(source) if source.suffix == ".safetensors" else None
     if header is None:
         config, num_classes = network_config(network, source)

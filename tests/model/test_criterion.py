@@ -15,7 +15,7 @@ from published_draws import by_clip
 from torch import Tensor
 
 from combo_avs.model.criterion import CriterionConfig, consistency_loss, criterion
-from combo_avs.model.matcher import find_targets, match
+from combo_avs.model.matcher import frame_targets, match
 
 CLASSES = 3
 CONFIG = CriterionConfig(num_points=12)
@@ -192,7 +192,7 @@ def test_consistency_gradient_passes_the_exponential_and_survives_empty_frames()
 
 def test_every_target_has_its_own_query_and_surplus_targets_none() -> None:
     logits, masks, labels = make_batch(queries=2)
-    targets = find_targets(labels, torch.ones(5, dtype=torch.bool), CLASSES)
+    targets = frame_targets(labels, torch.ones(5, dtype=torch.bool), CLASSES)
     assert max(targets.counts) > 2
     for pairs in match(logits, masks, targets, (2, 5, 5), 12, Recorder()):
         rows = pairs[0].tolist()
@@ -278,7 +278,7 @@ def test_ranks_share_the_mean_number_of_targets(tmp_path: Path) -> None:
         logits, masks, labels = make_batch(seed=rank)
         losses = criterion(logits, masks, labels, supervised, [5], CONFIG, by_clip(Recorder()))
         alone.append(losses["loss_mask"].item())
-        counts.append(sum(find_targets(labels, supervised, CLASSES).counts))
+        counts.append(sum(frame_targets(labels, supervised, CLASSES).counts))
     assert counts[0] != counts[1]
     expected = [a * n / np.mean(counts) for a, n in zip(alone, counts, strict=True)]
     assert shared == pytest.approx(expected, rel=1e-5)

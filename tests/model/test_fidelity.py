@@ -14,7 +14,7 @@ from combo_avs.model.bilateral_fusion import FUSIONS, BilateralFusion, VisualFus
 from combo_avs.model.combo import COMBO
 from combo_avs.model.config import ModelConfig
 from combo_avs.model.criterion import CriterionConfig, consistency_loss, criterion
-from combo_avs.model.matcher import find_targets
+from combo_avs.model.matcher import frame_targets
 
 WIDTH, AUDIO_DIM, HEADS = 32, 12, 4
 SMALL = {"backbone": "tiny", "num_queries": 4, "width": WIDTH, "audio_dim": AUDIO_DIM, "audio_hidden": 16}
@@ -169,7 +169,7 @@ def test_background_is_a_target_like_any_other() -> None:
     labels = torch.zeros(3, 8, 8, dtype=torch.uint8)
     labels[1] = 1
     labels[2, :4] = 1
-    targets = find_targets(labels, torch.ones(3, dtype=torch.bool), 2)
+    targets = frame_targets(labels, torch.ones(3, dtype=torch.bool), 2)
     assert [row[:n].tolist() for row, n in zip(targets.classes_SN, targets.counts, strict=True)] == [[0], [1], [0, 1]]
 
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from golden import fixtures, load_json
 
-from combo_avs.model.checkpoint import from_published, to_published
 from combo_avs.model.combo import COMBO
 from combo_avs.model.config import ModelConfig
-from combo_avs.model.weights import load_weights
+from combo_avs.model.weights.published_keys import from_published, to_published
+from combo_avs.model.weights.state import load_weights
 
 
 def network_of(spec: dict) -> COMBO:

@@ -8,7 +8,7 @@ from published_draws import PublishedDraws, by_clip
 
 from combo_avs.model.criterion import CriterionConfig, consistency_loss, criterion
 from combo_avs.model.inference import label_map, semantic_scores
-from combo_avs.model.matcher import find_targets, match, matching_costs
+from combo_avs.model.matcher import frame_targets, match, matching_costs
 
 
 def batch(name: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -62,7 +62,7 @@ def test_assignment(name: str) -> None:
     logits, masks, labels, supervised = batch(name)
     weights = (spec["cost_class"], spec["cost_mask"], spec["cost_dice"])
     draws = PublishedDraws(spec["salt"], int(supervised.sum()), spec["num_points"])
-    targets = find_targets(labels, supervised, spec["num_classes"])
+    targets = frame_targets(labels, supervised, spec["num_classes"])
     pairs = match(logits, masks, targets, weights, spec["num_points"], draws).numpy()
     for published, ours in enumerate([pairs[-1], *pairs[:-1]]):  # the fixture names the final prediction 0
         frame, query, target = (arrays[f"out.match_{k}.{published}"] for k in ("frame", "query", "target"))
@@ -76,7 +76,7 @@ def test_matching_costs(name: str) -> None:
     logits, masks, labels, points = (
         torch.from_numpy(arrays["in." + k]) for k in ("pred_logits", "pred_masks", "target_label_maps", "point_coords")
     )
-    targets = find_targets(labels, torch.ones(len(labels), dtype=torch.bool), spec["num_classes"])
+    targets = frame_targets(labels, torch.ones(len(labels), dtype=torch.bool), spec["num_classes"])
     costs = matching_costs(logits, masks, targets.labels_SHW, targets.classes_SN, points)
     for s, count in enumerate(targets.counts):
         for kind, cost in zip(("class", "mask", "dice"), costs, strict=True):

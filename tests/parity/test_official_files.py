@@ -9,9 +9,9 @@ from golden import fixtures, load_arrays, load_json, reference_folders
 from PIL import Image
 
 from combo_avs.data.sources.maskige_tree import read_maskige
-from combo_avs.model.checkpoint import from_published, published_config, to_published
 from combo_avs.model.combo import COMBO
-from combo_avs.model.weights import read_state_dict
+from combo_avs.model.weights.published_keys import from_published, published_config, to_published
+from combo_avs.model.weights.state import read_state_dict
 from combo_avs.pipeline.weights.convert import convert_weights
 from combo_avs.safe_pickle import read_tensor_pickle
 

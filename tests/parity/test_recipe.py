@@ -4,8 +4,8 @@ import pytest
 import torch
 from golden import fixtures, load_json
 
-from combo_avs.model.checkpoint import to_published
 from combo_avs.model.combo import COMBO
+from combo_avs.model.weights.published_keys import to_published
 from combo_avs.pipeline.config.tree import load_config
 from combo_avs.pipeline.train.optim import make_optimizer, set_learning_rate
 

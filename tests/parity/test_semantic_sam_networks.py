@@ -28,7 +28,7 @@ from combo_avs.model.foundation.semantic_sam.decoder import TOKENS, inverse_sigm
 from combo_avs.model.foundation.semantic_sam.masks import enlarged
 from combo_avs.model.foundation.semantic_sam.network import SemanticSam, from_published, normalised, padded_size
 from combo_avs.model.position_encoding import sine_position_encoding
-from combo_avs.model.weights import load_weights
+from combo_avs.model.weights.state import load_weights
 
 WHOLE = fixtures("semantic_sam", "?_end.npz")  # all parts of a model under prefixes
 STATES, BOXES, LOGITS = 5e-5, 2e-5, {"S": 1e-3, "T": 5e-3, "L": 5e-3}

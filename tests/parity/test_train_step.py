@@ -9,8 +9,8 @@ from golden import fixtures, load_arrays, load_json
 from published_draws import PublishedDraws, by_clip
 from published_head import given, head_network
 
-from combo_avs.model.checkpoint import to_published
 from combo_avs.model.criterion import CriterionConfig, criterion
+from combo_avs.model.weights.published_keys import to_published
 
 
 @pytest.mark.parametrize("name", fixtures("combo", "train_step_*.json"))

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ....base import Section
-from ...weight_files import find_weights
+from ...weights.registry import find_weights
 from ..everything import point_grid
 from ..interface import Proposals
 from ..mask_candidates import mask_boxes

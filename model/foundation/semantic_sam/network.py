@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ....errors import BadInput
 from ...deformable_attention import deformable_gather
 from ...pixel_decoder import PixelDecoder
-from ...weights import State
+from ...weights.state import State
 from .decoder import MaskDecoder, Memory
 from .swin import Swin
 

@@ -11,10 +11,10 @@ from contracts import AudioEncoderContract, seconds, tone
 from safetensors.torch import save_file
 
 from combo_avs.errors import BadInput
-from combo_avs.model import weight_files
 from combo_avs.model.audio import encoder as named_encoder
 from combo_avs.model.audio.ast import AT_ONCE, CLASSIFIER, AstEncoder
 from combo_avs.model.transformers_models import make_model
+from combo_avs.model.weights import registry
 from combo_avs.pipeline.config.tree import load_config
 from combo_avs.pipeline.train.step import make_trainer
 
@@ -69,8 +69,8 @@ def test_long_sounds_go_in_parts():
 
 def test_weights_in_the_published_key_names(tmp_path, monkeypatch):
     """The published file has a classifier around the encoder, and the keys of an older transformers."""
-    file = weight_files.WeightFile("small", "small.safetensors", "https://x/small.safetensors", "-", "-", 1)
-    monkeypatch.setitem(weight_files.WEIGHT_FILES, "small", file)
+    file = registry.WeightFile("small", "small.safetensors", "https://x/small.safetensors", "-", "-", 1)
+    monkeypatch.setitem(registry.WEIGHT_FILES, "small", file)
     whole = transformers.ASTForAudioClassification(small_config())
     whole.audio_spectrogram_transformer.load_state_dict(small_model().state_dict())
     whole.save_pretrained(tmp_path)

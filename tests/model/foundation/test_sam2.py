@@ -12,10 +12,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from combo_avs.errors import BadInput
-from combo_avs.model import weight_files
 from combo_avs.model.foundation import generator as named_generator
 from combo_avs.model.foundation.sam2 import SIZES, Sam2Config, Sam2Network, SquareEverything, build
 from combo_avs.model.transformers_models import make_model
+from combo_avs.model.weights import registry
 
 SIDE = 128
 SETTINGS = {
@@ -146,8 +146,8 @@ def test_bf16_is_near():
 class TestWeights:
     @pytest.fixture(autouse=True)
     def known(self, monkeypatch):
-        file = weight_files.WeightFile("small", "small.safetensors", "https://x/small.safetensors", "-", "-", 1)
-        monkeypatch.setitem(weight_files.WEIGHT_FILES, "small", file)
+        file = registry.WeightFile("small", "small.safetensors", "https://x/small.safetensors", "-", "-", 1)
+        monkeypatch.setitem(registry.WEIGHT_FILES, "small", file)
 
     def load(self, path: Path):
         return make_model(transformers.Sam2Model, small_config(), "small", path, untrained=False)

@@ -11,7 +11,7 @@ from torch import nn
 from combo_avs.errors import BadInput
 from combo_avs.model.audio import encoder
 from combo_avs.model.foundation.weight_source import fixed_initialisation, generator_name, load_foundation
-from combo_avs.model.weight_files import WEIGHT_FILES, find_weights, weights_folder
+from combo_avs.model.weights.registry import WEIGHT_FILES, find_weights, weights_folder
 
 NAME = "semantic-sam-t"  # of which no hash is published, so that any file may stand for it
 FILE = WEIGHT_FILES[NAME].file_name

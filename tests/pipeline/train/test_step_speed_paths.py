@@ -17,8 +17,8 @@ from combo_avs.model.combo import COMBO
 from combo_avs.model.config import ModelConfig
 from combo_avs.model.criterion import CriterionConfig, criterion
 from combo_avs.model.decoder import Predictions
-from combo_avs.model.draws import rand_by_clip
-from combo_avs.model.matcher import assign_any, assign_few, find_targets
+from combo_avs.model.matcher import assign_any, assign_few, frame_targets
+from combo_avs.model.random_numbers import rand_by_clip
 from combo_avs.pipeline.config.tree import Config, load_config
 from combo_avs.pipeline.train.optim import make_optimizer, parameter_groups, set_learning_rate
 from combo_avs.pipeline.train.step import Trainer, backward, clip_seeds, make_trainer, train_step
@@ -116,7 +116,7 @@ def test_enumeration_finds_the_optimum(queries: int) -> None:
     labels[::2, :4] = 1  # two targets
     labels[1::4] = 1  # one, class 1
     labels[2] = 255  # none
-    targets = find_targets(labels, torch.ones(40, dtype=torch.bool), 2)
+    targets = frame_targets(labels, torch.ones(40, dtype=torch.bool), 2)
     costs = rng.normal(size=(3, 40, queries, 2)).astype(np.float32)
     costs[0, ..., 1] = costs[0, ..., 0]  # always the same wish
     few, any_number = assign_few(torch.from_numpy(costs), targets), assign_any(costs, targets)

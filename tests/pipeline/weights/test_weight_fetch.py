@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from combo_avs.errors import BadInput, ComboError
-from combo_avs.model.weight_files import WEIGHT_FILES, WeightFile
+from combo_avs.model.weights.registry import WEIGHT_FILES, WeightFile
 from combo_avs.pipeline.weights import download as downloading
 from combo_avs.pipeline.weights.fetch import fetch_weights, list_weights, show_checks, show_list, verify_weights
 

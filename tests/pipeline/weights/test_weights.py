@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 
 from combo_avs.errors import BadInput, ComboError
 from combo_avs.model.audio.vggish import VGGish
-from combo_avs.model.checkpoint import published_config, to_published
 from combo_avs.model.combo import COMBO
 from combo_avs.model.config import ModelConfig
-from combo_avs.model.network_shape import load_network, network_config, read_header
-from combo_avs.model.weights import read_state_dict
+from combo_avs.model.weights.network_file import load_network, network_config, read_header
+from combo_avs.model.weights.published_keys import published_config, to_published
+from combo_avs.model.weights.state import read_state_dict
 from combo_avs.pipeline.weights import convert as weights
 from combo_avs.pipeline.weights.convert import convert_weights
 

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import BadInput
+from ...errors import BadInput
 
 
 @dataclass(frozen=True)

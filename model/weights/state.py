@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..errors import BadInput
-from ..safe_pickle import read_array_pickle
-from .weight_files import WEIGHT_FILES
+from ...errors import BadInput
+from ...safe_pickle import read_array_pickle
+from .registry import WEIGHT_FILES
 
 State = Mapping[str, Tensor]
 WRAPPERS = ("model", "state_dict")  # entries of a torch file that may hold the weights
@@ -47,10 +47,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     A torch file may wrap the weights in a "model" or "state_dict" entry, a .pkl in "model". Raises `BadInput` if the
     file is missing, damaged, or holds something other than tensors.
     """
-    return read_checkpoint(path)[0]
+    return read_state_dict_and_rest(path)[0]
 
 
-def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], list[str]]:
+def read_state_dict_and_rest(path: Path) -> tuple[dict[str, Tensor], list[str]]:
     """As `read_state_dict`, with the names of what stood beside the weights and was left out, such as "trainer"."""
     if path.suffix == ".pkl":
         try:

@@ -9,11 +9,11 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..errors import BadInput
-from .combo import COMBO
-from .config import ModelConfig
-from .pixel_decoder import POINTS
-from .weights import State, load_weights, read_state_dict
+from ...errors import BadInput
+from ..combo import COMBO
+from ..config import ModelConfig
+from ..pixel_decoder import POINTS
+from .state import State, load_weights, read_state_dict
 
 HEADER = "combo"  # entry of a safetensors header that holds JSON
 # What only one kind of network has: the first beginning of a key that occurs decides.

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..errors import BadInput
-from .combo import COMBO
-from .config import ModelConfig
-from .network_shape import network_config
-from .weights import State, differences, load_weights
+from ...errors import BadInput
+from ..combo import COMBO
+from ..config import ModelConfig
+from .network_file import network_config
+from .state import State, differences, load_weights
 
 # Published key, our key: # stands for a number, * for any rest; the first rule that fits wins.
 Rule = tuple[str, str]
