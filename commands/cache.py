@@ -124,5 +124,5 @@ def cache_gc(
     """Find stale caches and leftovers of killed runs. Stores that a run is writing to are kept."""
     from ..pipeline.caches.gc import clean
 
-    report = clean(root, unfinished, delete)
+    report = clean(root, unfinished=unfinished, delete=delete)
     typer.echo(json.dumps(report.to_json(), indent=1) if as_json else report)

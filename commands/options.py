@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from ..errors import QUARANTINED
+from ..pipeline.common.text import quarantine_lines
 
 MAX_SHOWN = 10  # quarantined clips at the end of a command
 
@@ -39,7 +40,7 @@ def complete_preset(word: str) -> list[str]:
 def finish(quarantined: dict[str, str]) -> None:
     """End a command with exit code 3 if clips were quarantined."""
     if quarantined:
-        shown = [f"quarantined {clip}: {why.splitlines()[-1]}" for clip, why in list(quarantined.items())[:MAX_SHOWN]]
+        shown = [f"quarantined {line}" for line in quarantine_lines(quarantined)[:MAX_SHOWN]]
         rest = "; 'combo cache info' names all of them" if len(quarantined) > MAX_SHOWN else ""
         count = "1 clip is" if len(quarantined) == 1 else f"{len(quarantined)} clips are"
         typer.echo("\n".join([*shown, f"{count} quarantined, all others are done{rest}"]), err=True)

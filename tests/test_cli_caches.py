@@ -56,7 +56,7 @@ class TestRepair:
         damage(next(root.glob("clips.zarr/frames/c/2/0/0/0")))
         assert combo("cache", "verify", root, "--repair") == FAILED
         out = capsys.readouterr().out
-        assert "shards [2] are to be imported again" in out
+        assert "shards [2] must be imported again" in out
         small = ["--size", "64", "--shard-frames", "20"]
         assert combo("import", "synthetic", root, "--flavour", "ms3", "--clips", 12, *small) == DONE
         assert combo("cache", "verify", root) == DONE
@@ -64,7 +64,7 @@ class TestRepair:
     def test_imported_caches_need_their_command(self, root: Path, capsys: pytest.CaptureFixture) -> None:
         damage(next(root.glob("proposals/ground-truth*/maskige/c/0/0/0/0")))
         assert combo("cache", "verify", root, "--repair") == FAILED
-        assert "made again by the command that made them" in capsys.readouterr().out
+        assert "must be redone by the command that made them" in capsys.readouterr().out
         assert combo("import", "ground-truth", root) == DONE
         assert combo("cache", "verify", root) == DONE
 

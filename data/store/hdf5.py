@@ -13,8 +13,9 @@ A shard that comes back from the file must get the very receipt it went in with,
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,13 @@ import h5py
 import numpy as np
 
 from ...errors import BadInput, ComboError
-from .attributes import StoreAttributes, parse_attributes
+from .attributes import ClipAttributes, StoreAttributes, parse_attributes
 from .checksummed_json import unseal
 from .clip_table import ClipTable
 from .location import Location
 from .metadata import CLIP_TABLE
 from .receipts import drop_receipt, log_path, read_log, receipt_path, write_shard
-from .root import create_store
+from .root import CACHE_KINDS, cache_name, create_store
 from .schema import BYTES, CHUNK_FRAMES, ArraySpec
 from .store import Store
 
@@ -73,7 +74,7 @@ def write_store(group: h5py.Group, store: Store, shards: list[int], fingerprint:
             if spec.dtype == BYTES:
                 _append_bytes(group, name, lo, hi, store.read_bytes(name, lo, hi))
             else:
-                group[name][lo:hi] = store.read(name, lo, hi)
+                _dataset(group, name)[lo:hi] = store.read(name, lo, hi)
         advance()
     text = h5py.string_dtype()
     group.create_dataset("receipts", data=[receipt_path(store.path, s).read_bytes() for s in shards], dtype=text)
@@ -81,16 +82,19 @@ def write_store(group: h5py.Group, store: Store, shards: list[int], fingerprint:
 
 
 def read_store(group: h5py.Group, path: Location, advance: Advance) -> Store:
-    """Have the store of a group at `path`, with the shards that the group holds; finished ones are left alone.
+    """Write the store of a group to `path`, with the shards that the group holds; finished ones are kept.
 
-    Raises `BadInput` for attributes of no store and when another store is there, `ComboError` when a shard does not
-    get the receipt that it was exported with; it counts as missing then.
+    Lock the store while it runs. Raises `BadInput` when another store is there, `ComboError` when a shard does not get
+    the receipt that it was exported with; it counts as missing then.
     """
-    table = read_table(group) if CLIP_TABLE in group else None
-    create_store(path, read_attributes(group), table)
+    table = None
+    if CLIP_TABLE in group:
+        content = _rows(group, CLIP_TABLE, 0, None).tobytes()
+        table = ClipTable.from_bytes(content, f"{group.file.filename}: {CLIP_TABLE}")
+    create_store(path, _read_attributes(group), table)
     store = Store(path)
     done = store.receipts()
-    for content, log in zip(group["receipts"], group["logs"], strict=True):
+    for content, log in zip(*(_rows(group, name, 0, None) for name in ("receipts", "logs")), strict=True):
         receipt = unseal(content)
         if receipt["shard"] not in done:
             _read_shard(group, store, content, receipt, json.loads(log))
@@ -98,19 +102,52 @@ def read_store(group: h5py.Group, path: Location, advance: Advance) -> Store:
     return store
 
 
-def read_attributes(group: h5py.Group) -> StoreAttributes:
+def stores_in(file: h5py.File) -> dict[str, h5py.Group]:
+    """The groups that hold stores by their names, that of the clip store first.
+
+    Raises `BadInput` for a group under another name than that of its store, which follows from its attributes.
+    """
+    names = ["clips"]
+    for kind in CACHE_KINDS:
+        caches = file.get(kind)
+        names += [f"{kind}/{name}" for name in caches] if isinstance(caches, h5py.Group) else []
+    return {name: _group(file, name) for name in names}
+
+
+def count_shards(group: h5py.Group) -> int:
+    return len(_dataset(group, "receipts"))
+
+
+def clips_fingerprint(group: h5py.Group) -> str:
+    """The fingerprint of the whole clip store, of which the file may hold a part."""
+    return str(group.attrs["fingerprint"])
+
+
+def _group(file: h5py.File, name: str) -> h5py.Group:
+    group = file[name]
+    if isinstance(group, h5py.Group) and re.fullmatch(r"clips|(proposals|audio)/[A-Za-z0-9._-]+", name):
+        with suppress(KeyError, TypeError, ValueError):
+            attributes = _read_attributes(group)
+            own = "clips" if isinstance(attributes, ClipAttributes) else f"{attributes.kind}/{cache_name(attributes)}"
+            if own == name:
+                return group
+    raise BadInput(f"{file.filename}: group {name!r} does not hold the store that its name says")
+
+
+def _read_attributes(group: h5py.Group) -> StoreAttributes:
     """Raises `KeyError`, `TypeError` or `ValueError` for attributes of no store."""
-    return parse_attributes(json.loads(group.attrs["attributes"]))
+    return parse_attributes(json.loads(str(group.attrs["attributes"])))
 
 
-def read_table(group: h5py.Group) -> ClipTable:
-    return ClipTable.from_bytes(group[CLIP_TABLE][()].tobytes(), f"{group.file.filename}: {CLIP_TABLE}")
+def _dataset(group: h5py.Group, name: str) -> h5py.Dataset:
+    found = group[name]
+    if not isinstance(found, h5py.Dataset):
+        raise TypeError(f"{group.name}/{name} is no data set")
+    return found
 
 
-def stores_in(file: h5py.File) -> list[str]:
-    """Names of the groups that hold stores, the clip store's first."""
-    caches = [f"{kind}/{name}" for kind in ("proposals", "audio") if kind in file for name in file[kind]]
-    return ["clips", *caches]
+def _rows(group: h5py.Group, name: str, first: int, end: int | None) -> np.ndarray:
+    return np.asarray(_dataset(group, name)[first:end])
 
 
 def _create_dataset(group: h5py.Group, name: str, spec: ArraySpec, frames: int) -> None:
@@ -126,7 +163,7 @@ def _create_dataset(group: h5py.Group, name: str, spec: ArraySpec, frames: int) 
 
 
 def _append_bytes(group: h5py.Group, name: str, lo: int, hi: int, values: list[bytes]) -> None:
-    data, ends = group[name], group[f"{name}_ends"]
+    data, ends = _dataset(group, name), _dataset(group, f"{name}_ends")
     start = len(data)
     ends_here = start + np.cumsum([len(v) for v in values], dtype=np.uint64)
     data.resize((int(ends_here[-1]),))
@@ -151,13 +188,11 @@ def _read_shard(group: h5py.Group, store: Store, content: bytes, receipt: dict[s
 
 def _read_array(group: h5py.Group, name: str, spec: ArraySpec, lo: int, hi: int) -> np.ndarray:
     if spec.dtype != BYTES:
-        return group[name][lo:hi]
-    ends = group[f"{name}_ends"][lo:hi].astype(np.int64)
-    data = group[name]
-    # Shards stand one behind the other, so this one starts where the nearest earlier one ends.
-    earlier = group[f"{name}_ends"][:lo]
-    start = int(earlier.max()) if lo else 0
-    raw = data[start : int(ends[-1])].tobytes()
+        return _rows(group, name, lo, hi)
+    ends = _rows(group, f"{name}_ends", lo, hi).astype(np.int64)
+    # Shards are appended one after the other, so this one starts where the nearest earlier one ends.
+    start = int(_rows(group, f"{name}_ends", 0, lo).max(initial=0))
+    raw = _rows(group, name, start, int(ends[-1])).tobytes()
     cuts = np.concatenate([[start], ends]) - start
     out = np.empty(hi - lo, object)
     out[:] = [raw[a:b] for a, b in pairwise(cuts)]

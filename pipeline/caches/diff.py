@@ -1,4 +1,4 @@
-"""Two generators on the same clips: how many masks each finds, how well they agree, and where they do not."""
+"""Compare two proposal generators on the same clips: how many masks each finds, and where they agree."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,19 +11,20 @@ from ...data.store.root import open_cache
 from ...data.store.store import Cache, ClipStore
 from ...errors import BadInput
 from ..common.progress import bar
+from ..common.text import columns
 from ..precompute.overlap import mask_iou
 
-MOST_DIFFERENT = 10  # clips listed
+MAX_CLIPS = 10  # listed
 
 
 @dataclass(frozen=True)
 class CacheDiff:
     """Means over all frames that both caches have; None where no frame has anything to compare.
 
-    masks: masks per frame of either. covered: share of the pixels under any mask, of either.
-    best_iou: mean over the masks of the first of the IoU with the closest mask of the second, and the other way round.
-    maskige_pixels: share of pixels with one colour in both. clips: (id, best_iou, maskige_pixels), least alike first;
-    best_iou is the mean of both directions.
+    Pairs are (first cache, second cache). masks: masks per frame. covered: share of the pixels under any mask.
+    best_iou: mean over a cache's masks of the IoU with the closest mask of the other cache.
+    maskige_pixels: share of pixels of the same colour in both Maskiges. clips: (id, best_iou, maskige_pixels), least
+    similar first; best_iou is the mean over the masks of both caches.
     """
 
     names: tuple[str, str]
@@ -38,17 +39,15 @@ class CacheDiff:
         return asdict(self)
 
     def __str__(self) -> str:
-        a, b = self.names
         rows = [
+            (f"{self.frames} frames", *self.names),
             ("masks per frame", *(f"{v:.1f}" for v in self.masks)),
             ("pixels under a mask", *(f"{v:.1%}" for v in self.covered)),
             ("IoU with the other's closest mask", *map(_show, self.best_iou)),
         ]
-        width = max(len(a), len(b), 8)
-        lines = [f"{self.frames} frames{'':{34 - len(f'{self.frames} frames')}}{a:>{width}}  {b:>{width}}"]
-        lines += [f"{what:34}{x:>{width}}  {y:>{width}}" for what, x, y in rows]
-        lines += [f"pixels of one colour in both Maskiges: {self.maskige_pixels:.1%}", "least alike:"]
-        return "\n".join([*lines, *(f"  {c}: best IoU {_show(i)}, Maskige {p:.1%}" for c, i, p in self.clips)])
+        pixels = f"pixels of the same colour in both Maskiges: {self.maskige_pixels:.1%}"
+        clips = [f"  {c}: best IoU {_show(i)}, Maskige {p:.1%}" for c, i, p in self.clips]
+        return "\n".join([*columns(rows), pixels, "least similar:", *clips])
 
 
 def _show(value: float | None) -> str:
@@ -57,7 +56,7 @@ def _show(value: float | None) -> str:
 
 @dataclass(frozen=True)
 class FrameDiff:
-    """One frame; closest masks of all masks of either, so that means over frames weigh every mask the same."""
+    """One frame. best: by mask, so that a mean over frames weighs every mask the same."""
 
     masks: tuple[int, int]
     covered: tuple[float, float]
@@ -66,9 +65,9 @@ class FrameDiff:
 
 
 def diff_caches(root: str | Location, first: str, second: str, split: str | None = None) -> CacheDiff:
-    """Compare two proposals caches of a root, frame by frame, over the clips that both have.
+    """Compare two proposals caches of a root, frame by frame, on the clips that both have.
 
-    first, second: names as `open_cache` takes them. Raises `BadInput` when one is missing or stale, or when no clip
+    first, second: names as for `open_cache`. Raises `BadInput` when one is missing or stale, or when no clip
     is finished in both.
     """
     clips = ClipStore(root)
@@ -92,7 +91,7 @@ def diff_caches(root: str | Location, first: str, second: str, split: str | None
             by_clip.append((clip.id, _mean([b for f in of_clip for b in f.best]), pixels))
     if not frames:
         raise BadInput(f"{caches[0].path} and {caches[1].path} have no finished clip in common")
-    least_alike = sorted(by_clip, key=lambda c: (1.0 if c[1] is None else c[1], c[2], c[0]))
+    least_similar = sorted(by_clip, key=lambda c: (1.0 if c[1] is None else c[1], c[2], c[0]))
     return CacheDiff(
         names=(caches[0].name, caches[1].name),
         frames=len(frames),
@@ -100,7 +99,7 @@ def diff_caches(root: str | Location, first: str, second: str, split: str | None
         covered=_both([f.covered for f in frames]),
         best_iou=(_mean([f.best[0] for f in frames]), _mean([f.best[1] for f in frames])),
         maskige_pixels=float(np.mean([f.maskige_pixels for f in frames])),
-        clips=tuple(least_alike[:MOST_DIFFERENT]),
+        clips=tuple(least_similar[:MAX_CLIPS]),
     )
 
 
@@ -113,7 +112,7 @@ def _diff_clip(caches: tuple[Cache, Cache], lo: int, hi: int) -> list[FrameDiff]
 
 def _diff_frame(a: np.ndarray, b: np.ndarray, maskige_pixels: float) -> FrameDiff:
     iou = mask_iou(torch.from_numpy(a), torch.from_numpy(b)).numpy()
-    best = iou.max(1, initial=0), iou.max(0, initial=0)  # 0 where the other has no mask at all
+    best = iou.max(1, initial=0), iou.max(0, initial=0)  # 0 where the other has no masks
     covered = float(a.any(0).mean()), float(b.any(0).mean())
     return FrameDiff((len(a), len(b)), covered, best, maskige_pixels)
 

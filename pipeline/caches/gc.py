@@ -1,6 +1,7 @@
-"""What a cache root can do without: stale caches, unfinished ones if asked, and what killed writers left behind."""
+"""Find and delete what a cache root does not need: stale or unfinished caches, and leftovers of killed writers."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +11,28 @@ from ...data.store.root import cache_paths
 from ...data.store.store import Cache, ClipStore
 from ...errors import BadInput
 from ..common.progress import bar
+from ..common.text import megabytes
 
 
 @dataclass(frozen=True)
 class Rubbish:
-    """One thing that can go. held: a run is writing to it, so it stays."""
+    """Files of one store that can go. whole: the store goes with them. held: a run is writing to it, so it was kept."""
 
-    path: str
+    path: Location
     why: str
-    bytes: int
+    files: dict[str, int]  # bytes, by name within the store
+    whole: bool
     held: bool = False
 
+    @property
+    def bytes(self) -> int:
+        return sum(self.files.values())
+
+    def to_json(self) -> dict[str, Any]:
+        return {"path": str(self.path), "why": self.why, "bytes": self.bytes, "held": self.held}
+
     def __str__(self) -> str:
-        return f"{self.path}: {self.why}, {self.bytes / 1e6:.1f} MB{'; in use, it stays' if self.held else ''}"
+        return f"{self.path}: {self.why}, {megabytes(self.bytes)}{'; in use, kept' if self.held else ''}"
 
 
 @dataclass(frozen=True)
@@ -33,71 +43,70 @@ class Cleaning:
     deleted: bool
 
     def __str__(self) -> str:
-        freed = sum(r.bytes for r in self.found if not r.held) / 1e6
-        end = f"{freed:.1f} MB {'deleted' if self.deleted else 'could go: run it again with --delete'}"
+        freed = megabytes(sum(r.bytes for r in self.found if not r.held))
+        end = f"{freed} deleted" if self.deleted else f"{freed} can be deleted: run it again with --delete"
         return "\n".join([*map(str, self.found), end]) if self.found else "nothing to clean"
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {"found": [r.to_json() for r in self.found], "deleted": self.deleted}
 
 
-def clean(root: str | Location, unfinished: bool = False, delete: bool = False) -> Cleaning:
-    """Find caches of other clips than those of the root, and temporary files that killed writers left; delete on wish.
+def clean(root: str | Location, *, unfinished: bool = False, delete: bool = False) -> Cleaning:
+    """Find what `plan_cleaning` finds, and delete it if asked. A store that a live run is writing to is kept."""
+    found = plan_cleaning(root, unfinished=unfinished)
+    return Cleaning(tuple(map(_delete, found) if delete else found), delete)
 
-    unfinished: caches that lack shards, too. A store that a live run writes to is never touched.
-    Raises `BadInput` when there is no finished clip store, since then nothing can be told stale.
+
+def plan_cleaning(root: str | Location, *, unfinished: bool = False) -> list[Rubbish]:
+    """Caches of other clips than the root's, and temporary files that killed writers left.
+
+    unfinished: also caches that lack shards. Raises `BadInput` without a finished clip store, since then nothing can
+    be told to be stale.
     """
     place = location(root)
     fingerprint = ClipStore(place).fingerprint()
-    found = []
-    paths = [place / "clips.zarr", *cache_paths(place)]
-    with bar(len(paths), "clean", "stores") as progress:
-        for path in paths:
-            why = None if path.name == "clips.zarr" else _reason(path, fingerprint, unfinished)
-            found += [_whole(path, why, delete)] if why else _leftovers(path, delete)
+    caches = cache_paths(place)
+    found = list(_leftovers(place / "clips.zarr"))
+    with bar(len(caches), "look for rubbish", "caches") as progress:
+        for path in caches:
+            if why := _why_superfluous(path, fingerprint, unfinished=unfinished):
+                found.append(Rubbish(path, why, files_below(path), whole=True))
+            else:
+                found += _leftovers(path)
             progress.update()
-    return Cleaning(tuple(found), delete)
+    return found
 
 
-def _reason(path: Location, fingerprint: str, unfinished: bool) -> str | None:
-    """Why a cache can go."""
+def _why_superfluous(path: Location, fingerprint: str, *, unfinished: bool) -> str | None:
     try:
         cache = Cache(path)
     except BadInput:
-        return None  # damaged metadata: 'cache verify --repair' may mend it
+        return None  # damaged metadata, which 'cache verify --repair' may mend
     if cache.clips_fingerprint != fingerprint:
         return "made from other clips than these"
     missing = len(cache.unfinished()) if unfinished else 0
     return f"{missing} of {cache.num_shards} shards were never finished" if missing else None
 
 
-def _whole(path: Location, why: str, delete: bool) -> Rubbish:
-    files = files_below(path)
-    # Its zarr.json makes it a store, so that goes first: a clean-up that is killed leaves nothing that looks like one.
-    held = delete and not _remove(path, sorted(files, key=lambda name: name != "zarr.json"))
-    if delete and not held and isinstance(path, Path):
-        _remove_folders(path)
-    return Rubbish(str(path), why, sum(files.values()), held)
-
-
-def _leftovers(path: Location, delete: bool) -> list[Rubbish]:
+def _leftovers(path: Location) -> Iterator[Rubbish]:
     files = {name: size for name, size in files_below(path).items() if is_temporary(name.rsplit("/", 1)[-1])}
-    if not files:
-        return []
-    why = f"{len(files)} temporary files of writers that were killed"
-    held = delete and not _remove(path, list(files))
-    return [Rubbish(str(path), why, sum(files.values()), held)]
+    if files:
+        yield Rubbish(path, f"{len(files)} temporary files of killed writers", files, whole=False)
 
 
-def _remove(path: Location, names: list[str]) -> bool:
-    """Delete files of a store, unless a run is writing to it."""
+def _delete(rubbish: Rubbish) -> Rubbish:
+    """Delete its files, unless a run is writing to the store; `held` tells."""
+    # zarr.json makes it a store, so that goes first: an interrupted deletion leaves nothing that looks like one.
+    names = sorted(rubbish.files, key=lambda name: name != "zarr.json")
     try:
-        with hold(path):
+        with hold(rubbish.path):
             for name in names:
-                (path / name).unlink(missing_ok=True)
+                (rubbish.path / name).unlink(missing_ok=True)
     except BadInput:
-        return False
-    return True
+        return replace(rubbish, held=True)
+    if rubbish.whole and isinstance(rubbish.path, Path):
+        _remove_folders(rubbish.path)
+    return rubbish
 
 
 def _remove_folders(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Look at the stores of a cache root: what there is, how much is finished, and whether it is whole."""
+"""Inspect the stores of a cache root: what is there, how much is finished, and what is damaged."""
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -15,14 +15,15 @@ from ...data.store.store import Cache, ClipStore, Store
 from ...data.store.verify import damaged
 from ...errors import BadInput
 from ..common.progress import bar
+from ..common.text import megabytes, quarantine_lines
 
-MOST_LOGS = 100  # read per cache, spread over its shards: enough for a mean and for what differs between workers
+MAX_LOGS = 100  # read per cache, spread over its shards: enough for means, and to see every kind of worker
 
 
 def root_info(root: str | Location) -> dict[str, Any]:
-    """JSON values: the clip store and every cache of `root` with their provenance, coverage and size.
+    """The clip store and all caches of a root with their provenance, coverage and size, as JSON values.
 
-    "damaged" names caches that cannot be opened, with the reason. Raises `BadInput` when there is no clip store.
+    "damaged" maps caches that cannot be opened to the reason. Raises `BadInput` when there is no clip store.
     """
     clips = ClipStore(root)
     try:
@@ -87,9 +88,9 @@ def _cache_info(clips: ClipStore, cache: Cache, clips_fingerprint: str | None) -
 
 
 def _made_with(cache: Cache, shards: list[int]) -> dict[str, Any]:
-    """How its shards came about, from their logs: seconds per frame (mean), devices, versions. Empty without logs."""
+    """Mean seconds per frame, devices and versions, from the logs of its shards; empty without logs."""
     with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
-        some = shards[:: -(-len(shards) // MOST_LOGS) or 1]
+        some = shards[:: -(-len(shards) // MAX_LOGS) or 1]
         read = pool.map(lambda shard: read_log(log_path(cache.path, shard)), some)
         logs = [log for log in read if log.keys() >= {"seconds_per_frame", "waiting_share", "device", "versions"}]
     if not logs:
@@ -111,7 +112,7 @@ def _agreement(cache: Cache) -> dict[str, Any]:
 
 
 def show_info(info: dict[str, Any]) -> str:
-    """`root_info` for people."""
+    """`root_info` as text."""
     clips = info["clips"]
     splits = ", ".join(f"{count} {split}" for split, count in clips["splits"].items())
     height, width = clips["size"]
@@ -119,7 +120,7 @@ def show_info(info: dict[str, Any]) -> str:
         f"{clips['path']}: {clips['dataset']}, {splits} clips, {clips['frames']} frames of {width}x{height}, "
         f"{_progress(clips)}",
         f"  classes: {', '.join(clips['classes'])}",
-        *(f"  quarantined {clip}: {why.splitlines()[-1]}" for clip, why in clips["quarantined"].items()),
+        *(f"  quarantined {line}" for line in quarantine_lines(clips["quarantined"])),
         *(f"  note on {clip}: {note}" for clip, note in clips["notes"].items()),
     ]
     for cache in info["caches"]:
@@ -141,19 +142,19 @@ def show_info(info: dict[str, Any]) -> str:
             lines.append(f"  not exact; against the exact setting: {measured}")
         if "dropped_masks" in cache:
             lines.append(f"  {cache['dropped_masks']} masks beyond max_masks were left out")
-        lines += [f"  quarantined {clip}: {why.splitlines()[-1]}" for clip, why in cache["quarantined"].items()]
+        lines += [f"  quarantined {line}" for line in quarantine_lines(cache["quarantined"])]
     lines += [f"DAMAGED {why}" for why in info["damaged"].values()]
     return "\n".join(lines)
 
 
 def _progress(store: dict[str, Any]) -> str:
-    return f"{store['shards_done']} of {store['shards']} shards, {store['bytes'] / 1e6:.1f} MB"
+    return f"{store['shards_done']} of {store['shards']} shards, {megabytes(store['bytes'])}"
 
 
 def verify_root(root: str | Location) -> list[dict[str, Any]]:
-    """Every damaged or missing shard of every store of a root: store, shard, problem. Reads all files.
+    """Find all damaged or missing shards of a root by reading every file: a list of store, shard and problem.
 
-    shard is None where metadata, a log, or a file of no shard is meant. Raises `BadInput` when there is no clip store.
+    shard is None for metadata, logs, and files of no shard. Raises `BadInput` when there is no clip store.
     """
     problems: list[dict[str, Any]] = []
 
@@ -180,16 +181,16 @@ def verify_root(root: str | Location) -> list[dict[str, Any]]:
 
 
 def show_problems(problems: list[dict[str, Any]]) -> str:
-    """`verify_root` for people."""
+    """`verify_root` as text."""
     if not problems:
-        return "all stores are whole"
+        return "all stores are complete and undamaged"
     lines = []
     for (store, problem), group in groupby(problems, key=lambda p: (p["store"], p["problem"])):
         shards = [p["shard"] for p in group if p["shard"] is not None]
         lines.append(f"{store}{_name_shards(shards)}: {problem}")
     end = (
-        f"{len(problems)} problems; 'combo cache verify --repair' mends what it can, and the commands that made these "
-        "stores do only what is damaged or missing"
+        f"{len(problems)} problems; 'combo cache verify --repair' repairs what it can; the commands that made these "
+        "stores redo only what is damaged or missing"
     )
     return "\n".join([*lines, end])
 

@@ -1,29 +1,23 @@
-"""Stores on their way: out to one HDF5 file, in from it, and together from several machines."""
+"""Export stores to one HDF5 file, import them from it, and merge stores of several machines."""
 
 import os
-import re
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ...data.store.attributes import ClipAttributes
 from ...data.store.copy import copy_shard
 from ...data.store.location import Location, location, sync
-from ...data.store.metadata import CLIP_TABLE, is_begun
-from ...data.store.root import cache_name, create_store, exclusive, list_caches, open_cache
+from ...data.store.locks import hold
+from ...data.store.metadata import is_begun
+from ...data.store.root import create_store, exclusive, list_caches, open_cache
 from ...data.store.store import Cache, ClipStore, Store
 from ...errors import BadInput
 from ..common.progress import bar
 
-if TYPE_CHECKING:
-    import h5py
-
 
 @dataclass(frozen=True)
 class Transfer:
-    """What was carried: shards per store, and what became of it."""
+    """What was copied: shards per store. conflicts: shards that differ, and were not copied."""
 
     target: str
     shards: dict[str, int]
@@ -35,10 +29,10 @@ class Transfer:
 
 
 def export_stores(root: str | Location, file: Path, split: str | None, caches: list[str] | None) -> Transfer:
-    """Write the clip store and caches of a root into one HDF5 file, which appears only when it is whole.
+    """Write the clip store and caches of a root to one HDF5 file, which appears only when it is complete.
 
-    split: only the shards that hold clips of it. caches: names as for `open_cache`; None: all of these clips.
-    Raises `BadInput` when the file exists, and for shards that are not finished.
+    split: only the shards that hold clips of it. caches: names as for `open_cache`; None: all caches of these clips.
+    Raises `BadInput` when the file exists, and for unfinished shards.
     """
     import h5py
 
@@ -74,34 +68,31 @@ def export_stores(root: str | Location, file: Path, split: str | None, caches: l
 
 
 def import_stores(file: Path, root: str | Location) -> Transfer:
-    """Have all stores of an exported file in a root, with the receipts they had. Goes on where it was stopped.
+    """Restore all stores of an exported file in a root, with the receipts they had. Resumes after an interruption.
 
-    Raises `BadInput` when the file is none of ours or is damaged, or the root holds other clips; `ComboError` when a
-    shard does not come back as it was.
+    Raises `BadInput` when the file is none of ours or damaged, or the root holds other clips; `ComboError` when a shard
+    does not come back as it was.
     """
-    from ...data.store.hdf5 import read_store, reading, stores_in
+    from ...data.store.hdf5 import clips_fingerprint, count_shards, read_store, reading, stores_in
 
     place = location(root)
     with reading(file) as source:
-        names = stores_in(source)
-        targets = {name: place / _checked_name(source[name], name, str(file)) for name in names}
-        total = sum(len(source[name]["receipts"]) for name in names)
-        with bar(total, f"import {file.name}", "shards") as progress:
-            for name, target in targets.items():
-                group = source[name]
-                with ExitStack() as held:
-                    _make(group, target)
-                    held.enter_context(exclusive(Store(target)))
+        groups = stores_in(source)
+        counts = {name: count_shards(group) for name, group in groups.items()}
+        with bar(sum(counts.values()), f"import {file.name}", "shards") as progress:
+            for name, group in groups.items():
+                target = place / f"{name}.zarr"
+                with hold(target):
                     store = read_store(group, target, progress.update)
                 if store.kind == "clips":
-                    ClipStore(place).adopt_fingerprint(group.attrs["fingerprint"])
-        return Transfer(str(root), {name: len(source[name]["receipts"]) for name in names})
+                    ClipStore(place).adopt_fingerprint(clips_fingerprint(group))
+        return Transfer(str(root), counts)
 
 
 def merge_roots(root: str | Location, sources: Sequence[str | Location]) -> Transfer:
-    """Copy the shards that `root` lacks from roots in which the same job ran, for the clip store and every cache.
+    """Copy the shards that `root` lacks, of the clip store and every cache, from roots in which the same job ran.
 
-    A shard that both have finished with other contents is a conflict: it is reported, and `root` keeps its own.
+    A shard that both have finished with different contents is a conflict: it is reported, and `root` keeps its own.
     Raises `BadInput`, before anything is copied, when a root holds other clips.
     """
     places = [location(s) for s in sources]
@@ -146,29 +137,9 @@ def _chosen(clips: ClipStore, names: list[str] | None) -> list[Cache]:
 
 
 def _relative(store: Store) -> str:
-    """Where a store stands in its root."""
+    """The path of a store relative to its root."""
     return "clips.zarr" if store.kind == "clips" else f"{store.kind}/{store.path.name}"
 
 
 def _group_name(store: Store) -> str:
     return _relative(store).removesuffix(".zarr")
-
-
-def _make(group: "h5py.Group", target: Location) -> None:
-    from ...data.store.hdf5 import read_attributes, read_table
-
-    create_store(target, read_attributes(group), read_table(group) if CLIP_TABLE in group else None)
-
-
-def _checked_name(group: "h5py.Group", name: str, file: str) -> str:
-    """Where a group's store belongs. The name of a cache follows from its attributes, whatever the file says."""
-    from ...data.store.hdf5 import read_attributes
-
-    try:
-        attributes = read_attributes(group)
-        own = "clips" if isinstance(attributes, ClipAttributes) else f"{attributes.kind}/{cache_name(attributes)}"
-    except (KeyError, TypeError, ValueError):
-        own = None
-    if own != name or not re.fullmatch(r"clips|(proposals|audio)/[A-Za-z0-9._-]+", name):
-        raise BadInput(f"{file}: group {name!r} does not hold the store that its name says")
-    return f"{name}.zarr"

@@ -9,6 +9,7 @@ from ...data.store.metadata import metadata_damage
 from ...data.store.root import cache_paths
 from ...data.store.store import Cache, ClipStore, Store
 from ...errors import BadInput
+from ..common.text import quarantine_lines
 from ..runs.checkpoints import checkpoints, read_checkpoint
 from ..runs.data import RunInfo, open_trained_data
 from ..runs.folder import read_best, read_run
@@ -51,8 +52,7 @@ def _store_findings(store: Store, facts: dict[str, Any]) -> Iterator[Finding]:
     if missing := store.num_shards - len(begun):
         yield Finding("D403", str(store.path), f"{missing} of {store.num_shards} shards are missing")
     if bad := store.quarantined():
-        why = tuple(f"{clip}: {reason.splitlines()[-1]}" for clip, reason in bad.items())
-        yield Finding("D404", str(store.path), f"{len(bad)}", why)
+        yield Finding("D404", str(store.path), f"{len(bad)}", tuple(quarantine_lines(bad)))
 
 
 def run_findings(run: Path, facts: dict[str, Any]) -> Iterator[Finding]:

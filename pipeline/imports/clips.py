@@ -21,6 +21,7 @@ from ...data.store.schema import SHARD_FRAMES
 from ...data.store.store import ClipStore
 from ...errors import ClipError
 from ..common.progress import bar
+from ..common.text import quarantine_lines
 
 LOG_MEL_TOLERANCE = 0.01  # of a log-mel that a source brings; versions of the resampler differ by 1e-5
 READ_THREADS = 4  # decoding releases the GIL; more threads than this wait for the disk
@@ -38,7 +39,7 @@ class ImportReport:
         table = self.store.table
         splits = ", ".join(f"{n} {split}" for split, n in table.splits().items())
         lines = [f"{self.store.path}: {len(table)} clips ({splits}), {table.total_frames} frames"]
-        lines += [f"quarantined {clip}: {reason.splitlines()[-1]}" for clip, reason in self.quarantined.items()]
+        lines += [f"quarantined {line}" for line in quarantine_lines(self.quarantined)]
         lines += [f"note on {clip}: {note}" for clip, note in list(self.notes.items())[:20]]
         if len(self.notes) > 20:
             lines.append(f"... and notes on {len(self.notes) - 20} more clips; 'combo cache info' lists them")

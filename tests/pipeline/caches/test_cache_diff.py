@@ -71,7 +71,7 @@ def test_numbers(root: Path) -> None:
     assert len(found.clips) == 10
     assert found.clips[0][1] == pytest.approx(0.5 / 2 * 2 / 3 + 0.5 / 3)
     assert json.loads(json.dumps(found.to_json()))["frames"] == total
-    assert "least alike" in str(found)
+    assert "least similar" in str(found)
 
 
 def test_nothing_against_something(root: Path) -> None:
