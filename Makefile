@@ -16,6 +16,7 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	@# $(BIN)/pyright --project pyproject.toml
 	$(PYTEST) -m "not slow and not gpu" $(PARALLEL)
 
 # One at a time: these tests measure memory, start processes of their own, or use the GPU.
@@ -60,6 +61,8 @@ $(VENV)/.installed: setup.cfg constraints.txt
 
 $(VENV)/.installed-%: $(VENV)/.installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$*]'
+	@# Pyright finds the package by its folder's name.
+	mkdir -p $(VENV)/package && ln -sfn ../.. $(VENV)/package/combo_avs
 	touch $@
 
 clean:

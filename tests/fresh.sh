@@ -5,7 +5,7 @@
 #   tests/fresh.sh trixie                     one of them
 #   MIRROR=URL, KEEP=1, COMMANDS="make demo"  another mirror; keep the folders; run less
 #
-# Needs root and debootstrap. pip's settings (PIP_*) are passed on. Mounts are made in a name space of their own, so
+# Needs root and debootstrap. PIP_* and OMP_NUM_THREADS are passed on. Mounts are made in a name space of their own, so
 # nothing stays mounted, however the script ends; folders of a run that failed are kept.
 set -euo pipefail
 if [ "$(id -u)" != 0 ] || ! command -v debootstrap >/dev/null; then
@@ -42,10 +42,10 @@ mount_into() { # ROOT: what a machine has that a folder has not, and what pip's 
     [ -z "${PIP_CERT:-}" ] || { mkdir -p "$root$(dirname "$PIP_CERT")" && cp -L "$PIP_CERT" "$root$PIP_CERT"; }
 }
 
-inside() { # ROOT COMMAND: in the clone, with an environment of nothing but pip's settings
-    local pip
-    mapfile -t pip < <(env | grep '^PIP_')
-    chroot "$1" env -i HOME=/root LANG=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin "${pip[@]}" \
+inside() { # ROOT COMMAND: in the clone, with a bare environment
+    local settings
+    mapfile -t settings < <(env | grep -E '^(PIP_|OMP_NUM_THREADS=)')
+    chroot "$1" env -i HOME=/root LANG=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin "${settings[@]}" \
         bash -euc "cd /root/alone/combo_avs && $2"
 }
 

@@ -29,14 +29,11 @@ def start_ranks(count: int, *arguments: Any) -> list[BaseProcess]:
     return [start_training(*arguments, rank=rank, count=count, port=port) for rank in range(count)]
 
 
-def exit_codes(processes: list[BaseProcess], timeout: float = 120) -> list[int | None]:
-    """Wait for all; None stands for one that had to be killed."""
-    codes = []
+def exit_codes(processes: list[BaseProcess]) -> list[int | None]:
+    """Wait for all."""
     for process in processes:
-        process.join(timeout)
-        codes.append(process.exitcode)
-        process.kill()
-    return codes
+        process.join()
+    return [process.exitcode for process in processes]
 
 
 def _train(environment: dict[str, str], arguments: tuple[Any, ...]) -> None:

@@ -93,7 +93,7 @@ def test_the_wheel_holds_the_package_and_nothing_beside_it(tmp_path: Path) -> No
     unneeded = shutil.ignore_patterns(".*", "build", "demo", "tests", "*.egg-info")
     source = shutil.copytree(ROOT, tmp_path / "source", ignore=unneeded)  # a build leaves files behind
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet", "-w", tmp_path]
-    subprocess.run([*command, source], check=True, timeout=120)
+    subprocess.run([*command, source], check=True)
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
     assert {n.split("/")[0].split("-")[0] for n in names} == {"combo_avs"}
     for needed in (

@@ -23,7 +23,7 @@ from pathlib import Path
 from combo_avs.data.store.locks import hold
 with hold(Path(sys.argv[1]), {1, 2}):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(100_000)
 """
 
 
@@ -87,8 +87,7 @@ class TestObjectStore:
         with hold(url):
             (name,) = names_in(url)
             first = (url / name).modified()
-            deadline = time.monotonic() + 10
-            while (url / name).modified() == first and time.monotonic() < deadline:
+            while (url / name).modified() == first:
                 time.sleep(0.01)
             assert (url / name).modified() > first
 

@@ -67,10 +67,8 @@ def started(marks: Path) -> set[int]:
     return {int(p.name.removeprefix("start-")) for p in marks.glob("start-*")} - {os.getpid()}
 
 
-def wait_for(what: Callable[[], object], seconds: float = 200) -> None:
-    end = time.monotonic() + seconds
+def wait_for(what: Callable[[], object]) -> None:
     while not what():
-        assert time.monotonic() < end, "it did not come about"
         time.sleep(0.02)
 
 
@@ -218,7 +216,7 @@ def test_sigterm_ends_the_workers_removes_the_scratch_and_can_go_on(
     scratch.mkdir()
     process, workers = start_driver(clips, marks, TMPDIR=str(scratch))
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=100)
+    _, said = process.communicate()
     assert process.returncode == INTERRUPTED, said
     assert "run the same command again" in said
     wait_for(lambda: not any(map(alive, workers)))
@@ -339,4 +337,4 @@ class TestSlurm:
         assert run_plans([made], slurm=SlurmConfig(jobs=1, gpus=0, cores=1, memory="1GB")) == {}
         preempting.join()
         assert finished(made)
-        wait_for(lambda: not any(map(alive, started(marks))), 10)
+        wait_for(lambda: not any(map(alive, started(marks))))

@@ -33,9 +33,7 @@ def losses(run: Path) -> list[dict[str, float]]:
 
 
 def await_checkpoint(run: Path) -> None:
-    deadline = time.monotonic() + 120
     while not checkpoints(run):
-        assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
@@ -77,7 +75,7 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(prepared: Path, conf
     processes = start_ranks(2, prepared, config, *CACHES, tmp_path / "run")
     await_checkpoint(tmp_path / "run")
     os.kill(processes[1].pid, signal.SIGTERM)
-    assert exit_codes(processes, timeout=30) == [4, 4]
+    assert exit_codes(processes) == [4, 4]
     assert checkpoints(tmp_path / "run")[-1].name == f"step-{len(losses(tmp_path / 'run')):08d}"
 
 
@@ -138,11 +136,11 @@ def test_torchrun(prepared: Path, config: Config, tmp_path: Path) -> None:
     process = subprocess.Popen([*command, "--steps", "100000"], stderr=subprocess.PIPE, text=True)
     await_checkpoint(tmp_path / "run")
     process.send_signal(signal.SIGTERM)
-    error = process.communicate(timeout=40)[1]
+    error = process.communicate()[1]
     assert error.count("go on with --resume auto") == 1, error
     done = len(losses(tmp_path / "run"))
     assert checkpoints(tmp_path / "run")[-1].name == f"step-{done:08d}"
     steps = str(done + 2)
-    finished = subprocess.run([*command, "--steps", steps], capture_output=True, text=True, timeout=300)
+    finished = subprocess.run([*command, "--steps", steps], capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
     assert len(losses(tmp_path / "run")) == done + 2

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -74,9 +75,8 @@ class TestPrefetch:
         items = prefetch(lambda s: made.append(s) or s, range(1_000_000))
         next(items)
         items.close()
-        count = len(made)
-        time.sleep(0.3)
-        assert len(made) == count
+        assert not [t.name for t in threading.enumerate() if t.name.startswith("prefetch")]
+        assert len(made) <= 3  # two ahead of the one that was asked for
 
 
 class TestTraining:
@@ -112,7 +112,7 @@ class TestTraining:
             "'combo_avs.pipeline.precompute.driver', 'combo_avs.pipeline.precompute.worker', 'skimage', 'dask'))];"
             "assert not frozen, frozen"
         )
-        subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+        subprocess.run([sys.executable, "-c", code], check=True)
 
 
 class TestResume:
@@ -143,11 +143,10 @@ class TestResume:
             [*command, "--steps", "100000", "--set", "train.checkpoint_every=1"], stderr=subprocess.PIPE, text=True
         )
         try:
-            deadline = time.monotonic() + 100
-            while not checkpoints(tmp_path / "run") and time.monotonic() < deadline:
+            while not checkpoints(tmp_path / "run") and process.poll() is None:
                 time.sleep(0.2)
             process.send_signal(signal.SIGTERM)
-            error = process.communicate(timeout=30)[1]
+            error = process.communicate()[1]
         finally:
             process.kill()
         assert process.returncode == 4, error

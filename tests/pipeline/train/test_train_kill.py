@@ -32,7 +32,6 @@ def progress(run: Path) -> tuple[str, ...]:
     return tuple(sorted(os.listdir(run / "checkpoints"))) if (run / "checkpoints").exists() else ()
 
 
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("kills", [3, pytest.param(25, marks=pytest.mark.slow)])
 def test_kill_at_random_instants(prepared: Path, config: Config, tmp_path: Path, kills: int) -> None:
     settings = {"steps": 3 * kills, "evaluate_every": 4, "checkpoint_every": 1, "ema_decay": 0.9, "device": "cpu"}
