@@ -95,7 +95,7 @@ def cache_import_masks(
     """Import masks made by another program as a proposals cache; docs/mask-format.md describes the format."""
     from ..pipeline.imports.masks import import_masks
 
-    report = import_masks(root, folder, name, allow_missing)
+    report = import_masks(root, folder, name, allow_missing=allow_missing)
     typer.echo(report)
     finish(report.quarantined)
 

@@ -23,9 +23,10 @@ def import_synthetic(
     ] = None,
 ) -> None:
     """Generate a labelled set of moving, sounding objects, and import it."""
-    from ..pipeline.imports.clips import import_synthetic as import_it
+    from ..pipeline.imports.clips import import_clips, open_source
 
-    _imported(import_it(root, flavour, clips, seed, size, shard_frames, avsbench))
+    source = open_source("synthetic", flavour=flavour, clips=clips, seed=seed, size=size)
+    _imported(import_clips(source, root, shard_frames, avsbench))
 
 
 @app.command("avsbench")
@@ -44,9 +45,10 @@ def import_avsbench(
     ] = False,
 ) -> None:
     """Import AVSBench-object (S4, MS3) or AVSBench-semantic (AVSS). All files are checked before the first is read."""
-    from ..pipeline.imports.clips import import_avsbench as import_it
+    from ..pipeline.imports.clips import import_clips, open_source
 
-    _imported(import_it(root, source, subset, size, shard_frames, log_mel_pickles, split))
+    options = {"subset": subset, "size": size, "split": split, "log_mel_pickles": log_mel_pickles}
+    _imported(import_clips(open_source("avsbench", source_dir=source, **options), root, shard_frames))
 
 
 @app.command("maskiges")
@@ -80,9 +82,10 @@ def import_videos(
     shard_frames: ShardFrames = 160,
 ) -> None:
     """Import your own videos, without labels."""
-    from ..pipeline.imports.clips import import_videos as import_it
+    from ..pipeline.imports.clips import import_clips, open_source
 
-    _imported(import_it(root, files, clip_seconds, size, shard_frames))
+    source = open_source("videos", paths=files, clip_seconds=clip_seconds, size=size)
+    _imported(import_clips(source, root, shard_frames))
 
 
 def _imported(report: Any) -> None:

@@ -7,7 +7,7 @@ import json
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from ..images import opened
 SUFFIXES = (".npz", ".npy", ".json", ".png")
 MAX_MASKS = 4096  # per frame
 MAX_FILE_BYTES = 1 << 30
-_BROKEN = (OSError, ValueError, KeyError, TypeError, EOFError, IndexError, RecursionError, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,11 @@ class FrameMasks:
     stability: np.ndarray
     points: np.ndarray
 
+    @classmethod
+    def none(cls, size: tuple[int, int]) -> "FrameMasks":
+        """The masks of a frame that has none, (H, W) pixels."""
+        return _frame_masks(np.zeros((0, *size), bool), size)
+
 
 def read_masks(path: Path, size: tuple[int, int]) -> FrameMasks:
     """Read a file of one of `SUFFIXES`. size: (H, W) that the masks must have.
@@ -41,16 +45,7 @@ def read_masks(path: Path, size: tuple[int, int]) -> FrameMasks:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ValueError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
         return _READERS[path.suffix](path, size)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        EOFError,
-        IndexError,
-        zipfile.BadZipFile,
-        RecursionError,
-    ) as error:
+    except Exception as error:  # whatever NumPy, zipfile, json and PIL raise for a broken file
         text = str(error) or type(error).__name__
         raise ValueError(text if str(path) in text else f"{path}: {text}") from error
 
@@ -74,7 +69,7 @@ def _read_npz(path: Path, size: tuple[int, int]) -> FrameMasks:
     return _frame_masks(arrays.pop("masks"), size, **arrays)
 
 
-def _read_array(file: Any, size_in_bytes: int, size: tuple[int, int]) -> np.ndarray:
+def _read_array(file: IO[bytes], size_in_bytes: int, size: tuple[int, int]) -> np.ndarray:
     if size_in_bytes > MAX_MASKS * size[0] * size[1] * 8 + 4096:
         raise ValueError(f"an array of {size_in_bytes} bytes is larger than {MAX_MASKS} masks of {size[0]} x {size[1]}")
     return np.lib.format.read_array(file, allow_pickle=False)

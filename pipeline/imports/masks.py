@@ -1,4 +1,4 @@
-"""Masks that another program made, as a proposals cache: from a folder of files per clip and frame."""
+"""Import masks that another program made, from a folder of files per clip and frame, as a proposals cache."""
 
 import hashlib
 import re
@@ -13,16 +13,17 @@ from ...data.clip import Clip
 from ...data.sources.mask_files import MAX_FILE_BYTES, SUFFIXES, FrameMasks, read_masks
 from ...data.store.attributes import Provenance
 from ...data.store.location import Location
-from ...data.store.receipts import write_shard
-from ...data.store.root import create_proposals, exclusive
+from ...data.store.root import create_proposals
 from ...data.store.store import AT_IMPORT, Cache, ClipStore
 from ...errors import BadInput, ComboError
 from ...model.foundation.interface import Proposals
+from ...model.foundation.mask_candidates import mask_boxes
 from ..common.progress import bar
 from ..precompute.worker import proposal_rows
-from .clips import READ_THREADS
+from .fill import READ_THREADS, ClipRows, fill_store
 
 VERSION = "1"  # raised when a change here or in the reader changes what is stored
+SHOWN_PROBLEMS = 20
 
 Files = dict[str, list[Path | None]]  # clip id -> the file of every frame, None: there is none
 
@@ -41,34 +42,35 @@ class MasksReport:
         return "\n".join([*lines, *([f"{self.missing} frames have no file, so no masks"] if self.missing else [])])
 
 
-def import_masks(root: str | Location, folder: Path, name: str, allow_missing: bool = False) -> MasksReport:
+def import_masks(root: str | Location, folder: Path, name: str, *, allow_missing: bool = False) -> MasksReport:
     """Write the masks of FOLDER/<clip id>/<frame>.{npz,npy,json,png} into ROOT/proposals/NAME-<fp>.zarr.
 
     The cache's name follows from the contents of all files. Raises `BadInput`, before anything is written, that lists
     frames without a file (unless allow_missing) and files that lead out of the folder; `ComboError` for a file that
-    cannot be read or has changed: what was finished is kept.
+    cannot be read or has changed: shards that were committed stay.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise BadInput(f"--name {name!r}: use letters, digits, dots, dashes and underscores")
     clips = ClipStore(root)
-    clips.fingerprint()  # all of them are there
-    bad = dict.fromkeys(clips.quarantined(), AT_IMPORT)
-    wanted = [clip for clip in clips.table if clip.id not in bad]
-    files = _find(folder, wanted, allow_missing)
-    sha256 = _hash(files)
-    provenance = Provenance(name, VERSION, {"files_sha256": _digest(files, sha256)})
-    cache = create_proposals(clips, provenance)
-    with exclusive(cache), ThreadPoolExecutor(READ_THREADS) as pool:
-        todo = cache.unfinished()
-        with bar(cache.num_shards, f"import {name}", "shards", done=cache.num_shards - len(todo)) as progress:
-            for shard in todo:
-                _import_shard(clips, cache, files, sha256, shard, pool, bad)
-                progress.update()
+    clips.fingerprint()  # raises unless all of them were imported
+    unusable = clips.quarantined()
+    wanted = [clip for clip in clips.table if clip.id not in unusable]
+    files = _find_files(folder, wanted, allow_missing=allow_missing)
+    sha256 = _hash_files(files)
+    cache = create_proposals(clips, Provenance(name, VERSION, {"files_sha256": _digest(files, sha256)}))
+
+    def read(clip: Clip) -> ClipRows:
+        paths = files.get(clip.id, [None] * clip.num_frames)
+        rows = proposal_rows([_read_proposals(path, sha256, clips.size) for path in paths])
+        return ClipRows(rows, quarantined=AT_IMPORT if clip.id in unusable else None)
+
+    fill_store(cache, clips, f"import {name}", read)
     missing = sum(path is None for paths in files.values() for path in paths)
     return MasksReport(cache, len(wanted), missing, cache.quarantined())
 
 
-def _find(folder: Path, clips: list[Clip], allow_missing: bool) -> Files:
+def _find_files(folder: Path, clips: list[Clip], *, allow_missing: bool) -> Files:
+    """The file of every frame. Raises `BadInput` as `import_masks` does."""
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder")
     top = folder.resolve()
@@ -84,7 +86,8 @@ def _find(folder: Path, clips: list[Clip], allow_missing: bool) -> Files:
         problems += [f"clip {clip.id}: {p} leads out of {folder}" for p in outside]
         files[clip.id] = paths
     if problems:
-        shown = [*problems[:20], *([f"and {len(problems) - 20} more"] if problems[20:] else [])]
+        more = len(problems) - SHOWN_PROBLEMS
+        shown = [*problems[:SHOWN_PROBLEMS], *([f"and {more} more"] if more > 0 else [])]
         raise BadInput.listing(
             f"{folder} does not fit the clips:", shown, "--allow-missing takes frames without masks."
         )
@@ -98,7 +101,7 @@ def _file_of(folder: Path, frame: int) -> Path | None:
     return next(there, None)
 
 
-def _hash(files: Files) -> dict[Path, str]:
+def _hash_files(files: Files) -> dict[Path, str]:
     paths = [p for frames in files.values() for p in frames if p is not None]
     with ThreadPoolExecutor(READ_THREADS) as pool, bar(len(paths), "checking masks", "files") as progress:
         hashes = {}
@@ -122,59 +125,27 @@ def _digest(files: Files, sha256: dict[Path, str]) -> str:
     return sha.hexdigest()
 
 
-def _import_shard(
-    clips: ClipStore,
-    cache: Cache,
-    files: Files,
-    sha256: dict[Path, str],
-    shard: int,
-    pool: ThreadPoolExecutor,
-    bad: dict[str, str],
-) -> None:
-    lo, hi = cache.shard_range(shard)
-    paths: list[Path | None] = []
-    for _, clip in clips.clips_in(shard):
-        paths += files.get(clip.id, [None] * clip.num_frames)
-    found = list(pool.map(lambda path: _proposals(path, sha256, clips.size), paths))
-    here = {clip.id: bad[clip.id] for _, clip in clips.clips_in(shard) if clip.id in bad}
-    counts = {"frames": hi - lo, "masks": sum(len(p.masks) for p in found)}
-    arrays = proposal_rows(found)
-    write_shard(cache.path, shard, (lo, hi), cache.specs, arrays, counts=counts, quarantined=here, notes={}, log={})
-
-
-def _proposals(path: Path | None, sha256: dict[Path, str], size: tuple[int, int]) -> Proposals:
+def _read_proposals(path: Path | None, sha256: dict[Path, str], size: tuple[int, int]) -> Proposals:
     if path is None:
-        nothing = np.zeros((0, *size), bool)
-        return _as_proposals(
-            FrameMasks(nothing, np.zeros(0, np.float32), np.zeros(0, np.float32), np.zeros((0, 2), "f4"))
-        )
-    try:
-        if _sha256(path) != sha256[path]:
-            raise ValueError(f"{path} has changed since it was checked")
-        return _as_proposals(read_masks(path, size))
-    except (ValueError, OSError) as error:
-        raise ComboError(f"{error}; mend the file and run the command again") from error
+        frame = FrameMasks.none(size)
+    else:
+        try:
+            if _sha256(path) != sha256[path]:
+                raise ValueError(f"{path} has changed since it was checked")
+            frame = read_masks(path, size)
+        except (ValueError, OSError) as error:
+            raise ComboError(f"{error}; repair the file and run the command again") from error
+    return proposals_of(frame.masks, frame.predicted_iou, frame.stability, frame.points)
 
 
-def _as_proposals(frame: FrameMasks) -> Proposals:
-    masks = frame.masks
-    rows, columns = masks.any(2), masks.any(1)
-    height, width = masks.shape[1:]
-    boxes = np.stack(
-        [
-            columns.argmax(1),
-            rows.argmax(1),
-            width - 1 - columns[:, ::-1].argmax(1),
-            height - 1 - rows[:, ::-1].argmax(1),
-        ],
-        axis=1,
-    )
-    boxes[~rows.any(1)] = 0
+def proposals_of(masks: np.ndarray, predicted_iou: np.ndarray, stability: np.ndarray, points: np.ndarray) -> Proposals:
+    """Proposals from bool [K, H, W], float32 [K], [K] and [K, 2]; boxes and areas follow from the masks."""
+    pixels = torch.from_numpy(masks)
     return Proposals(
-        masks=torch.from_numpy(masks),
-        predicted_iou=torch.from_numpy(frame.predicted_iou),
-        stability=torch.from_numpy(frame.stability),
-        boxes=torch.from_numpy(boxes.astype(np.int32)),
-        points=torch.from_numpy(frame.points),
-        areas=torch.from_numpy(masks.sum((1, 2))),
+        masks=pixels,
+        predicted_iou=torch.from_numpy(predicted_iou),
+        stability=torch.from_numpy(stability),
+        boxes=mask_boxes(pixels).int(),
+        points=torch.from_numpy(points),
+        areas=pixels.sum((1, 2)),
     )

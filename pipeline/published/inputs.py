@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 
 from ...data.clip import SPLITS
-from ...data.sources.avsbench.source import AvsBench, open_avsbench
+from ...data.sources.avsbench.source import AvsBenchSource
 from ...data.sources.maskige_tree import MaskigeTree
 from ...data.store.clip_table import ClipTable, plan_order
 from ...data.store.root import open_cache
@@ -43,7 +43,7 @@ class PublishedCheckpoint:
 class Inputs:
     """What was asked for, found whole and fit."""
 
-    source: AvsBench
+    source: AvsBenchSource
     checkpoint: PublishedCheckpoint
     vggish: Path | None  # None: the checkpoint's own
     maskiges: Path | None  # the released pictures to import; None: there is a finished cache
@@ -76,7 +76,7 @@ def check_inputs(
             problems.append(str(error).replace("\n", "\n    "))
             return None
 
-    data = attempt(open_avsbench, source, subset, SIZE)
+    data = attempt(AvsBenchSource, source, subset, SIZE)
     classes = len(data.classes) if data else CLASSES[subset]
     weights = attempt(_check_checkpoint, checkpoint, backbone, classes, fusion)
     if vggish or weights:
@@ -120,7 +120,7 @@ def _check_vggish(path: Path | None, checkpoint: PublishedCheckpoint | None) -> 
 
 
 def _find_maskiges(
-    root: Path, proposals: str, maskiges: Path | None, source: Path, data: AvsBench | None
+    root: Path, proposals: str, maskiges: Path | None, source: Path, data: AvsBenchSource | None
 ) -> Path | None:
     """The released pictures to import: where the user says, else in the data set; None when a cache will do."""
     if maskiges is not None and proposals != OFFICIAL:
@@ -150,7 +150,7 @@ def _check_cache(root: Path, proposals: str) -> None:
         raise BadInput(f"{cache.path}: {len(missing)} shards of the test split are missing; run its command again")
 
 
-def _check_root(root: Path, data: AvsBench) -> None:
+def _check_root(root: Path, data: AvsBenchSource) -> None:
     there = ClipStore(root)
     plan = ClipTable.of(plan_order(data.clips)).digest()
     if (there.dataset, there.table.digest()) != (data.name, plan):

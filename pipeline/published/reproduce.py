@@ -39,7 +39,7 @@ def reproduce(
 ) -> Reproduction:
     """Score published weights on the test split as published, and compare with the paper.
 
-    subset: s4, ms3 or avss. backbone: r50 or pvt. source: AVSBench, see `open_avsbench`. checkpoint: the published
+    subset: s4, ms3 or avss. backbone: r50 or pvt. source: AVSBench, see `AvsBenchSource`. checkpoint: the published
     file. maskiges: the folder with the released Maskiges; None: they are in `source`, or the proposals cache of
     that name is in `root` already. proposals: another cache of `root` to use instead of the released Maskiges.
     vggish: VGGish weights; None: those that the checkpoint carries. root: the cache root to work in; what is

@@ -5,6 +5,7 @@ The clip lists are the published CSV files, never folder listings: a stray folde
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 from tqdm import tqdm
@@ -22,38 +23,38 @@ from .log_mel import pickle_path, read_log_mel
 from .source_videos import source_aware
 
 READER_VERSION = 1  # raised when a change of the readers changes an array
-SPLITTINGS = ("official", "source-aware")
+Splits = Literal["official", "source-aware"]
 CHECK_THREADS = 8  # the check waits for the disk, not for the processor
 
 
-def open_avsbench(
-    source_dir: Path, subset: str, size: int = 224, log_mel_pickles: bool = False, split: str = "official"
-) -> "AvsBench":
-    """A `ClipSource` of AVSBench: `subset` is s4, ms3 or avss.
-
-    source_dir: the folder that holds AVSBench_object and AVSBench_semantic, or the subset's own folder.
-    size: side of the square frames, in pixels. S4 and MS3 frames must have it; AVSS frames, of any size, are
-    cropped (train) or squashed (val, test) to it, as published.
-    log_mel_pickles: take log-mels from the pickles that come with the data set instead of computing them.
-    split: "official", or "source-aware": the official test split, and of val and train the clips that show no video of
-    a split before them (see `source_videos`).
-    BadInput lists every missing or unfit file of every clip.
-    """
-    return AvsBench(source_dir, subset, size, log_mel_pickles, split)
-
-
-class AvsBench:
-    """A `ClipSource`; see `open_avsbench`. Labels of S4 and MS3 are binary, those of AVSS are classes."""
+class AvsBenchSource:
+    """A `ClipSource` of one subset of AVSBench. Labels of S4 and MS3 are binary, those of AVSS are classes."""
 
     def __init__(
-        self, source_dir: Path, subset: str, size: int = 224, log_mel_pickles: bool = False, split: str = "official"
+        self,
+        source_dir: Path,
+        subset: str,
+        size: int = 224,
+        *,
+        log_mel_pickles: bool = False,
+        split: Splits = "official",
     ) -> None:
+        """subset: s4, ms3 or avss.
+
+        source_dir: the folder that holds AVSBench_object and AVSBench_semantic, or the subset's own folder.
+        size: side of the square frames, in pixels. S4 and MS3 frames must have it; AVSS frames, of any size, are
+        cropped (train) or squashed (val, test) to it, as published.
+        log_mel_pickles: take log-mels from the pickles that come with the data set instead of computing them.
+        split: "source-aware" keeps the official test split, and of val and train the clips whose source video is in
+        no split before them (see `source_videos`).
+        Raises `BadInput` that lists every missing or unfit file of every clip.
+        """
         if subset not in SUBSETS:
             raise BadInput(f"unknown AVSBench subset {subset!r}; there are {', '.join(SUBSETS)}")
         if size < 1:
             raise BadInput(f"frames of {size} pixels cannot be made")
-        if split not in SPLITTINGS:
-            raise BadInput(f"unknown splits {split!r}; there are {' and '.join(SPLITTINGS)}")
+        if split not in get_args(Splits):
+            raise BadInput(f"unknown splits {split!r}; there are {' and '.join(get_args(Splits))}")
         layout = SUBSETS[subset]
         self._layout = layout
         self._is_object = subset != "avss"

@@ -21,8 +21,8 @@ NAME_BYTES = 80
 SAMPLED_BYTES = 1 << 20  # at the beginning, the middle and the end of a file
 
 
-def open_videos(paths: Iterable[Path], clip_seconds: int = 5, size: int = 224) -> "VideoClips":
-    """A `ClipSource` that cuts video files (mp4, mkv, webm, avi, ...) into clips of `clip_seconds` (5 or 10).
+class VideoSource:
+    """A `ClipSource` of video files (mp4, mkv, webm, avi, ...), cut into clips of 5 or 10 seconds, without labels.
 
     The frame of second k is the picture shown at k + 15/16 s by its presentation time stamp. For whole frame
     rates it is the very frame that the published preprocessing takes; for others, that one counts frames at
@@ -30,32 +30,28 @@ def open_videos(paths: Iterable[Path], clip_seconds: int = 5, size: int = 224) -
     and squashed to `size` x `size`. A second counts if half of it is there; a last clip that is not full
     repeats its last frame, marked as not valid. A video without a sound track gives a warning and an empty
     waveform.
-
-    BadInput lists every file that is missing, no video, or without pictures. Only first pictures are decoded.
     """
-    return VideoClips(paths, clip_seconds, size)
-
-
-class VideoClips:
-    """A `ClipSource`; see `open_videos`. `files` maps the `source` of a clip to its video file."""
 
     name = "videos"
     classes = ("background", "sounding")
     short_audio = "silence"
 
     def __init__(self, paths: Iterable[Path], clip_seconds: int = 5, size: int = 224) -> None:
+        """Raises `BadInput` that lists every file that is missing, no video, or without pictures.
+
+        Only first pictures are decoded.
+        """
         if clip_seconds not in CLIP_LENGTHS:
             raise BadInput(f"clips of {clip_seconds} seconds cannot be made; choose one of {CLIP_LENGTHS}")
         if size < 1:
             raise BadInput(f"frames of {size} pixels cannot be made")
         self.size = (size, size)
-        self._videos = inspect_videos(paths)
-        if silent := [str(video.path) for video in self._videos.values() if not video.has_sound]:
-            warnings.warn(f"no sound track, silence is assumed: {', '.join(silent)}", stacklevel=3)
-        self.files = {name: video.path for name, video in self._videos.items()}
+        self.videos = inspect_videos(paths)
+        if silent := [str(video.path) for video in self.videos.values() if not video.has_sound]:
+            warnings.warn(f"no sound track, silence is assumed: {', '.join(silent)}", stacklevel=2)
         self._begins: dict[str, int] = {}  # by clip id: seconds from the start of the video
         clips = []
-        for name, video in self._videos.items():
+        for name, video in self.videos.items():
             for number, begin in enumerate(range(0, whole_seconds(video), clip_seconds)):
                 clip = _clip(f"{name}_{number:05d}", name, whole_seconds(video) - begin, clip_seconds)
                 self._begins[clip.id] = begin
@@ -65,12 +61,12 @@ class VideoClips:
             "reader": READER_VERSION,
             "clip_seconds": clip_seconds,
             "size": size,
-            "videos": {name: file_identity(video.path) for name, video in self._videos.items()},
+            "videos": {name: file_identity(video.path) for name, video in self.videos.items()},
         }
 
     def read(self, clip: Clip) -> ClipArrays:
         """Decode one clip. ClipError names the clip and the file, where that is damaged or breaks off."""
-        video, begin = self._videos[clip.source], self._begins[clip.id]
+        video, begin = self.videos[clip.source], self._begins[clip.id]
         times = [begin + k + INSTANT for k in range(sum(clip.frame_valid))]
         try:
             frames = read_pictures(video, times, self.size[0])

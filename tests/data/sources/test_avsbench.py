@@ -22,7 +22,7 @@ from PIL import Image
 
 from combo_avs.base import IGNORE_LABEL
 from combo_avs.data.resize import fit_crop, fit_squash
-from combo_avs.data.sources.avsbench.source import AvsBench, open_avsbench
+from combo_avs.data.sources.avsbench.source import AvsBenchSource
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def avss(tmp_path: Path) -> Path:
 
 
 def test_s4_clips(s4):
-    source = open_avsbench(s4, "s4", SIZE)
+    source = AvsBenchSource(s4, "s4", SIZE)
     assert [c.id for c in source.clips] == [name for name, _, _ in S4_ROWS]
     assert [c.split for c in source.clips] == ["train", "val", "test"]
     assert [c.objects for c in source.clips] == [("dog_barking",), ("dog_barking",), ("race_car",)]
@@ -54,7 +54,7 @@ def test_s4_clips(s4):
 
 
 def test_s4_arrays(s4):
-    source = open_avsbench(s4, "s4", SIZE)
+    source = AvsBenchSource(s4, "s4", SIZE)
     train, val, _ = (source.read(c) for c in source.clips)
     for k in range(5):
         file = s4 / f"s4_data/visual_frames/val/dog_barking/_bbbbbbbbb_/_bbbbbbbbb__{k + 1}.png"
@@ -67,7 +67,7 @@ def test_s4_arrays(s4):
 
 
 def test_ms3(tmp_path):
-    source = open_avsbench(make_ms3(tmp_path, MS3_ROWS), "ms3", SIZE)
+    source = AvsBenchSource(make_ms3(tmp_path, MS3_ROWS), "ms3", SIZE)
     assert [c.id for c in source.clips] == [name for name, _ in MS3_ROWS]
     assert [c.source for c in source.clips] == ["_aaaaaaaaaa", "bbbbbbbbb_b", "baby_dog_2_1", "bbbbbbbbb_b"]
     for clip in source.clips:
@@ -79,12 +79,12 @@ def test_ms3(tmp_path):
 
 @pytest.mark.parametrize("header", ["", "anything,whatever\n", "\ufeffvideo,split\n"])
 def test_ms3_columns_go_by_position(tmp_path, header):
-    source = open_avsbench(make_ms3(tmp_path, MS3_ROWS, header), "ms3", SIZE)
+    source = AvsBenchSource(make_ms3(tmp_path, MS3_ROWS, header), "ms3", SIZE)
     assert [(c.id, c.split) for c in source.clips] == MS3_ROWS
 
 
 def test_avss_clips(avss):
-    source = open_avsbench(avss, "avss", SIZE)
+    source = AvsBenchSource(avss, "avss", SIZE)
     assert source.classes == CLASSES
     assert source.short_audio == "zero_log_mel"
     assert [c.id for c in source.clips] == [row[0] for row in AVSS_ROWS]
@@ -104,7 +104,7 @@ def test_avss_clips(avss):
 @pytest.mark.parametrize("coding", ["semantic", "rgb"])
 def test_avss_is_cropped_for_training_and_squashed_for_scoring(tmp_path, coding):
     folder = make_avss(tmp_path, AVSS_ROWS, coding=coding)
-    source = open_avsbench(folder, "avss", SIZE)
+    source = AvsBenchSource(folder, "avss", SIZE)
     for clip in source.clips:
         fit = fit_crop if clip.split == "train" else fit_squash
         arrays = source.read(clip)
@@ -122,7 +122,7 @@ def test_any_folder_on_the_way_may_be_named(tmp_path, subset):
     make = {"s4": make_s4, "ms3": make_ms3, "avss": make_avss}[subset]
     folder = make(tmp_path, {"s4": S4_ROWS, "ms3": MS3_ROWS, "avss": AVSS_ROWS}[subset])
     while folder != tmp_path.parent:
-        assert isinstance(open_avsbench(folder, subset, SIZE), AvsBench)
+        assert isinstance(AvsBenchSource(folder, subset, SIZE), AvsBenchSource)
         folder = folder.parent
 
 
@@ -132,19 +132,19 @@ def test_hidden_files_and_stray_folders_change_nothing(s4):
     (frames / "._-aaaaaaaaaa_1.png").write_bytes(b"x")
     (frames.parent / ".DS_Store").write_bytes(b"x")
     (frames.parent / "half_extracted").mkdir()
-    assert len(open_avsbench(s4, "s4", SIZE).clips) == 3
+    assert len(AvsBenchSource(s4, "s4", SIZE).clips) == 3
 
 
 def test_columns_of_s4_go_by_name(s4):
     rows = "".join(f"{s},{c},x,{n}\r\n" for n, c, s in S4_ROWS)
     (s4 / "s4_meta_data.csv").write_text("\ufeffsplit,category,more,name\r\n\r\n" + rows)
-    assert [c.id for c in open_avsbench(s4, "s4", SIZE).clips] == [n for n, _, _ in S4_ROWS]
+    assert [c.id for c in AvsBenchSource(s4, "s4", SIZE).clips] == [n for n, _, _ in S4_ROWS]
 
 
 def test_fingerprint_parameters_tell_what_changes_the_arrays(s4, tmp_path):
     folder = make_avss(tmp_path, AVSS_ROWS)
-    parameters = [open_avsbench(folder, "avss", size).parameters for size in (SIZE, SIZE, SIZE + 1)]
-    parameters.append(open_avsbench(s4, "s4", SIZE).parameters)
+    parameters = [AvsBenchSource(folder, "avss", size).parameters for size in (SIZE, SIZE, SIZE + 1)]
+    parameters.append(AvsBenchSource(s4, "s4", SIZE).parameters)
     texts = [json.dumps(p, sort_keys=True) for p in parameters]
     assert texts[0] == texts[1]
     assert len(set(texts)) == 3
@@ -158,7 +158,7 @@ def samples(real_clips: Path) -> Path:
 
 @pytest.mark.parametrize(("subset", "count"), [("s4", 4), ("ms3", 5), ("avss", 10)])
 def test_real_clips(samples, subset, count):
-    source = open_avsbench(samples, subset)
+    source = AvsBenchSource(samples, subset)
     assert len(source.clips) == count
     for clip in source.clips:
         arrays = source.read(clip)
@@ -171,10 +171,10 @@ def test_real_clips(samples, subset, count):
 
 
 def test_real_labels_are_the_same_by_index_and_by_colour(samples, tmp_path):
-    by_index = open_avsbench(samples, "avss")
+    by_index = AvsBenchSource(samples, "avss")
     copy = tmp_path / "AVSBench_semantic"
     shutil.copytree(samples / "AVSBench_semantic", copy, ignore=shutil.ignore_patterns("labels_semantic"))
-    by_colour = open_avsbench(copy, "avss")
+    by_colour = AvsBenchSource(copy, "avss")
     for a, b in zip(by_index.clips, by_colour.clips, strict=True):
         assert np.array_equal(by_index.read(a).labels, by_colour.read(b).labels)
         named = {by_index.classes[k] for k in np.unique(by_index.read(a).labels) if k not in (0, IGNORE_LABEL)}

@@ -9,7 +9,7 @@ from PIL import Image
 
 from combo_avs.data.resize import fit_squash
 from combo_avs.data.sources.avsbench.labels import colour_labels, voc_palette
-from combo_avs.data.sources.avsbench.source import open_avsbench
+from combo_avs.data.sources.avsbench.source import AvsBenchSource
 from combo_avs.errors import BadInput, ClipError
 
 
@@ -26,7 +26,7 @@ def avss(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("mode", ["1", "L", "RGB", "RGBA", "P"])
 def test_binary_masks_of_any_mode(s4, mode):
     save(s4 / "s4_data/gt_masks/val/dog_barking/_bbbbbbbbb_/_bbbbbbbbb__3.png", mask(7), mode)
-    source = open_avsbench(s4, "s4", SIZE)
+    source = AvsBenchSource(s4, "s4", SIZE)
     assert np.array_equal(source.read(source.clips[1]).labels[2], mask(7) // 255)
 
 
@@ -34,13 +34,13 @@ def test_masks_in_between_are_cut_at_half(s4):
     pixels = np.full((SIZE, SIZE), 127, np.uint8)
     pixels[3] = 128
     save(s4 / "s4_data/gt_masks/val/dog_barking/_bbbbbbbbb_/_bbbbbbbbb__3.png", pixels)
-    source = open_avsbench(s4, "s4", SIZE)
+    source = AvsBenchSource(s4, "s4", SIZE)
     assert np.array_equal(source.read(source.clips[1]).labels[2], pixels == 128)
 
 
 def test_a_mask_of_ones_is_understood_with_a_warning(s4):
     save(s4 / "s4_data/gt_masks/val/dog_barking/_bbbbbbbbb_/_bbbbbbbbb__3.png", mask(7) // 255)
-    source = open_avsbench(s4, "s4", SIZE)
+    source = AvsBenchSource(s4, "s4", SIZE)
     with pytest.warns(UserWarning, match="0 and 1"):
         labels = source.read(source.clips[1]).labels
     assert np.array_equal(labels[2], mask(7) // 255)
@@ -48,14 +48,14 @@ def test_a_mask_of_ones_is_understood_with_a_warning(s4):
 
 def test_a_mask_that_would_vanish_is_refused(s4):
     save(s4 / "s4_data/gt_masks/val/dog_barking/_bbbbbbbbb_/_bbbbbbbbb__3.png", mask(7) // 255 * 38)
-    source = open_avsbench(s4, "s4", SIZE)
+    source = AvsBenchSource(s4, "s4", SIZE)
     with pytest.raises(ClipError, match=r"_bbbbbbbbb__3\.png.*38"):
         source.read(source.clips[1])
 
 
 def test_an_empty_mask_is_a_label(s4):
     save(s4 / "s4_data/gt_masks/val/dog_barking/_bbbbbbbbb_/_bbbbbbbbb__3.png", mask(-1))
-    source = open_avsbench(s4, "s4", SIZE)
+    source = AvsBenchSource(s4, "s4", SIZE)
     assert not source.read(source.clips[1]).labels[2].any()
 
 
@@ -81,7 +81,7 @@ def test_semantic_labels_may_have_a_palette(avss):
     indexed = Image.frombytes("P", image.size, image.tobytes())
     indexed.putpalette(voc_palette(71).tobytes())
     indexed.save(avss / "v1s/-bbbbbbbbbb_0_5000/labels_semantic/2.png")
-    source = open_avsbench(avss, "avss", SIZE)
+    source = AvsBenchSource(avss, "avss", SIZE)
     expected = fit_squash(index_map(5, (20, 31)), SIZE, nearest=True)
     assert np.array_equal(source.read(source.clips[1]).labels[2], expected)
 
@@ -90,7 +90,7 @@ def test_a_label_out_of_range_names_file_and_value(avss):
     pixels = index_map(0, (20, 31))
     pixels[4, 4] = 71
     save(avss / "v1s/-bbbbbbbbbb_0_5000/labels_semantic/2.png", pixels)
-    source = open_avsbench(avss, "avss", SIZE)
+    source = AvsBenchSource(avss, "avss", SIZE)
     with pytest.raises(ClipError, match=r"-bbbbbbbbbb_0_5000'.*labels_semantic/2\.png.*value 71"):
         source.read(source.clips[1])
     source.read(source.clips[2])
@@ -101,7 +101,7 @@ def test_an_unknown_colour_names_file_and_colour(tmp_path):
     pixels = voc_palette(71)[index_map(0, (20, 31))]
     pixels[4, 4] = (1, 2, 3)
     save(folder / "v1s/-bbbbbbbbbb_0_5000/labels_rgb/2.png", pixels)
-    source = open_avsbench(folder, "avss", SIZE)
+    source = AvsBenchSource(folder, "avss", SIZE)
     with pytest.raises(ClipError, match=r"labels_rgb/2\.png.*\(1, 2, 3\)"):
         source.read(source.clips[1])
 
@@ -121,10 +121,10 @@ def test_an_unknown_colour_names_file_and_colour(tmp_path):
 def test_label2idx_must_count_from_one(avss, content):
     (avss / "label2idx.json").write_text(content)
     with pytest.raises(BadInput, match=r"label2idx\.json"):
-        open_avsbench(avss, "avss", SIZE)
+        AvsBenchSource(avss, "avss", SIZE)
 
 
 def test_label2idx_must_be_there(avss):
     (avss / "label2idx.json").unlink()
     with pytest.raises(BadInput, match=r"label2idx\.json is missing"):
-        open_avsbench(avss, "avss", SIZE)
+        AvsBenchSource(avss, "avss", SIZE)

@@ -9,7 +9,7 @@ from avsbench_tree import AVSS_ROWS, MS3_ROWS, S4_ROWS, SIZE, make_avss, make_ms
 from PIL import Image
 
 from combo_avs.data.sources.avsbench.layout import safe_name
-from combo_avs.data.sources.avsbench.source import open_avsbench
+from combo_avs.data.sources.avsbench.source import AvsBenchSource
 from combo_avs.errors import BadInput, ClipError
 
 HOSTILE = [
@@ -40,7 +40,7 @@ def avss(tmp_path: Path) -> Path:
 
 def refusal(folder: Path, subset: str = "s4", size: int = SIZE) -> str:
     with pytest.raises(BadInput) as caught:
-        open_avsbench(folder, subset, size)
+        AvsBenchSource(folder, subset, size)
     return str(caught.value)
 
 
@@ -173,7 +173,7 @@ def test_huge_pictures_are_refused_by_their_header(avss):
 
 def test_unreadable_sound_and_float_sound(s4):
     sound(s4 / "s4_data/audio_wav/test/race_car/ccccccccccc.wav", subtype="FLOAT")
-    source = open_avsbench(s4, "s4", SIZE)
+    source = AvsBenchSource(s4, "s4", SIZE)
     with pytest.warns(UserWarning, match="float WAV"):
         assert np.abs(source.read(source.clips[2]).waveform).max() > 0.05
     (s4 / "s4_data/audio_wav/test/race_car/ccccccccccc.wav").write_bytes(b"no sound")
@@ -183,21 +183,21 @@ def test_unreadable_sound_and_float_sound(s4):
 @pytest.mark.parametrize("seconds", [0.01, 4.7, 7.0])
 def test_sound_of_any_length_is_read_as_it_is(s4, seconds):
     sound(s4 / "s4_data/audio_wav/test/race_car/ccccccccccc.wav", seconds)
-    source = open_avsbench(s4, "s4", SIZE)
+    source = AvsBenchSource(s4, "s4", SIZE)
     assert source.read(source.clips[2]).waveform.shape == (int(seconds * 16_000),)
 
 
 def test_damage_behind_a_good_header_quarantines_one_clip(s4):
     path = s4 / "s4_data/visual_frames/test/race_car/ccccccccccc/ccccccccccc_4.png"
     path.write_bytes(path.read_bytes()[:200])
-    source = open_avsbench(s4, "s4", SIZE)
+    source = AvsBenchSource(s4, "s4", SIZE)
     with pytest.raises(ClipError, match=r"'ccccccccccc'.*ccccccccccc_4\.png"):
         source.read(source.clips[2])
     source.read(source.clips[0])
 
 
 def test_files_that_vanish_or_change_after_the_check(s4):
-    source = open_avsbench(s4, "s4", SIZE)
+    source = AvsBenchSource(s4, "s4", SIZE)
     picture(s4 / "s4_data/visual_frames/test/race_car/ccccccccccc/ccccccccccc_4.png", 0, (SIZE, 9))
     with pytest.raises(ClipError, match="expected 16 x 16"):
         source.read(source.clips[2])

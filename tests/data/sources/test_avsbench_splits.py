@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from combo_avs.data.clip import SPLITS, Clip
-from combo_avs.data.sources.avsbench.source import open_avsbench
+from combo_avs.data.sources.avsbench.source import AvsBenchSource
 from combo_avs.data.sources.avsbench.source_videos import shared_sources, source_aware
 from combo_avs.errors import BadInput
 
@@ -31,7 +31,7 @@ def make_clip(k: int, split: str, source: str) -> Clip:
 
 
 def test_what_splits_share_is_counted_by_video(tmp_path):
-    clips = open_avsbench(make_ms3(tmp_path, ROWS), "ms3", SIZE).clips
+    clips = AvsBenchSource(make_ms3(tmp_path, ROWS), "ms3", SIZE).clips
     assert shared_sources(clips) == {
         ("test", "train"): ["aaaaaaaaaaa_1"],
         ("test", "val"): ["ccccccccccc_1"],
@@ -41,8 +41,8 @@ def test_what_splits_share_is_counted_by_video(tmp_path):
 
 def test_source_aware_leaves_out_what_leaks_and_nothing_else(tmp_path):
     folder = make_ms3(tmp_path, ROWS)
-    official = open_avsbench(folder, "ms3", SIZE)
-    aware = open_avsbench(folder, "ms3", SIZE, split="source-aware")
+    official = AvsBenchSource(folder, "ms3", SIZE)
+    aware = AvsBenchSource(folder, "ms3", SIZE, split="source-aware")
     kept = [(c.id, c.split) for c in aware.clips]
     assert kept == [row for row in ROWS if row[0] not in ("aaaaaaaaaaa_0", "bbbbbbbbb_b_0", "ccccccccccc_0")]
     by_id = {c.id: c for c in official.clips}
@@ -53,7 +53,7 @@ def test_source_aware_leaves_out_what_leaks_and_nothing_else(tmp_path):
 
 def test_stores_of_the_two_cannot_be_mistaken_and_official_ones_stay_as_they_are(tmp_path):
     folder = make_avss(tmp_path, AVSS_ROWS)
-    official, aware = (open_avsbench(folder, "avss", SIZE, split=s) for s in ("official", "source-aware"))
+    official, aware = (AvsBenchSource(folder, "avss", SIZE, split=s) for s in ("official", "source-aware"))
     assert official.name == "avsbench-avss"
     assert "split" not in official.parameters
     assert aware.parameters == official.parameters | {"split": "source-aware"}
@@ -65,13 +65,13 @@ def test_clips_that_are_left_out_need_no_files(tmp_path):
     folder = make_ms3(tmp_path, ROWS)
     (folder / "ms3_data/audio_wav/train/aaaaaaaaaaa_0.wav").unlink()
     with pytest.raises(BadInput, match="aaaaaaaaaaa_0"):
-        open_avsbench(folder, "ms3", SIZE)
-    assert len(open_avsbench(folder, "ms3", SIZE, split="source-aware").clips) == 5
+        AvsBenchSource(folder, "ms3", SIZE)
+    assert len(AvsBenchSource(folder, "ms3", SIZE, split="source-aware").clips) == 5
 
 
 def test_unknown_splits_are_refused(tmp_path):
     with pytest.raises(BadInput, match="official and source-aware"):
-        open_avsbench(make_ms3(tmp_path, ROWS), "ms3", SIZE, split="random")
+        AvsBenchSource(make_ms3(tmp_path, ROWS), "ms3", SIZE, split="random")
 
 
 @given(st.lists(st.tuples(st.sampled_from(SPLITS), st.sampled_from("abcde")), max_size=30))

@@ -11,7 +11,7 @@ import soundfile
 from PIL import Image
 
 from combo_avs.data.clip import ClipSource
-from combo_avs.data.sources.avsbench.source import open_avsbench
+from combo_avs.data.sources.avsbench.source import AvsBenchSource
 from combo_avs.data.sources.avsbench.writer import write_avsbench
 from combo_avs.data.sources.synthetic.source import SyntheticSource
 from combo_avs.errors import BadInput
@@ -129,7 +129,7 @@ def test_sound_is_16_bit_stereo_at_16_khz(trees):
 @pytest.mark.parametrize("subset", ["s4", "ms3", "avss"])
 def test_the_reader_gives_back_what_was_written(trees, subset):
     source, folder = trees[subset]
-    reader = open_avsbench(folder, subset, SIZE)
+    reader = AvsBenchSource(folder, subset, SIZE)
     assert reader.classes == source.classes
     assert len(reader.clips) == CLIPS
     for clip, found in zip(source.clips, reader.clips, strict=True):
@@ -149,7 +149,7 @@ def test_the_reader_gives_back_what_was_written(trees, subset):
 
 def test_a_tree_that_was_read_can_be_written_again(trees, tmp_path):
     _, folder = trees["avss"]
-    reader = open_avsbench(folder, "avss", SIZE)
+    reader = AvsBenchSource(folder, "avss", SIZE)
     write_avsbench(reader, tmp_path, "avss")
     home = Path("AVSBench_semantic")
     assert files_below(tmp_path / home) == files_below(folder / home)

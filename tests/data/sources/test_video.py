@@ -14,13 +14,13 @@ from PIL import Image
 
 from combo_avs.base import IGNORE_LABEL
 from combo_avs.data.audio import resample
-from combo_avs.data.sources.video.source import VideoClips, open_videos
+from combo_avs.data.sources.video.source import VideoSource
 from combo_avs.data.wav import read_wav
 
 SIZE = 40
 
 
-def numbers(source: VideoClips) -> list[list[int]]:
+def numbers(source: VideoSource) -> list[list[int]]:
     """The pictures that each clip shows, read in an order that makes every seek start afresh."""
     shown = {clip.id: [number_of(f) for f in source.read(clip).frames] for clip in reversed(source.clips)}
     return [shown[clip.id] for clip in source.clips]
@@ -43,7 +43,7 @@ def fully_decoded(path: Path) -> tuple[list[Fraction], list[int]]:
 
 @pytest.mark.parametrize("fps", [16, 24, 25, 30])
 def test_whole_rates_give_the_published_frames(tmp_path, fps):
-    source = open_videos([make_video(tmp_path / "a.mp4", 12 * fps, fps)], 5, SIZE)
+    source = VideoSource([make_video(tmp_path / "a.mp4", 12 * fps, fps)], 5, SIZE)
     shown = [n for clip, row in zip(source.clips, numbers(source), strict=True) for n in row[: sum(clip.frame_valid)]]
     assert shown == [published(fps, second) for second in range(12)]
 
@@ -72,7 +72,7 @@ def test_whole_rates_give_the_published_frames(tmp_path, fps):
 def test_seeking_reads_what_full_decoding_shows(tmp_path, name, arguments):
     path = make_video(tmp_path / name, **arguments)
     times, order = fully_decoded(path)
-    source = open_videos([path], 5, SIZE)
+    source = VideoSource([path], 5, SIZE)
     assert len(source.clips) > 2
     for begin, (clip, shown) in enumerate(zip(source.clips, numbers(source), strict=True)):
         instants = [5 * begin + k + Fraction(15, 16) for k in range(sum(clip.frame_valid))]
@@ -84,7 +84,7 @@ def test_seeking_reads_what_full_decoding_shows(tmp_path, name, arguments):
 def test_variable_frame_rate_goes_by_time_stamps(tmp_path, ending):
     gaps = np.random.default_rng(0).integers(1, 20, 200) * 10  # milliseconds
     times = [Fraction(int(ms), 1000) for ms in np.cumsum(gaps) - gaps[0]]
-    source = open_videos([make_video(tmp_path / f"a.{ending}", 200, times=times)], 5, SIZE)
+    source = VideoSource([make_video(tmp_path / f"a.{ending}", 200, times=times)], 5, SIZE)
     assert len(source.clips) == round(float(times[-1])) // 5 + 1
     for begin, (clip, shown) in enumerate(zip(source.clips, numbers(source), strict=True)):
         for k in range(sum(clip.frame_valid)):
@@ -94,18 +94,18 @@ def test_variable_frame_rate_goes_by_time_stamps(tmp_path, ending):
 def test_avi_with_b_frames_is_counted(tmp_path):
     """Its time stamps are those of decoding; the pictures must come out in order all the same."""
     path = make_video(tmp_path / "a.avi", 250, sound="pcm_s16le")
-    assert numbers(open_videos([path], 10, SIZE))[0] == [published(25, second) for second in range(10)]
+    assert numbers(VideoSource([path], 10, SIZE))[0] == [published(25, second) for second in range(10)]
 
 
 def test_a_still_picture_lasts(tmp_path):
     path = make_video(tmp_path / "slides.mp4", 3, times=[Fraction(0), Fraction(4), Fraction(11)])
-    source = open_videos([path], 10, SIZE)
+    source = VideoSource([path], 10, SIZE)
     assert numbers(source)[0] == [0, 0, 0, 0, 1, 1, 1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("rotation", [90, 180, -90])
 def test_pictures_are_turned_upright(tmp_path, rotation):
-    source = open_videos([make_video(tmp_path / "a.mp4", 50, rotation=rotation)], 5, SIZE)
+    source = VideoSource([make_video(tmp_path / "a.mp4", 50, rotation=rotation)], 5, SIZE)
     turned = source.read(source.clips[0]).frames[0]
     assert number_of(np.rot90(turned, -rotation // 90)) == 23
     assert number_of(turned) == number_of(np.rot90(coded(23), rotation // 90))
@@ -123,7 +123,7 @@ def test_frames_are_squashed_by_plain_bilinear_interpolation(tmp_path):
         [image[np.ix_((y0 + i).clip(0, height - 1), (x0 + j).clip(0, width - 1))] for j in (0, 1)] for i in (0, 1)
     ]
     expected = sum(corner[i][j] * (wy if i else 1 - wy) * (wx if j else 1 - wx) for i in (0, 1) for j in (0, 1))
-    source = open_videos([path], 5, SIZE)
+    source = VideoSource([path], 5, SIZE)
     assert np.abs(source.read(source.clips[0]).frames[0] - expected).max() <= 1
 
 
@@ -131,7 +131,7 @@ def test_frames_are_squashed_by_plain_bilinear_interpolation(tmp_path):
 
 
 def test_the_last_clip_is_filled_up(tmp_path):
-    source = open_videos([make_video(tmp_path / "a.mp4", 7 * 25)], 5, SIZE)
+    source = VideoSource([make_video(tmp_path / "a.mp4", 7 * 25)], 5, SIZE)
     assert [c.frame_valid for c in source.clips] == [(True,) * 5, (True, True, False, False, False)]
     for clip in source.clips:
         assert clip.frame_times == (0.9375, 1.9375, 2.9375, 3.9375, 4.9375)
@@ -146,7 +146,7 @@ def test_the_last_clip_is_filled_up(tmp_path):
 
 @pytest.mark.parametrize(("frames", "valid"), [(1, 1), (10, 1), (25, 1), (36, 1), (38, 2), (137, 5), (138, 6)])
 def test_a_second_counts_if_half_of_it_is_there(tmp_path, frames, valid):
-    source = open_videos([make_video(tmp_path / "a.mp4", frames)], 10, SIZE)
+    source = VideoSource([make_video(tmp_path / "a.mp4", frames)], 10, SIZE)
     (clip,) = source.clips
     assert sum(clip.frame_valid) == valid
     assert [number_of(f) for f in source.read(clip).frames][-1] == min(published(25, valid - 1), frames - 1)
@@ -156,13 +156,13 @@ def test_length_is_found_where_no_header_tells_it(tmp_path):
     live = remux(make_video(tmp_path / "a.mp4"), tmp_path / "live.mkv", {"live": "1"})
     with av.open(str(live)) as container:
         assert container.duration is None
-    assert [sum(c.frame_valid) for c in open_videos([live], 5, SIZE).clips] == [5, 5, 2]
+    assert [sum(c.frame_valid) for c in VideoSource([live], 5, SIZE).clips] == [5, 5, 2]
 
 
 @pytest.mark.parametrize("ending", ["mp4", "mkv"])
 def test_sound_does_not_lengthen_the_video(tmp_path, ending):
     path = make_video(tmp_path / f"a.{ending}", 100, sound_seconds=20)
-    assert [sum(c.frame_valid) for c in open_videos([path], 5, SIZE).clips] == [4]
+    assert [sum(c.frame_valid) for c in VideoSource([path], 5, SIZE).clips] == [4]
 
 
 def test_names_are_unique_and_plain(tmp_path):
@@ -172,26 +172,26 @@ def test_names_are_unique_and_plain(tmp_path):
     first = make_video(tmp_path / names[0], 25)
     for name in names[1:]:
         (tmp_path / name).write_bytes(first.read_bytes())
-    source = open_videos([tmp_path / name for name in names], 5, SIZE)
+    source = VideoSource([tmp_path / name for name in names], 5, SIZE)
     ids = [clip.id for clip in source.clips]
     assert len({i.casefold() for i in ids}) == len(names)
     assert all(set(i) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZü0123456789_-") for i in ids)
-    assert [source.files[c.source] for c in source.clips] == [tmp_path / name for name in names]
+    assert [source.videos[c.source].path for c in source.clips] == [tmp_path / name for name in names]
 
 
 def test_fingerprint_parameters_tell_videos_apart(tmp_path):
     paths = [make_video(tmp_path / "a.mp4", 50), make_video(tmp_path / "b.mp4", 75)]
     texts = [
-        json.dumps(open_videos([p], t, SIZE).parameters) for p, t in [(paths[0], 5), (paths[0], 10), (paths[1], 5)]
+        json.dumps(VideoSource([p], t, SIZE).parameters) for p, t in [(paths[0], 5), (paths[0], 10), (paths[1], 5)]
     ]
     (tmp_path / "b.mp4").replace(tmp_path / "a.mp4")
-    texts.append(json.dumps(open_videos([paths[0]], 5, SIZE).parameters))
+    texts.append(json.dumps(VideoSource([paths[0]], 5, SIZE).parameters))
     assert len(set(texts)) == 4
     assert str(tmp_path) not in "".join(texts)
 
 
 def test_threads_may_read_at_the_same_time(tmp_path):
-    source = open_videos([make_video(tmp_path / "a.mp4", 500)], 5, SIZE)
+    source = VideoSource([make_video(tmp_path / "a.mp4", 500)], 5, SIZE)
     alone = [source.read(clip) for clip in source.clips]
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(source.read, source.clips))
@@ -206,7 +206,7 @@ def test_threads_may_read_at_the_same_time(tmp_path):
 @pytest.mark.parametrize("rate", [44_100, 16_000, 22_050])
 def test_windows_of_sound_are_cut_from_the_whole(tmp_path, rate):
     path = make_video(tmp_path / "a.mkv", 325, sound="pcm_s16le", sound_rate=rate)
-    source = open_videos([path], 5, SIZE)
+    source = VideoSource([path], 5, SIZE)
     windows = [source.read(clip).waveform for clip in source.clips]
     assert [len(w) for w in windows] == [80_000, 80_000, 48_000]
     samples = np.round(tone(13, rate) * 32767).mean(axis=0, dtype=np.float64) / 32768
@@ -219,7 +219,7 @@ def test_windows_of_sound_are_cut_from_the_whole(tmp_path, rate):
 )
 def test_sound_keeps_time_with_the_pictures(tmp_path, name, codec, lag):
     """To the sample (`lag` at 16 kHz), or to the millisecond where the container stamps those."""
-    source = open_videos([make_video(tmp_path / name, sound=codec, sound_rate=48_000)], 5, SIZE)
+    source = VideoSource([make_video(tmp_path / name, sound=codec, sound_rate=48_000)], 5, SIZE)
     expected = resample(tone(12, 48_000).mean(axis=0), 48_000)
     for begin, clip in enumerate(source.clips):
         heard = source.read(clip).waveform[1_000:30_000]
@@ -230,7 +230,7 @@ def test_sound_keeps_time_with_the_pictures(tmp_path, name, codec, lag):
 
 def test_late_sound_is_preceded_by_silence(tmp_path):
     path = make_video(tmp_path / "a.mkv", 300, sound="pcm_s16le", sound_start=6 * 44_100, sound_seconds=3)
-    source = open_videos([path], 5, SIZE)
+    source = VideoSource([path], 5, SIZE)
     first, second, third = (source.read(clip).waveform for clip in source.clips)
     assert not first.any()
     assert not second[:15_900].any()
@@ -241,11 +241,11 @@ def test_late_sound_is_preceded_by_silence(tmp_path):
 
 def test_no_sound_track_is_a_warning_and_no_samples(tmp_path):
     with pytest.warns(UserWarning, match=r"no sound track.*silent\.mp4"):
-        source = open_videos([make_video(tmp_path / "silent.mp4", 50, sound=None)], 5, SIZE)
+        source = VideoSource([make_video(tmp_path / "silent.mp4", 50, sound=None)], 5, SIZE)
     assert source.read(source.clips[0]).waveform.shape == (0,)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        open_videos([make_video(tmp_path / "loud.mp4", 50)], 5, SIZE)
+        VideoSource([make_video(tmp_path / "loud.mp4", 50)], 5, SIZE)
 
 
 # --- Real clips ---
@@ -259,10 +259,10 @@ def samples(real_clips: Path) -> Path:
 def test_real_videos_give_the_frames_cut_from_them(samples):
     """The same frames at whole rates; at others, whose rate was rounded, neighbouring ones."""
     paths = sorted(samples.glob("*/*/raw_videos/**/*.mp4"))
-    source = open_videos(paths, 5)
+    source = VideoSource(paths, 5)
     exact = 0
     for clip in source.clips:
-        path = source.files[clip.source]
+        path = source.videos[clip.source].path
         with av.open(str(path)) as container:
             fps = container.streams.video[0].average_rate
         arrays = source.read(clip)

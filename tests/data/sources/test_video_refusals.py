@@ -8,7 +8,7 @@ import pytest
 import soundfile
 from coded_video import coded, make_video, number_of, remux
 
-from combo_avs.data.sources.video.source import open_videos
+from combo_avs.data.sources.video.source import VideoSource
 from combo_avs.errors import BadInput, ClipError
 
 SIZE = 40
@@ -16,7 +16,7 @@ SIZE = 40
 
 def refusal(*paths: Path, seconds: int = 5, size: int = SIZE) -> str:
     with pytest.raises(BadInput) as caught:
-        open_videos(paths, seconds, size)
+        VideoSource(paths, seconds, size)
     return str(caught.value)
 
 
@@ -93,7 +93,7 @@ def readable(path: Path) -> list[bool]:
 
     The others must show the right pictures.
     """
-    source = open_videos([path], 5, SIZE)
+    source = VideoSource([path], 5, SIZE)
     result = []
     for begin, clip in enumerate(source.clips):
         try:

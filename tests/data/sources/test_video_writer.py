@@ -9,7 +9,7 @@ import pytest
 from coded_video import coded, number_of, tone
 
 from combo_avs.data.sources.video import writer as video_writer
-from combo_avs.data.sources.video.source import open_videos
+from combo_avs.data.sources.video.source import VideoSource
 from combo_avs.data.sources.video.writer import write_video
 
 
@@ -40,7 +40,7 @@ def test_length_and_sound_come_back(tmp_path, fps):
     with av.open(str(tmp_path / "a.mp4")) as container:
         assert container.streams.video[0].frames == count
         assert abs(float(container.duration / av.time_base) - 3) < 0.15
-    source = open_videos([tmp_path / "a.mp4"], 5, 40)
+    source = VideoSource([tmp_path / "a.mp4"], 5, 40)
     waveform = source.read(source.clips[0]).waveform
     assert abs(len(waveform) - len(sound)) < 2_000
     assert np.corrcoef(waveform[:46_000], sound[:46_000])[0, 1] > 0.98

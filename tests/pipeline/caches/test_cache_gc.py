@@ -6,20 +6,21 @@ from pathlib import Path
 
 import pytest
 
+from combo_avs.data.sources.synthetic.source import SyntheticSource
 from combo_avs.data.store.attributes import Provenance
 from combo_avs.data.store.root import create_proposals, exclusive, list_caches
 from combo_avs.data.store.store import ClipStore
 from combo_avs.errors import BadInput
 from combo_avs.pipeline.caches.gc import clean
 from combo_avs.pipeline.caches.inspect import verify_root
-from combo_avs.pipeline.imports.clips import import_synthetic
+from combo_avs.pipeline.imports.clips import import_clips
 
 
 @pytest.fixture
 def littered(prepared: Path, tmp_path: Path) -> Path:
     """A root with a stale cache, an unfinished one, and a temporary file."""
     root = Path(shutil.copytree(prepared, tmp_path / "root"))
-    import_synthetic(tmp_path / "other", "ms3", 10, 5, 64, 10, None)
+    import_clips(SyntheticSource("ms3", 10, 5, 64), tmp_path / "other", 10)
     stale = create_proposals(ClipStore(tmp_path / "other"), Provenance("stale", "1", {}))
     shutil.copytree(stale.path, root / "proposals" / stale.path.name)
     create_proposals(ClipStore(root), Provenance("begun", "1", {}))

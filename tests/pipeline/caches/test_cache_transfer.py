@@ -156,9 +156,10 @@ class TestMerge:
         assert all(0 not in c.receipts() for c in list_caches(tmp_path / "new") if c.kind == "audio")
 
     def test_other_clips_are_refused(self, prepared: Path, tmp_path: Path) -> None:
-        from combo_avs.pipeline.imports.clips import import_synthetic
+        from combo_avs.data.sources.synthetic.source import SyntheticSource
+        from combo_avs.pipeline.imports.clips import import_clips
 
-        import_synthetic(tmp_path / "other", "s4", 10, 1, 64, 10, None)
+        import_clips(SyntheticSource("s4", 10, 1, 64), tmp_path / "other", 10)
         before = data_files(tmp_path / "other")
         with pytest.raises(BadInput, match="different clips"):
             merge_roots(tmp_path / "other", [prepared])

@@ -121,7 +121,7 @@ class TestContents:
 
 class TestResume:
     def test_only_what_is_missing_is_done_and_the_end_is_equal(self, root: Path, tree: Path, monkeypatch) -> None:
-        from combo_avs.pipeline.imports import maskiges as module
+        from combo_avs.pipeline.imports import fill as module
 
         cache = import_maskiges(root, tree).cache
         before = contents(cache.path)

@@ -12,10 +12,10 @@ from avsbench_tree import AVSS_ROWS, MS3_ROWS, S4_ROWS, SIZE, make_avss, make_ms
 
 from combo_avs.cli import app
 from combo_avs.console import run
-from combo_avs.data.sources.avsbench.source import open_avsbench
+from combo_avs.data.sources.avsbench.source import AvsBenchSource
 from combo_avs.data.store.store import ClipStore
 from combo_avs.errors import BadInput
-from combo_avs.pipeline.imports.clips import import_avsbench
+from combo_avs.pipeline.imports.clips import import_clips
 
 MAKE = {"s4": (make_s4, S4_ROWS), "ms3": (make_ms3, MS3_ROWS), "avss": (make_avss, AVSS_ROWS)}
 
@@ -48,7 +48,7 @@ def make_set(root: Path, subset: str) -> tuple[Path, dict[str, torch.Tensor]]:
 
 
 def imported(root: Path, folder: Path, subset: str, pickles: bool):
-    return import_avsbench(root, folder, subset, SIZE, 20, pickles)
+    return import_clips(AvsBenchSource(folder, subset, SIZE, log_mel_pickles=pickles), root, 20)
 
 
 @pytest.mark.parametrize("subset", MAKE)
@@ -121,9 +121,9 @@ def test_missing_pickles_are_all_listed(tmp_path: Path, subset: str) -> None:
     for path in gone:
         path.unlink()
     with pytest.raises(BadInput) as error:
-        open_avsbench(folder, subset, SIZE, log_mel_pickles=True)
+        AvsBenchSource(folder, subset, SIZE, log_mel_pickles=True)
     assert all(f"{path} is missing" in str(error.value) for path in gone)
-    open_avsbench(folder, subset, SIZE)
+    AvsBenchSource(folder, subset, SIZE)
 
 
 class Trap:

@@ -14,7 +14,7 @@ from PIL import Image
 from combo_avs.data.dataset import ClipDataset
 from combo_avs.data.sources.synthetic.source import render_video
 from combo_avs.data.sources.video.decoding import inspect
-from combo_avs.data.sources.video.source import open_videos
+from combo_avs.data.sources.video.source import VideoSource
 from combo_avs.data.sources.video.writer import write_video
 from combo_avs.data.store.store import Cache, ClipStore
 from combo_avs.errors import BadInput
@@ -108,7 +108,7 @@ class TestOutput:
         assert segment_video(segmenter, maps, lambda: None) == {}
         streamed = np.stack([labels for _, labels in maps.read()])
 
-        import_clips(open_videos([video], 5, 64), tmp_path / "root")
+        import_clips(VideoSource([video], 5, 64), tmp_path / "root")
         plans = plan_caches(tmp_path / "root", PrecomputeConfig(), "felzenszwalb", "logmel")
         run_plans(plans, workers=0)
         dataset = ClipDataset(ClipStore(tmp_path / "root"), *(Cache(p.path) for p in plans), split="test")

@@ -1,0 +1,68 @@
+"""The loop of every import: fill a store shard by shard, from the rows of each clip."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...data.clip import Clip
+from ...data.store.receipts import write_shard
+from ...data.store.root import exclusive
+from ...data.store.store import ClipStore, Store
+from ..common.progress import bar
+
+READ_THREADS = 4  # decoding releases the GIL; more threads than this wait for the disk
+
+
+@dataclass(frozen=True)
+class ClipRows:
+    """What a store gets for one clip.
+
+    rows: [T, ...] by array name; arrays that are left out keep their fill value.
+    quarantined: why the clip has no data; None if it has. note: something odd about its data.
+    """
+
+    rows: dict[str, np.ndarray]
+    quarantined: str | None = None
+    note: str | None = None
+
+
+def fill_store(store: Store, clips: ClipStore, what: str, read: Callable[[Clip], ClipRows]) -> None:
+    """Commit every unfinished shard of a clip store or a proposals cache, with a progress bar called `what`.
+
+    clips: the clips of each shard; a clip store is its own. read: called once per clip, in threads; what it raises
+    ends the job, and shards that were committed stay. Raises `BadInput` when another run writes to the store.
+    """
+    with exclusive(store), ThreadPoolExecutor(READ_THREADS) as pool:
+        todo = store.unfinished()
+        with bar(store.num_shards, what, "shards", done=store.num_shards - len(todo)) as progress:
+            for shard in todo:
+                _fill_shard(store, shard, clips.clips_in(shard), pool, read)
+                progress.update()
+
+
+def _fill_shard(
+    store: Store,
+    shard: int,
+    clips: list[tuple[int, Clip]],
+    pool: ThreadPoolExecutor,
+    read: Callable[[Clip], ClipRows],
+) -> None:
+    lo, hi = store.shard_range(shard)
+    arrays = {name: spec.empty(hi - lo) for name, spec in store.specs.items()}
+    quarantined: dict[str, str] = {}
+    notes: dict[str, str] = {}
+    for (first, clip), made in zip(clips, pool.map(read, [clip for _, clip in clips]), strict=True):
+        for name, values in made.rows.items():
+            arrays[name][first - lo : first - lo + clip.num_frames] = values
+        if made.quarantined:
+            quarantined[clip.id] = made.quarantined
+        if made.note:
+            notes[clip.id] = made.note
+    if store.kind == "clips":
+        counts = {"clips": len(clips), "labelled_frames": int(arrays["label_valid"].sum())}
+    else:
+        counts = {"frames": hi - lo, "masks": int(arrays["mask_count"].sum())}
+    span, specs = (lo, hi), store.specs
+    write_shard(store.path, shard, span, specs, arrays, counts=counts, quarantined=quarantined, notes=notes, log={})
