@@ -14,8 +14,8 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from combo_avs.data.sources.synthetic.source import SyntheticSource
-from combo_avs.data.store.location import write_atomic
 from combo_avs.errors import ComboError
+from combo_avs.files import write_atomic
 from combo_avs.pipeline.compare.compare import compare
 from combo_avs.pipeline.compare.table import Row, Table, spread
 from combo_avs.pipeline.compare.variants import RECIPE

@@ -18,12 +18,13 @@ from store_locations import contents, killed_at, open_place
 from combo_avs.data.store.attributes import ProposalAttributes, Provenance
 from combo_avs.data.store.copy import copy_shard
 from combo_avs.data.store.hdf5 import read_store, write_store
-from combo_avs.data.store.location import files_below, is_temporary, location, write_atomic
+from combo_avs.data.store.location import files_below, location, write_file
 from combo_avs.data.store.receipts import write_shard
 from combo_avs.data.store.root import create_store, exclusive
 from combo_avs.data.store.store import Cache
 from combo_avs.data.store.verify import damaged, repair
 from combo_avs.errors import BadInput, ComboError
+from combo_avs.files import is_temporary
 
 SHARDS = 4
 ATTRIBUTES = ProposalAttributes(35, 10, Provenance("fake", "1", {}), clips_fingerprint="0" * 64, size=(4, 4))
@@ -149,7 +150,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(["maskige/c/0/0/0/0", "masks/c/9", "_done/000009.json"]))
     def lay_a_stray(self, name: str) -> None:
-        write_atomic(self.path / name, b"stray")
+        write_file(self.path / name, b"stray")
 
     @rule()
     def verify(self) -> None:

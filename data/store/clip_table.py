@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from ...errors import BadInput
 from ..clip import CLIP_LENGTHS, SPLITS, Clip
-from .location import Location, write_atomic
+from .location import Location, write_file
 
 MAX_ID_BYTES = 200  # an id becomes the name of a file, with an ending; file systems end at 255
 _HOSTILE = r"^$|^\.\.?$|[/\\\p{Cc}\p{Zl}\p{Zp}]"
@@ -96,7 +96,7 @@ class ClipTable:
         return sink.getvalue().to_pybytes()
 
     def write(self, path: Location) -> None:
-        write_atomic(path, self.to_bytes())
+        write_file(path, self.to_bytes())
 
     def __len__(self) -> int:
         return len(self.num_frames)

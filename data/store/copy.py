@@ -1,7 +1,7 @@
 """A finished shard from one store into another of the same attributes, byte by byte."""
 
 from ...errors import ComboError
-from .location import Location, write_atomic
+from .location import Location, write_file
 from .metadata import checksum
 from .receipts import Receipt, drop_receipt, log_path, receipt_path, sync_above
 from .store import Store
@@ -21,12 +21,12 @@ def copy_shard(source: Store, target: Store, receipt: Receipt) -> None:
         content = (source.path / name).read_bytes()
         if checksum(content) != expected:
             raise ComboError(f"{source.path / name} is damaged; run 'combo cache verify' there")
-        write_atomic(target.path / name, content)
+        write_file(target.path / name, content)
         if (target.path / name).read_bytes() != content:
             raise OSError(f"{target.path / name} does not read back as it was written; check the disk")
     sync_above(target.path, [name for name, file in receipt.files.items() if file])
     _copy_log(source.path, target.path, receipt.shard)
-    write_atomic(receipt_path(target.path, receipt.shard), receipt.to_json())
+    write_file(receipt_path(target.path, receipt.shard), receipt.to_json())
 
 
 def _copy_log(source: Location, target: Location, shard: int) -> None:
@@ -34,4 +34,4 @@ def _copy_log(source: Location, target: Location, shard: int) -> None:
         content = log_path(source, shard).read_bytes()
     except FileNotFoundError:  # a log is no part of the data
         return
-    write_atomic(log_path(target, shard), content)
+    write_file(log_path(target, shard), content)

@@ -1,14 +1,13 @@
 """Where stores live: a folder of this machine or of a network file system, or any URL that fsspec knows.
 
 Folders are `Path`s; everything else is a `UrlPath`, the part of `Path`'s interface that stores need. Every write
-replaces a file as a whole: in a folder by rename after a sync, on an object store because an upload is all or nothing.
+replaces a file as a whole: in a folder with `files.write_atomic`, behind a URL because uploads are all or nothing.
 fsspec's own local files are not used: they leave half-written files at their final names when the writer is killed.
 """
 
 import errno
 import os
 import re
-import secrets
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -18,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import BadInput
+from ...files import write_atomic
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 URL_OPTIONS = {"use_listings_cache": False}  # what another process has written must be seen at once
 REQUESTS_AT_ONCE = 16
-_TEMPORARY = ".tmp"
 
 
 @dataclass(frozen=True, order=True)
@@ -158,38 +157,12 @@ def reaching(path: Location) -> Iterator[None]:
         raise
 
 
-def is_temporary(name: str) -> bool:
-    """Whether a file belongs to a writer at work, or to one that was killed."""
-    return name.startswith(".") and name.endswith(_TEMPORARY)
-
-
-def write_atomic(path: Location, content: str | bytes) -> None:
+def write_file(path: Location, content: bytes) -> None:
     """Replace a file as a whole: readers see the old one or the new one, also after a kill or a power cut."""
-    content = content.encode() if isinstance(content, str) else content
     if isinstance(path, UrlPath):
         path.write_bytes(content)
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY}")
-    try:
-        temporary.write_bytes(content)
-        sync(temporary)
-        os.replace(temporary, path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-    sync(path.parent)
-
-
-def sync(path: Path) -> int:
-    """Flush a file or folder of this machine to the disk; gives its size in bytes."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-        return os.fstat(handle).st_size
-    finally:
-        os.close(handle)
+    else:
+        write_atomic(path, content)
 
 
 def sizes(folder: Location, names: list[str]) -> dict[str, int | None]:

@@ -8,8 +8,6 @@ write equal bytes to equal names, and the store stays whole.
 """
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
 import secrets
@@ -21,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import BadInput
-from .location import Location, UrlPath, is_temporary, names_in
+from ...files import is_temporary, lock
+from .location import Location, UrlPath, names_in
 
 HEARTBEAT = 60.0  # seconds
 EXPIRY = 300.0
@@ -92,7 +91,7 @@ def guarded(path: Location) -> Iterator[None]:
         return
     path.mkdir(parents=True, exist_ok=True)
     with (path / "_lock").open("a") as file:
-        _flock(file.fileno(), path, fcntl.LOCK_EX)
+        lock(file, path, wait=True)
         yield
 
 
@@ -105,7 +104,7 @@ def _hold_folder(path: Path, own: Path, shards: Collection[int] | None) -> Itera
             _refuse_overlap(path, me, others)
             file = stack.enter_context(own.open("xb", buffering=0))
             stack.callback(own.unlink, missing_ok=True)
-            _flock(file.fileno(), path, fcntl.LOCK_EX)
+            lock(file, path, wait=True)
             file.write(me.to_json())
             if not others:
                 _remove_leftovers(path)
@@ -118,7 +117,7 @@ def _living(path: Path, name: str) -> Holder | None:
         return None
     with (path / name).open("r+b") as file:
         try:
-            _flock(file.fileno(), path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file, path, wait=False)
         except BlockingIOError:
             return Holder.parse(file.read())
         (path / name).unlink()
@@ -173,17 +172,6 @@ def _refuse_overlap(path: Location, me: Holder, others: list[Holder]) -> None:
                 f"{path}: process {other.pid} on {other.host} is writing to {what}; wait for it or stop it, "
                 "or give the runs shards of their own"
             )
-
-
-def _flock(handle: int, path: Path, how: int) -> None:
-    try:
-        fcntl.flock(handle, how)
-    except OSError as error:
-        if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
-            raise BadInput(
-                f"{path}: this file system has no file locks ({error.strerror}); mount it with them (Lustre: -o flock)"
-            ) from error
-        raise
 
 
 def _remove_leftovers(path: Path) -> None:

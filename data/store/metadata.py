@@ -11,7 +11,7 @@ from ...errors import BadInput
 from .attributes import SCHEMA_VERSION, StoreAttributes, parse_attributes
 from .checksummed_json import digest, seal, unseal
 from .clip_table import ClipTable
-from .location import Location, names_in, write_atomic
+from .location import Location, names_in, write_file
 from .schema import array_metadata, array_specs
 
 CLIP_TABLE = "clips.parquet"
@@ -34,7 +34,7 @@ def write_metadata(path: Location, attributes: StoreAttributes, table: ClipTable
     files: Checksums = {}
     if table is not None:
         content = table.to_bytes()
-        write_atomic(path / CLIP_TABLE, content)
+        write_file(path / CLIP_TABLE, content)
         files[CLIP_TABLE] = checksum(content)
     write_arrays_metadata(path, attributes, files)
 
@@ -46,10 +46,10 @@ def write_arrays_metadata(path: Location, attributes: StoreAttributes, others: C
     """
     arrays = array_metadata(array_specs(attributes), attributes.frames, attributes.shard_frames)
     for name, content in arrays.items():
-        write_atomic(path / name, content)
+        write_file(path / name, content)
     files = {**others, **{name: checksum(content) for name, content in arrays.items()}}
     sealed = {**attributes.to_json(), "checks": {"files": files, "seal": ""}}
-    write_atomic(path / "zarr.json", seal({"zarr_format": 3, "node_type": "group", "attributes": sealed}))
+    write_file(path / "zarr.json", seal({"zarr_format": 3, "node_type": "group", "attributes": sealed}))
     return files
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from ...files import sync
 from .checksummed_json import seal, unseal
-from .location import Location, location, sync, write_atomic
+from .location import Location, location, write_file
 from .metadata import Checksums, checksum, identity, read_metadata
 from .schema import BYTES, ArraySpec, encode_shard, shard_key
 
@@ -47,7 +48,7 @@ def log_path(store: Location, shard: int) -> Location:
 
 
 def write_log(path: Location, log: dict[str, Any]) -> None:
-    write_atomic(path, seal({**log, "seal": ""}))
+    write_file(path, seal({**log, "seal": ""}))
 
 
 def read_log(path: Location) -> dict[str, Any]:
@@ -112,7 +113,7 @@ def write_shard(
     sync_above(store, [key for key, file in files.items() if file])
     receipt = Receipt(shard, frames, files, counts, quarantined, notes, identity(attributes))
     write_log(log_path(store, shard), log)
-    write_atomic(receipt_path(store, shard), receipt.to_json())
+    write_file(receipt_path(store, shard), receipt.to_json())
     return receipt
 
 
@@ -136,7 +137,7 @@ def _put(path: Location, content: bytes | None) -> tuple[int, str] | None:
     if content is None:
         path.unlink(missing_ok=True)
         return None
-    write_atomic(path, content)
+    write_file(path, content)
     if path.read_bytes() != content:
         raise OSError(f"{path} does not read back as it was written; check the disk")
     return checksum(content)

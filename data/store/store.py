@@ -25,7 +25,7 @@ from .location import (
     names_in,
     reaching,
     sizes,
-    write_atomic,
+    write_file,
 )
 from .metadata import CLIP_TABLE, identity, is_begun, read_metadata
 from .receipts import Receipt, drop_receipt, read_receipt
@@ -223,7 +223,7 @@ class ClipStore(Store):
     def adopt_fingerprint(self, fingerprint: str) -> None:
         """Say of which whole this unfinished store is a part, so that caches made from the whole fit it."""
         if self.unfinished():
-            write_atomic(self.path / PART_OF, seal({"fingerprint": fingerprint, "seal": ""}))
+            write_file(self.path / PART_OF, seal({"fingerprint": fingerprint, "seal": ""}))
         self._fingerprint = None
 
     def _adopted_fingerprint(self) -> str | None:

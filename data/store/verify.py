@@ -3,8 +3,9 @@
 import re
 from collections.abc import Iterator
 
+from ...files import is_temporary
 from .checksummed_json import unseal
-from .location import files_below, is_temporary
+from .location import files_below
 from .metadata import CLIP_TABLE, file_damage, metadata_damage, write_arrays_metadata
 from .receipts import read_receipt, receipt_path
 from .schema import shard_key

@@ -1,6 +1,5 @@
 """Weight files: read without running their code, compare with the network, hash."""
 
-import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,20 +10,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ...errors import BadInput
+from ...files import file_sha256
 from ...safe_pickle import read_array_pickle
 from .registry import WEIGHT_FILES
 
 State = Mapping[str, Tensor]
 WRAPPERS = ("model", "state_dict")  # entries of a torch file that may hold the weights
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file's bytes, read piece by piece; 64 hex digits. Raises BadInput if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise BadInput(f"cannot read the weights {path}: {error.strerror}") from error
 
 
 def sha256_of_weights(name: str, weights: str | Path | None, path: Path) -> str:

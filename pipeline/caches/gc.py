@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ...data.store.location import Location, files_below, is_temporary, location
+from ...data.store.location import Location, files_below, location
 from ...data.store.locks import hold
 from ...data.store.root import cache_paths
 from ...data.store.store import Cache, ClipStore
 from ...errors import BadInput
+from ...files import is_temporary
 from ..common.progress import bar
 from ..common.text import megabytes
 

@@ -1,17 +1,17 @@
 """Export stores to one HDF5 file, import them from it, and merge stores of several machines."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...data.store.copy import copy_shard
-from ...data.store.location import Location, location, sync
+from ...data.store.location import Location, location
 from ...data.store.locks import hold
 from ...data.store.metadata import is_begun
 from ...data.store.root import create_store, exclusive, list_caches, open_cache
 from ...data.store.store import Cache, ClipStore, Store
 from ...errors import BadInput
+from ...files import replacing
 from ..common.progress import bar
 
 
@@ -48,22 +48,14 @@ def export_stores(root: str | Location, file: Path, split: str | None, caches: l
         if missing := sorted(set(shards) - store.receipts().keys()):
             of = f" of split {split!r}" if split else ""
             raise BadInput(f"{store.path}: {len(missing)} of {len(shards)} shards{of} are missing; finish it first")
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with (
-            h5py.File(temporary, "w") as target,
-            bar(len(stores) * len(shards), f"export {file.name}", "shards") as progress,
-        ):
-            write_header(target)
-            for store in stores:
-                name = _group_name(store)
-                write_store(target.create_group(name), store, shards, fingerprint, progress.update)
-        sync(temporary)
-        os.replace(temporary, file)
-        sync(file.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        replacing(file) as temporary,
+        h5py.File(temporary, "w") as target,
+        bar(len(stores) * len(shards), f"export {file.name}", "shards") as progress,
+    ):
+        write_header(target)
+        for store in stores:
+            write_store(target.create_group(_group_name(store)), store, shards, fingerprint, progress.update)
     return Transfer(str(file), {_group_name(store): len(shards) for store in stores})
 
 

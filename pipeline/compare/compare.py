@@ -16,10 +16,10 @@ from typing import Any
 
 from ...data.dataset import ClipDataset
 from ...data.store.checksummed_json import digest
-from ...data.store.location import write_atomic
 from ...data.store.root import open_cache
 from ...data.store.store import ClipStore
 from ...errors import BadInput, ComboError, Interrupted
+from ...files import write_atomic
 from ..common.choices import Sound
 from ..common.distributed import Ranks
 from ..common.progress import bar

@@ -15,7 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ...data.store.location import Location, UrlPath, names_in, sync
+from ...data.store.location import Location, UrlPath, names_in
+from ...files import sync
 from .findings import Finding
 from .machine import LITTLE_DISK, free_disk
 

@@ -16,6 +16,7 @@ from ...data.store.location import Location
 from ...data.store.root import create_proposals
 from ...data.store.store import AT_IMPORT, Cache, ClipStore
 from ...errors import BadInput, ComboError
+from ...files import file_sha256
 from ...model.foundation.interface import Proposals
 from ...model.foundation.mask_candidates import mask_boxes
 from ..common.progress import bar
@@ -114,8 +115,7 @@ def _hash_files(files: Files) -> dict[Path, str]:
 def _sha256(path: Path) -> str:
     if path.stat().st_size > MAX_FILE_BYTES:
         raise BadInput(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path)
 
 
 def _digest(files: Files, sha256: dict[Path, str]) -> str:
@@ -133,7 +133,7 @@ def _read_proposals(path: Path | None, sha256: dict[Path, str], size: tuple[int,
             if _sha256(path) != sha256[path]:
                 raise ValueError(f"{path} has changed since it was checked")
             frame = read_masks(path, size)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, BadInput) as error:
             raise ComboError(f"{error}; repair the file and run the command again") from error
     return proposals_of(frame.masks, frame.predicted_iou, frame.stability, frame.points)
 

@@ -15,7 +15,7 @@ import torch
 from ...data.audio import log_mel_examples, waveform_seconds
 from ...data.store.attributes import AudioAttributes, ProposalAttributes
 from ...data.store.checksummed_json import seal
-from ...data.store.location import Location, absolute, location, write_atomic
+from ...data.store.location import Location, absolute, location, write_file
 from ...data.store.root import (
     AGREEMENT,
     audio_attributes,
@@ -212,7 +212,7 @@ def _record_failure(outcome: Outcome) -> str:
     job, shard = outcome.task.job, outcome.task.shard
     why = _explain(outcome.error)
     with suppress(OSError):  # a full disk is often the very reason
-        write_atomic(location(job.cache) / "_log" / f"{shard:06d}.failed.json", seal({"reason": why, "seal": ""}))
+        write_file(location(job.cache) / "_log" / f"{shard:06d}.failed.json", seal({"reason": why, "seal": ""}))
     return f"{location(job.cache).name} shard {shard}: {why}"
 
 

@@ -1,6 +1,5 @@
 """A folder for Dask's own files that does not stay behind, however the run ends."""
 
-import fcntl
 import os
 import shutil
 import time
@@ -8,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
+
+from ...files import lock
 
 PREFIX = "combo-dask-"
 SECONDS_TO_LOCK = 60.0  # a folder this young may be that of a run which is about to lock it
@@ -26,7 +27,7 @@ def _locked(folder: Path) -> Iterator[None]:
     """The lock ends with the process, whatever ends it. Raises `BlockingIOError` when another process has it."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(handle, folder, wait=False)
         yield
     finally:
         os.close(handle)

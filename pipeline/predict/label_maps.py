@@ -20,8 +20,8 @@ from ...data.dataset import prefetch
 from ...data.sources.video.decoding import VideoFacts, read_pictures, read_span
 from ...data.sources.video.sound import read_sound
 from ...data.sources.video.source import INSTANT, whole_seconds
-from ...data.store.location import write_atomic
 from ...errors import ComboError
+from ...files import write_atomic
 from .segment import Segmenter
 
 WINDOW_SECONDS = 5  # the length of stage one's clips, whose log-mels start with the clip

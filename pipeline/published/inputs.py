@@ -14,10 +14,11 @@ from ...data.store.clip_table import ClipTable, plan_order
 from ...data.store.root import open_cache
 from ...data.store.store import ClipStore
 from ...errors import BadInput
+from ...files import file_sha256
 from ...model.audio.vggish import check_vggish, read_vggish
 from ...model.config import ModelConfig
 from ...model.weights.published_keys import from_published, published_config
-from ...model.weights.state import State, file_sha256, read_state_dict
+from ...model.weights.state import State, read_state_dict
 from ..imports.maskiges import NAME as OFFICIAL
 from .numbers import CLASSES, CLIPS, FUSIONS
 

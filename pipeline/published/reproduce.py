@@ -7,9 +7,9 @@ from typing import Literal
 from safetensors.torch import save
 
 from ...data.store.checksummed_json import digest
-from ...data.store.location import write_atomic
 from ...data.store.root import open_cache
 from ...data.store.store import Cache, ClipStore
+from ...files import write_atomic
 from ..common.devices import pick_device
 from ..config.precompute import PrecomputeConfig
 from ..config.tree import load_config

@@ -6,8 +6,8 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ...data.clip import SPLITS
-from ...data.store.location import write_atomic
 from ...errors import BadInput
+from ...files import write_atomic
 from ..common.devices import pick_device
 from ..compare.table import spread
 from ..evaluate.protocols import find_protocol

@@ -5,7 +5,6 @@ what it was made of, size and sha256 of every other file, and a hash over itself
 synced and renamed, so a kill at any instant leaves the one before.
 """
 
-import hashlib
 import json
 import re
 import shutil
@@ -21,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ...data.store.checksummed_json import digest
-from ...data.store.location import sync
+from ...files import file_sha256, publish, sync
 
 KEEP = 2
 
@@ -43,15 +42,14 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     for stem, tensors in checkpoint.tensors.items():
         save_file(separate(tensors), temporary / f"{stem}.safetensors")
     torch.save(checkpoint.state, temporary / "state.pt")
-    files = {file.name: (sync(file), _sha256(file)) for file in sorted(temporary.iterdir())}
+    files = {file.name: (sync(file), file_sha256(file)) for file in sorted(temporary.iterdir())}
     body = {**checkpoint.about, "files": files}
     manifest = temporary / "manifest.json"
     manifest.write_text(json.dumps({"sha256": digest(body), **body}, indent=1) + "\n")
     sync(manifest)
     sync(temporary)
     shutil.rmtree(path, ignore_errors=True)
-    temporary.rename(path)
-    sync(path.parent)
+    publish(temporary, path)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -68,7 +66,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         file = path / name
         if Path(name).name != name or not file.is_file():
             raise ValueError(f"{name} is missing")
-        if file.stat().st_size != size or _sha256(file) != sha256:
+        if file.stat().st_size != size or file_sha256(file) != sha256:
             raise ValueError(f"{name} is damaged (size or sha256 differs)")
     try:
         tensors = {Path(n).stem: load_file(path / n) for n in files if n.endswith(".safetensors")}
@@ -108,8 +106,3 @@ def drop_old(run: Path) -> None:
 def separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies on the CPU that share no memory, as safetensors wants them."""
     return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

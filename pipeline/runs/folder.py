@@ -9,7 +9,6 @@ RUN/best/                          model.safetensors and metrics.json of the bes
 RUN/broken/step-00001234/          what is needed to run a step again whose loss was not finite
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -24,8 +23,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ...data.store.location import write_atomic
 from ...errors import BadInput
+from ...files import lock, write_atomic
 from ..config.tree import Config, parse_config, show_config
 from .checkpoints import checkpoints, separate
 from .data import RunInfo, check_same_data
@@ -52,7 +51,7 @@ def claimed(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "_lock").open("a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file, folder, wait=False)
         except BlockingIOError:
             file.seek(0)
             raise BadInput(

@@ -1,6 +1,5 @@
 """Weights of the published code into this package's files, and back."""
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,15 +10,15 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ...data.store.location import sync
 from ...errors import BadInput, ComboError
+from ...files import file_sha256, replacing
 from ...model.audio.vggish import check_vggish, read_vggish
 from ...model.combo import COMBO
 from ...model.config import ModelConfig
 from ...model.criterion import CriterionConfig
 from ...model.weights.network_file import network_config, read_header, save_network
 from ...model.weights.published_keys import EMPTY_WEIGHT, from_published, published_config, to_published
-from ...model.weights.state import State, differences, file_sha256, read_state_dict_and_rest
+from ...model.weights.state import State, differences, read_state_dict_and_rest
 from ..config.tree import load_config
 
 TASKS = {2: "s4 or ms3", 71: "avss"}  # by number of classes, background counted
@@ -155,14 +154,9 @@ def _check_preset(preset: str | None, config: ModelConfig, num_classes: int, sou
 
 @contextmanager
 def _replaced(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; it takes the place of `path` when the block ends without error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """`files.replacing` for writers of torch and safetensors."""
     try:
-        yield temporary
-        sync(temporary)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            yield temporary
     except (RuntimeError, SafetensorError) as error:  # how torch and safetensors report a full disk
         raise ComboError(f"{path} could not be written: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,6 +1,5 @@
 """Download one large file so that every interruption is survived and nothing wrong takes its name."""
 
-import fcntl
 import http.client
 import os
 import re
@@ -13,8 +12,8 @@ from typing import BinaryIO, TypeVar
 
 from tqdm import tqdm
 
-from ...data.store.location import sync
 from ...errors import BadInput, ComboError
+from ...files import lock, publish
 from ..common.progress import bar
 
 Result = TypeVar("Result")
@@ -45,14 +44,12 @@ def download(url: str, target: Path, size: int | None, check: Callable[[Path], s
     part = target.with_name(target.name + ".part")
     with part.open("ab") as out:
         try:
-            fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(out, part, wait=False)
         except BlockingIOError:
             raise BadInput(f"{part}: another process is downloading it; wait for it or stop it") from None
         try:
             _fill(url, out, size, check)
-            sync(part)
-            os.replace(part, target)
-            sync(target.parent)
+            publish(part, target)
         finally:
             if _length(out) == 0:
                 part.unlink(missing_ok=True)

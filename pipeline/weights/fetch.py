@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import BadInput, did_you_mean
+from ...files import file_sha256
 from ...model.weights.registry import WEIGHT_FILES, WeightFile, weights_folder
-from ...model.weights.state import file_sha256
 from .download import download
 
 

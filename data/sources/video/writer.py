@@ -8,6 +8,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from ....files import replacing
+
 VIDEO_CODECS = ("libx264", "mpeg4")  # the first that is there is used; mpeg4 always is
 
 
@@ -30,14 +32,9 @@ def write_video(
     first = next(following, None)
     if first is None:
         raise ValueError(f"{path}: a video needs at least one frame")
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
-    try:
-        with av.open(str(partial.absolute()), "w") as container:
-            every = itertools.chain([first], following)
-            _write(container, every, first.shape, Fraction(fps), audio, sample_rate)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path, ending=path.suffix) as temporary, av.open(str(temporary.absolute()), "w") as container:
+        every = itertools.chain([first], following)
+        _write(container, every, first.shape, Fraction(fps), audio, sample_rate)
 
 
 def _write(

@@ -17,7 +17,7 @@ from combo_avs.data.store import clip_table, receipts
 from combo_avs.data.store.attributes import Provenance
 from combo_avs.data.store.checksummed_json import seal, unseal
 from combo_avs.data.store.clip_table import ClipTable
-from combo_avs.data.store.location import write_atomic
+from combo_avs.data.store.location import write_file
 from combo_avs.data.store.receipts import Receipt, receipt_path, write_shard
 from combo_avs.data.store.root import audio_attributes, create_cache
 from combo_avs.data.store.store import Cache, ClipStore
@@ -188,7 +188,7 @@ class TestReceipts:
     )
     def test_sealed_nonsense_is_no_receipt(self, root: Path, changes: dict) -> None:
         path = receipt_path(root / "clips.zarr", 1)
-        write_atomic(path, seal({**unseal(path.read_bytes()), **changes, "seal": ""}))
+        write_file(path, seal({**unseal(path.read_bytes()), **changes, "seal": ""}))
         assert ClipStore(root).unfinished() == [1]
         assert [s for s, what in damaged(ClipStore(root)) if what] == [1]
 
@@ -205,10 +205,10 @@ class TestWriteErrors:
     def test_a_file_system_that_gives_back_other_data(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ClipStore(root).redo([1])
 
-        def rot(path: Path, content: bytes | str) -> None:
-            write_atomic(path, b"\0" + content[1:] if "frames" in path.parts else content)
+        def rot(path: Path, content: bytes) -> None:
+            write_file(path, b"\0" + content[1:] if "frames" in path.parts else content)
 
-        monkeypatch.setattr(receipts, "write_atomic", rot)
+        monkeypatch.setattr(receipts, "write_file", rot)
         with pytest.raises(OSError, match="does not read back"):
             import_clips(NoiseSource(), root, SHARD)
         assert ClipStore(root).unfinished() == [1]
