@@ -7,7 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest
 # Two tests at a time on two cores, each on one thread.
 PARALLEL := --numprocesses $(JOBS) --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test slow bench docs format fixtures fresh clean
+.PHONY: demo test slow parity bench docs format fixtures fresh clean
 
 demo: $(VENV)/.installed
 	$(BIN)/combo demo --out demo
@@ -23,8 +23,12 @@ test: $(VENV)/.installed-test
 slow: $(VENV)/.installed-test
 	$(PYTEST) -m "slow or gpu"
 
+# All that is held against published results, the slow ones too; COMBO_REFERENCE names the whole set of fixtures.
+parity: $(VENV)/.installed-test
+	$(PYTEST) -m "not gpu" $(PARALLEL) tests/parity tests/test_reference.py
+
 # Each once, on the device there is.
-bench: $(VENV)/.installed
+bench: $(VENV)/.installed-test
 	mkdir -p build/bench
 	$(BIN)/python benchmarks/loader.py --out build/bench/loader
 	$(BIN)/python benchmarks/memory.py --out build/bench/memory

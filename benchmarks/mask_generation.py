@@ -1,6 +1,6 @@
 """How fast the SAM generators segment everything, side by side with the segment-anything package on the same weights.
 
-    python benchmarks/mask_generation.py --out results                                    # CPU, exact
+    python benchmarks/mask_generation.py --out results          # on the device there is, exact
     python benchmarks/mask_generation.py --device cuda --precision fp32 tf32 bf16 --batch 1 8 --out results
 
 Weights are made by rule, so nothing is downloaded; `mobile-sam` and `sam-vit-b` keep a few dozen masks with them, and
@@ -242,7 +242,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--generators", nargs="+", choices=CASES, default=["mobile-sam", "sam-vit-b"])
     parser.add_argument("--sizes", nargs="+", type=size, default=[(224, 224), (720, 1280)], help="height x width")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", nargs="+", default=["fp32"], choices=["fp32", "tf32", "bf16", "fp16"])
     parser.add_argument("--batch", nargs="+", type=int, default=[1], help="frames at a time, for ours")
     parser.add_argument("--clicks", type=int, help="clicks per batch, for ours")

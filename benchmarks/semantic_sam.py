@@ -49,6 +49,8 @@ class Run(NamedTuple):
 def timed(route: Callable[[], Tensor]) -> Run:
     wall, cpu = time.perf_counter(), time.process_time()
     masks = route()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return Run(masks, time.perf_counter() - wall, time.process_time() - cpu)
 
 
@@ -68,19 +70,21 @@ def main() -> None:
     parser.add_argument("--model", choices=["S", "T", "L"], default="T")
     parser.add_argument("--sizes", type=int, nargs="+", default=[224, 640], help="sides of the square frame, in pixels")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
 
-    network = published_network(options.model)
+    network = published_network(options.model).to(options.device)
     generator = SemanticSamGenerator(f"semantic-sam-{options.model.lower()}", SemanticSamConfig(), network, None)
     slow = as_published(network)
-    print(f"model {options.model}, {torch.get_num_threads()} threads, {options.repeats} repeats")
+    print(f"model {options.model}, {options.device}, {torch.get_num_threads()} threads, {options.repeats} repeats")
     print("| frame | published: wall, CPU s | ours: wall, CPU s | ratio: wall, CPU | masks | differing pixels |")
     print("|---|---|---|---|---|---|")
     for size in options.sizes:
         frame = image_of("T" if options.model == "S" else options.model, (224, 224))
         if size != 224:
             frame = with_short_edge(frame[None], size)[0]
+        frame = frame.to(options.device)
         routes = {
             "published": lambda frame=frame: published_masks(slow, frame, generator.config).masks,
             "ours": lambda frame=frame: generator(frame[None])[0].masks,
@@ -90,7 +94,7 @@ def main() -> None:
             for name, route in routes.items():
                 runs[name].append(timed(route))
         wall, cpu = ({n: median(getattr(run, key) for run in r) for n, r in runs.items()} for key in ("wall", "cpu"))
-        theirs, ours = runs["published"][0].masks, runs["ours"][0].masks
+        theirs, ours = runs["published"][0].masks, runs["ours"][0].masks.cpu()
         different = (theirs != ours).sum().item() if len(theirs) == len(ours) else "other masks"
         columns = [f"{wall[n]:.2f}, {cpu[n]:.2f}" for n in routes]
         ratio = f"{wall['published'] / wall['ours']:.2f}, {cpu['published'] / cpu['ours']:.2f}"

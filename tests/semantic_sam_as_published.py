@@ -43,7 +43,7 @@ def as_published(network: SemanticSam) -> SemanticSam:
 def published_masks(network: SemanticSam, frame: Tensor, config: SemanticSamConfig) -> Kept:
     """The masks of one frame, uint8 [H, W, 3], by the slow route. network: from `as_published`."""
     height, width = frame.shape[:2]
-    points = torch.from_numpy(point_grid(config.points_per_side)).float()
+    points = torch.from_numpy(point_grid(config.points_per_side)).float().to(frame.device)
     tokens = [LEVEL_TOKENS[level] for level in config.levels]
     picture = None
     found: list[dict] = []
