@@ -31,7 +31,7 @@ from PIL import Image
 from segment_anything import SamAutomaticMaskGenerator, automatic_mask_generator, sam_model_registry
 from segment_anything.modeling import Sam
 
-from combo_avs.model.foundation import everything, mobile_sam, sam
+from combo_avs.model.foundation import everything, mask_candidates, mobile_sam, sam
 from combo_avs.model.foundation.resize_maps import SIDE
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -150,11 +150,11 @@ def package_places(network: Sam, generator: SamAutomaticMaskGenerator) -> list[t
 def our_places(ours: everything.Everything) -> list[tuple[Any, str, str]]:
     return [
         (ours.network, "encoder", "encoder"),
-        (ours.network, "meet", "decoder: once per image"),
+        (ours.network, "prepare_image", "decoder: once per image"),
         (ours.network, "decode", "decoder: transformer"),
-        (ours.network, "draw", "decoder: upscaling"),
+        (ours.network, "render", "decoder: upscaling"),
         (everything, "resize_logits", "resize of logits"),
-        (everything, "stability_scores", "stability, boxes, NMS"),
+        (mask_candidates, "stability_scores", "stability, boxes, NMS"),
         (everything, "mask_boxes", "stability, boxes, NMS"),
         (everything, "non_maximum_suppression", "stability, boxes, NMS"),
         (everything, "pack_bits", "packing"),

@@ -1,13 +1,14 @@
-"""From a name and its parameters to a frozen model: what proposal generators and audio encoders share.
+"""Build a frozen model from its name and parameters: what proposal generators and audio encoders share.
 
-Names come from a table of ours and from installed packages that declare an entry point (docs/plugins.md). Packages are
-imported only when one of their names is asked for.
+Names come from our own table and from installed packages that declare an entry point (docs/plugins.md). A package is
+imported only when one of its names is asked for.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
@@ -15,21 +16,25 @@ from ..base import Section
 from ..errors import BadInput, ComboError, did_you_mean
 
 log = logging.getLogger(__name__)
+Model = TypeVar("Model", covariant=True)  # ProposalGenerator or AudioEncoder
 
 
-class Entry(NamedTuple):
-    """One row of a table of builders: the parameters that a user may set, and what makes the model.
+class Entry(NamedTuple, Generic[Model]):
+    """One row of a table of builders, or the entry point of a plug-in.
 
-    build takes an instance of `config` and gives the model, on the CPU. What it raises for bad parameters or weights
-    is `BadInput`.
+    config: the parameters that a user may set.
+    build: returns the model, on the CPU, for an instance of `config`. Raises `BadInput` for bad parameters or weights.
+    exact: parameters that trade exactness for speed, with the values at which the model is exact. At other values,
+        stage one measures on a few frames how close the masks are, and keeps that with the cache.
     """
 
     config: type[Section]
-    build: Callable[[Any], Any]
+    build: Callable[[Any], Model]
+    exact: Mapping[str, Any] = MappingProxyType({})
 
 
 class Kind(NamedTuple):
-    """What is built: the word for messages, the group of entry points, and the interface to implement."""
+    """A kind of model: the word for it in messages, the group of its entry points, and the interface to implement."""
 
     what: str
     group: str
@@ -44,32 +49,62 @@ def plug_ins(kind: Kind) -> dict[str, list[EntryPoint]]:
     return found
 
 
-def known_names(kind: Kind, own: Mapping[str, Entry]) -> list[str]:
+def known_names(kind: Kind, own: Iterable[str]) -> list[str]:
     """All names that `build_named` accepts, in alphabetical order; those of plug-ins as "name (package)"."""
     foreign = [f"{name} ({_packages(points)})" for name, points in plug_ins(kind).items() if name not in own]
     return sorted([*own, *foreign])
 
 
-def build_named(kind: Kind, own: Mapping[str, Entry], name: str, parameters: Mapping[str, Any]) -> Any:
-    """Validate `parameters` for the model called `name`, and build it. A name of ours wins over a plug-in's.
+def find_entry(kind: Kind, own: Mapping[str, Entry[Model]], name: str) -> Entry[Model]:
+    """The entry called `name`; one of ours wins over a plug-in's.
 
-    Raises BadInput for an unknown name (listing the known ones), for every parameter that is wrong, by its key, and
-    for a plug-in that cannot be imported or is none, naming its package; ComboError if a plug-in fails to build.
+    Raises BadInput for an unknown name (listing the known ones), and for a plug-in that cannot be imported or is none,
+    naming its package.
     """
     foreign = plug_ins(kind).get(name, [])
     if name in own:
         if foreign:
             log.warning("%s %r: ours is used, not the one of %s", kind.what, name, _packages(foreign))
-        return _build(kind, own[name], name, parameters)
+        return own[name]
     if not foreign:
         known = f"known: {', '.join(known_names(kind, own))}"
         raise BadInput(f"no {kind.what} is called {name!r}; {known}{did_you_mean(name, [*own, *plug_ins(kind)])}")
     if len(foreign) > 1:
         raise BadInput(f"several packages offer a {kind.what} {name!r}: {_packages(foreign)}; uninstall all but one")
-    return _build_plug_in(kind, foreign[0], parameters)
+    point, who = foreign[0], _plug_in(kind, name, foreign)
+    try:
+        entry = point.load()
+    except Exception as error:  # code of others can fail in any way
+        raise BadInput(f"{who} cannot be imported from {point.value}: {type(error).__name__}: {error}") from error
+    if not isinstance(entry, Entry):
+        raise BadInput(f"{who}: {point.value} is a {type(entry).__name__}, not an Entry of combo_avs.model.builders")
+    return entry
 
 
-def _build(kind: Kind, entry: Entry, name: str, parameters: Mapping[str, Any]) -> Any:
+def build_named(kind: Kind, own: Mapping[str, Entry[Model]], name: str, parameters: Mapping[str, Any]) -> Model:
+    """Validate `parameters` for the model called `name`, and build it.
+
+    Raises BadInput as `find_entry`, and for every parameter that is wrong, by its key; ComboError if a plug-in fails to
+    build.
+    """
+    entry = find_entry(kind, own, name)
+    if name in own:
+        return _build(kind, entry, name, parameters)
+    who = _plug_in(kind, name, plug_ins(kind)[name])
+    try:
+        model = _build(kind, entry, name, parameters)
+    except ComboError:
+        raise
+    except Exception as error:
+        raise ComboError(f"{who} cannot be built: {type(error).__name__}: {error}") from error
+    wanted = [*(member for member in vars(kind.interface) if not member.startswith("_")), "__call__"]
+    if missing := [member for member in wanted if not hasattr(model, member)]:
+        kind_of_model, interface = type(model).__name__, kind.interface.__name__
+        raise BadInput(f"{who} returned a {kind_of_model} without {', '.join(missing)}: see {interface}")
+    return model
+
+
+def _build(kind: Kind, entry: Entry[Model], name: str, parameters: Mapping[str, Any]) -> Model:
     try:
         config = entry.config.model_validate(dict(parameters))
     except ValidationError as error:
@@ -81,32 +116,15 @@ def _build(kind: Kind, entry: Entry, name: str, parameters: Mapping[str, Any]) -
 
 
 def _explain(error: Any, name: str, known: list[str]) -> str:
-    """One finding of pydantic's in words; name: of the model, for those that concern no single parameter."""
+    """One validation error in words; name: of the model, for errors that concern no single parameter."""
     key = ".".join(map(str, error["loc"]))
     if error["type"] == "extra_forbidden":
         return f"{key}: no such parameter{did_you_mean(key, known)}"
     return f"{key or name}: {error['msg']}"
 
 
-def _build_plug_in(kind: Kind, point: EntryPoint, parameters: Mapping[str, Any]) -> Any:
-    who = f"the {kind.what} {point.name!r} of the package {_packages([point])}"
-    try:
-        entry = point.load()
-    except Exception as error:  # code of others can fail in any way
-        raise BadInput(f"{who} cannot be imported from {point.value}: {type(error).__name__}: {error}") from error
-    if not isinstance(entry, Entry):
-        raise BadInput(f"{who}: {point.value} is a {type(entry).__name__}, not an Entry of combo_avs.model.builders")
-    try:
-        model = _build(kind, entry, point.name, parameters)
-    except ComboError:
-        raise
-    except Exception as error:
-        raise ComboError(f"{who} cannot be built: {type(error).__name__}: {error}") from error
-    wanted = [*(member for member in vars(kind.interface) if not member.startswith("_")), "__call__"]
-    if missing := [member for member in wanted if not hasattr(model, member)]:
-        kind_of_model, interface = type(model).__name__, kind.interface.__name__
-        raise BadInput(f"{who} returned a {kind_of_model} without {', '.join(missing)}: see {interface}")
-    return model
+def _plug_in(kind: Kind, name: str, points: list[EntryPoint]) -> str:
+    return f"the {kind.what} {name!r} of the package {_packages(points)}"
 
 
 def _packages(points: list[EntryPoint]) -> str:

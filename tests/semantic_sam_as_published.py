@@ -84,7 +84,7 @@ def decode(
     decoder: MaskDecoder, scales: list[Tensor], features: Tensor, points_P2: Tensor, padding: tuple[float, float]
 ) -> tuple[Tensor, Tensor]:
     """Mask logits [1, Q, h, w] and predicted IoUs [1, Q] of one group; other layers' are made, and dropped."""
-    start = decoder.begin(points_P2[None], padding)
+    start = decoder.encode_prompts(points_P2[None], padding)
     x, box = decoder.content().repeat(len(points_P2), 1)[None], start.box_GQ4
     memory = torch.cat([scale.flatten(2).transpose(1, 2) for scale in scales], dim=1)
     shapes = [tuple(scale.shape[-2:]) for scale in scales]
@@ -93,7 +93,7 @@ def decode(
         pos = decoder.position(box)
         q = x + pos
         x = layer.self_norm(x + attention(layer.self_attention, q, q, x))
-        x = layer.look(x, pos, box, layer.cross_attention.values(memory), shapes)
+        x = layer.cross_attend(x, pos, box, layer.cross_attention.values(memory), shapes)
         box = decoder.refine(x, box)
         states.append(decoder.norm(x))
         boxes.append(box)

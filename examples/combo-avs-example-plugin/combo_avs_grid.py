@@ -5,11 +5,11 @@ from pydantic import Field
 
 from combo_avs.base import Section
 from combo_avs.model.builders import Entry
-from combo_avs.model.foundation.interface import Proposals
+from combo_avs.model.foundation.interface import ProposalGenerator, Proposals
 
 
 class GridConfig(Section):
-    cells: int = Field(4, ge=1)  # per side: --set precompute.generator.cells=8
+    cells: int = Field(default=4, ge=1, description="per side")  # --set precompute.generator.cells=8
 
 
 class Grid:
@@ -34,4 +34,4 @@ class Grid:
         return self
 
 
-ENTRY = Entry(GridConfig, Grid)
+ENTRY: Entry[ProposalGenerator] = Entry(GridConfig, Grid)

@@ -3,25 +3,21 @@
 Beyond the paper: 768 features per second, so `model.audio_dim` is 768. Letters: L seconds, S samples, D features.
 """
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...base import Section
 from ..transformers_models import make_model, transformers_package
+from ..weights.frozen import WeightsConfig
 from .vggish import plain_float32
 
 AT_ONCE = 16  # seconds per pass on a GPU; each is 1,214 tokens
 CLASSIFIER = ("classifier.",)  # of AudioSet's 527 classes, in the file but not needed
 
 
-class AstConfig(Section):
-    """Where the weights are: those of MIT/ast-finetuned-audioset-10-10-0.4593, as `.safetensors`."""
-
-    weights: Path | None = None  # None: the published file in the weights folder
-    untrained: bool = False  # run without weights, for tests of speed; the name says so
+class AstConfig(WeightsConfig):
+    """Weights are those of MIT/ast-finetuned-audioset-10-10-0.4593, as `.safetensors`."""
 
 
 class AstEncoder:
@@ -29,7 +25,7 @@ class AstEncoder:
 
     Each second becomes a Kaldi filter bank [98, 128], padded with zeros to the 1,024 steps of AudioSet's clips, as the
     published front end does with short sounds. The features are the mean of the two output tokens after the last norm.
-    On a CPU each second is worked on alone, so that its features do not depend on the batch to the last bit.
+    On a CPU each second is processed alone, so that its features do not depend on the batch to the last bit.
     """
 
     version = "1"
@@ -38,7 +34,7 @@ class AstEncoder:
         from transformers import ASTFeatureExtractor
 
         self.name, self.model, self.weights_sha256 = name, model, weights_sha256
-        self.parameters: dict = {}
+        self.parameters: dict[str, Any] = {}
         self.dim: int = model.config.hidden_size
         self.front_end = ASTFeatureExtractor(max_length=model.config.max_length)
 
@@ -59,10 +55,8 @@ class AstEncoder:
         return self
 
 
-def build(config: AstConfig) -> AstEncoder:
-    """The encoder "ast", on the CPU. Raises BadInput as `make_model` does."""
+def build_ast(config: AstConfig) -> AstEncoder:
+    """The encoder "ast", on the CPU. Raises BadInput as `make_model`."""
     transformers = transformers_package("ast")
-    model, sha256 = make_model(
-        transformers.ASTModel, transformers.ASTConfig(), "ast", config.weights, config.untrained, CLASSIFIER
-    )
-    return AstEncoder("untrained-ast" if config.untrained else "ast", model, sha256)
+    model, sha256 = make_model(transformers.ASTModel, transformers.ASTConfig(), "ast", config, CLASSIFIER)
+    return AstEncoder(config.name("ast"), model, sha256)

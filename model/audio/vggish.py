@@ -7,8 +7,10 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from ...base import Section
@@ -22,9 +24,9 @@ _AT_ONCE = 64  # seconds per pass; the first layers keep 3 MB for each
 
 
 class VggishConfig(Section):
-    """Where the weights are: `vggish-10086976.pth`, or the same keys as `.safetensors`."""
+    """Weights are `vggish-10086976.pth`, or the same keys as `.safetensors`."""
 
-    weights: Path | None = None  # None: the published file in the weights folder
+    weights: Path | None = Field(default=None, description="weights file; none: the published one, as fetched")
 
 
 def _convolutions() -> nn.Sequential:
@@ -39,7 +41,7 @@ def _convolutions() -> nn.Sequential:
 
 
 class VGGish(nn.Module):
-    """log_mel: float32 [L, 96, 64] or [L, 1, 96, 64]. Gives float32 [L, 128], never negative.
+    """log_mel: float32 [L, 96, 64] or [L, 1, 96, 64]. Returns float32 [L, 128], never negative.
 
     The last ReLU stays on. Features of other VGGish releases, taken before that ReLU, are not the ones COMBO
     was trained on.
@@ -64,7 +66,7 @@ def postprocess(embeddings: Tensor, eigen_vectors: Tensor, means: Tensor) -> Ten
     """The PCA and quantisation of the AudioSet release, which COMBO and AVSBench leave out.
 
     embeddings: float32 [L, 128]. eigen_vectors: [128, 128]. means: [128] or [128, 1].
-    Gives float32 [L, 128], whole numbers 0..255: clamped to -2..2, then mapped linearly.
+    Returns float32 [L, 128], whole numbers 0..255: clamped to -2..2, then mapped linearly.
     """
     projected = (embeddings - means.reshape(-1)) @ eigen_vectors.T
     return ((projected.clamp(-2.0, 2.0) + 2.0) * (255.0 / 4.0)).round()
@@ -95,7 +97,7 @@ class VggishEncoder:
     def __init__(self, network: VGGish, weights_sha256: str) -> None:
         self.network = network
         self.weights_sha256 = weights_sha256
-        self.parameters: dict = {}
+        self.parameters: dict[str, Any] = {}
 
     @torch.no_grad()
     def __call__(self, log_mel: Tensor, waveform: Tensor) -> Tensor:
@@ -107,8 +109,8 @@ class VggishEncoder:
         return self
 
 
-def build(config: VggishConfig) -> VggishEncoder:
-    """Read and check the weights. Raises BadInput if there is no file, or it is unreadable or not the published one."""
+def build_vggish(config: VggishConfig) -> VggishEncoder:
+    """The encoder "vggish", on the CPU. Raises BadInput if the file is missing, damaged or not the published one."""
     path = find_weights("vggish", config.weights)
     weights, sha256 = read_vggish(path), sha256_of_weights("vggish", config.weights, path)
     with torch.device("meta"):

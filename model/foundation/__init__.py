@@ -4,29 +4,43 @@
 add theirs by an entry point of the group `combo_avs.generators`.
 """
 
-import functools
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-from ..builders import Entry, Kind, build_named, known_names
-from . import felzenszwalb, mobile_sam, none, sam, sam2
+from ...base import Section
+from ..builders import Entry, Kind, build_named, find_entry, known_names
+from . import sam, sam2
+from .felzenszwalb import Felzenszwalb, FelzenszwalbConfig
 from .interface import ProposalGenerator
+from .mobile_sam import build_mobile_sam
+from .none import NoProposals
 from .semantic_sam import generator as semantic_sam
 
 KIND = Kind("proposal generator", "combo_avs.generators", ProposalGenerator)
-GENERATORS: dict[str, Entry] = {
-    **{f"sam-vit-{v}": Entry(sam.SamConfig, functools.partial(sam.build, v)) for v in "blh"},
-    "mobile-sam": Entry(sam.SamConfig, mobile_sam.build),
-    **{n: Entry(semantic_sam.SemanticSamConfig, functools.partial(semantic_sam.build, n)) for n in semantic_sam.SIZES},
-    **{n: Entry(sam2.Sam2Config, functools.partial(sam2.build, n)) for n in sam2.SIZES},
-    "felzenszwalb": Entry(felzenszwalb.FelzenszwalbConfig, felzenszwalb.build),
-    "none": Entry(none.NoneConfig, none.build),
+EXACT = {"precision": "fp32", "points_per_side": 32}  # of all that segment everything
+GENERATORS: dict[str, Entry[ProposalGenerator]] = {
+    **{name: Entry(sam.SamConfig, partial(sam.build_sam, name), EXACT) for name in sam.NAMES},
+    "mobile-sam": Entry(sam.SamConfig, build_mobile_sam, EXACT),
+    **{
+        name: Entry(semantic_sam.SemanticSamConfig, partial(semantic_sam.build_semantic_sam, name), EXACT)
+        for name in semantic_sam.SIZES
+    },
+    **{name: Entry(sam2.Sam2Config, partial(sam2.build_sam2, name), EXACT) for name in sam2.SIZES},
+    "felzenszwalb": Entry(FelzenszwalbConfig, Felzenszwalb),
+    "none": Entry(Section, lambda _: NoProposals()),
 }
 
 
 def generator(name: str, parameters: Mapping[str, Any]) -> ProposalGenerator:
-    """Build the generator called `name`, ours or a plug-in's, on the CPU. Raises as `build_named` does."""
+    """Build the generator called `name`, ours or a plug-in's, on the CPU. Raises as `build_named`."""
     return build_named(KIND, GENERATORS, name, parameters)
+
+
+def exact_parameters(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """What would have to be set so that the generator called `name` is exact; empty if it is, as it declares."""
+    exact = find_entry(KIND, GENERATORS, name).exact
+    return {key: value for key, value in exact.items() if parameters.get(key, value) != value}
 
 
 def generator_names() -> list[str]:

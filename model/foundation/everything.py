@@ -1,16 +1,15 @@
-"""Segment everything: ask a network at a grid of points, and keep the good, stable and distinct masks.
+"""Segment everything: prompt a network with a grid of points, and keep the good, stable and distinct masks.
 
-The masks and their order are those of the published generator. What differs is the work: masks that fail the test of
-predicted IoU are never drawn, drawn ones are brought to the frame's size in one step, and kept as bits.
+The masks and their order are those of the published generator, in fewer FLOPs and less memory: masks below the
+predicted-IoU threshold are never rendered, the others are resized to the frame in one step and kept as packed bits.
 Letters: B frames, G clicks, K masks, H W pixels of the frame, R S rows and columns of low-resolution logits.
 """
 
 import functools
 import math
 import warnings
-from collections.abc import Iterator
 from itertools import product
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -19,80 +18,72 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from ...base import Section
-from .interface import Proposals
+from .interface import ClickNetwork, Proposals
 from .mask_candidates import (
+    above,
     clean_and_suppress,
     mask_boxes,
     non_maximum_suppression,
     pack_bits,
-    stability_scores,
+    stable_masks,
     unpack_bits,
 )
-from .precision import Precision, matrix_products
+from .products import Precision, matrix_products
 from .resize_maps import encoder_size, logit_maps, resize_logits
 
-EDGE = 20  # pixels: what is nearer to the edge of a crop, and not of the frame, was probably cut off
-FRAME_SIZES = 16  # so many sizes' click tokens and maps are kept, about 15 MB each
+EDGE = 20  # pixels: a mask nearer to the edge of a crop, and not of the frame, was probably cut off
+FRAME_SIZES = 16  # sizes whose encoded prompts and resize maps are cached, about 15 MB each
 
 
 class EverythingConfig(Section):
     """The published parameters, whose defaults were chosen for SAM ViT-H, and how exactly and in what steps to compute.
 
     precision, of the encoder and of the decoder's maps (the 7 tokens of a click and the masks' last step stay float32):
-    fp32 gives the published masks; tf32 lets an NVIDIA GPU round the factors of matrix products to 10 bits; bf16 and
+    fp32 computes the published masks; tf32 lets an NVIDIA GPU round the factors of matrix products to 10 bits; bf16 and
     fp16 compute in 16 bits. What these change must be measured with trained weights.
     """
 
-    points_per_side: int = Field(32, ge=1)  # the grid asks points_per_side ** 2 times
-    pred_iou_thresh: float = 0.88  # masks whose predicted IoU is above it are kept; 0 or less: all
-    stability_score_thresh: float = 0.95  # masks at least so stable are kept; 0 or less: all
-    stability_score_offset: float = Field(1.0, ge=0)  # in logits, see `stability_scores`
-    box_nms_thresh: float = Field(0.7, ge=0, le=1)  # boxes that overlap a better one by more are dropped
-    crop_n_layers: int = Field(0, ge=0, le=4)  # layer i looks at 4 ** i overlapping crops of the frame as well
-    crop_nms_thresh: float = Field(0.7, ge=0, le=1)  # the same between crops, where masks of smaller crops win
-    crop_overlap_ratio: float = Field(512 / 1500, ge=0, lt=1)  # of the frame's short side, in layer 1
-    crop_n_points_downscale_factor: int = Field(1, ge=1)  # points_per_side is divided by it from layer to layer
-    min_mask_region_area: int = Field(0, ge=0)  # pixels: smaller holes are filled, smaller islands dropped; 0: not
-    precision: Precision = "fp32"
-    clicks_per_batch: int | None = Field(None, ge=1)  # None: what suits the device; changes speed and memory only
+    points_per_side: int = Field(default=32, ge=1, description="prompts with a grid of points_per_side ** 2 points")
+    pred_iou_thresh: float = Field(
+        default=0.88, description="keeps masks with a predicted IoU above it; 0 or less: all"
+    )
+    stability_score_thresh: float = Field(
+        default=0.95, description="keeps masks with at least this stability; 0 or less: all"
+    )
+    stability_score_offset: float = Field(
+        default=1.0, ge=0, description="shift of the mask threshold that stability is measured with, in logits"
+    )
+    box_nms_thresh: float = Field(
+        default=0.7, ge=0, le=1, description="drops boxes whose IoU with a better one exceeds it"
+    )
+    crop_n_layers: int = Field(
+        default=0,
+        ge=0,
+        le=4,
+        description="layers of overlapping crops besides the whole frame, 4 ** i in layer i",
+    )
+    crop_nms_thresh: float = Field(
+        default=0.7, ge=0, le=1, description="as box_nms_thresh, between crops, where masks of smaller crops win"
+    )
+    crop_overlap_ratio: float = Field(
+        default=512 / 1500, ge=0, lt=1, description="overlap of crops in layer 1, as part of the frame's short side"
+    )
+    crop_n_points_downscale_factor: int = Field(
+        default=1, ge=1, description="divides points_per_side from layer to layer"
+    )
+    min_mask_region_area: int = Field(
+        default=0, ge=0, description="fills smaller holes and drops smaller islands, in pixels; 0: off"
+    )
+    precision: Precision = Field(default="fp32", description="of the arithmetic: fp32 is exact, the others are faster")
+    clicks_per_batch: int | None = Field(
+        default=None, ge=1, description="none: what suits the device; changes speed and memory only"
+    )
 
     @model_validator(mode="after")
     def _every_layer_has_points(self) -> Self:
         if self.points_per_side < self.crop_n_points_downscale_factor**self.crop_n_layers:
             raise ValueError("crop_n_points_downscale_factor leaves no points in the last of crop_n_layers layers")
         return self
-
-
-class Predicted(Protocol):
-    predicted_iou_GK: Tensor  # float32 [G, K], on the network's device
-
-
-class ClickNetwork(Protocol):
-    """A network that says, click by click, which K masks it sees. All tensors are on `device`."""
-
-    device: torch.device
-
-    def encode(self, frames_BHWC: Tensor) -> Iterator[Any]:
-        """uint8 [B, H, W, 3] to the features of each frame."""
-        ...
-
-    def place(self, points: Tensor) -> Any:
-        """Prepare clicks, whatever the image: float64 [G, 2], x and y in the frame as the encoder sees it."""
-        ...
-
-    def meet(self, clicks: Any, features: Any) -> Any:
-        """What all clicks share on one image."""
-        ...
-
-    def decode(self, clicks: Any, met: Any, chunk: slice) -> Predicted:
-        """Judge the masks of some of the clicks, without drawing them."""
-        ...
-
-    def draw(self, decoded: Any, which: Tensor, rows: int, columns: int) -> Tensor:
-        """Low-resolution logits of decoded clicks, int64 [G'] of the chunk: float [G', K, rows, columns]."""
-        ...
-
-    def to(self, device: torch.device) -> "ClickNetwork": ...
 
 
 class Crop(NamedTuple):
@@ -107,31 +98,31 @@ class Crop(NamedTuple):
     frame_width: int
 
 
-class Placed(NamedTuple):
-    """What belongs to a size of frame or crop and a grid."""
+class GridPrompts(NamedTuple):
+    """Image-independent: the same for all frames or crops of a size."""
 
-    clicks: Any
+    prompts: Any  # see `ClickNetwork.encode_prompts`
     points: Tensor  # float64 [G, 2], x and y in pixels of the crop
     rows: Tensor  # the two maps of `logit_maps`
     columns: Tensor
 
 
-class Candidates(NamedTuple):
-    """K masks of one frame, point by point."""
+class CropMasks(NamedTuple):
+    """K masks of one or more crops, point by point."""
 
-    bits: Tensor  # uint8 [K, ...], see `pack_bits`
+    bits: Tensor  # uint8 [K, ...] of the whole frame, see `pack_bits`
     predicted_iou: Tensor  # float32 [K]
     stability: Tensor  # float32 [K]
     boxes: Tensor  # int64 [K, 4], in the frame
     points: Tensor  # float64 [K, 2], in the frame
     crop_areas: Tensor  # int64 [K], of the crop that the mask was found in
 
-    def at(self, indices: Tensor) -> "Candidates":
-        return Candidates(*(column[indices] for column in self))
+    def at(self, indices: Tensor) -> "CropMasks":
+        return CropMasks(*(column[indices] for column in self))
 
 
-def concatenate(parts: list[Candidates]) -> Candidates:
-    return Candidates(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+def concatenate(parts: list[CropMasks]) -> CropMasks:
+    return CropMasks(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
 def crop_grid(height: int, width: int, layers: int, overlap_ratio: float) -> list[Crop]:
@@ -188,7 +179,7 @@ class Everything:
         # What fits into a CPU's cache is faster there; a GPU wants large batches.
         self.clicks_per_batch = self.config.clicks_per_batch or (2 if on_cpu else 128)
         self.pixels_per_step = 2**20 if on_cpu else 2**27
-        self._placed = functools.lru_cache(FRAME_SIZES)(self._place)
+        self._cached_prompts = functools.lru_cache(FRAME_SIZES)(self._encode_prompts)
 
     @torch.no_grad()
     def __call__(self, frames: Tensor) -> list[Proposals]:
@@ -200,92 +191,82 @@ class Everything:
         frames = frames.to(self.network.device)
         _, height, width, _ = frames.shape
         crops = crop_grid(height, width, self.config.crop_n_layers, self.config.crop_overlap_ratio)
-        found: list[list[Candidates]] = [[] for _ in frames]
+        found: list[list[CropMasks]] = [[] for _ in frames]
         with matrix_products(self.config.precision):
             for crop in crops:
                 parts = frames[:, crop.y0 : crop.y1, crop.x0 : crop.x1]
-                for candidates, features in zip(found, self.network.encode(parts), strict=True):
-                    candidates.append(self._search(features, crop))
-        return [self._distinct(concatenate(candidates), height, width) for candidates in found]
+                for of_frame, features in zip(found, self.network.encode(parts), strict=True):
+                    of_frame.append(self._search(features, crop))
+        return [self._distinct(concatenate(of_frame), height, width) for of_frame in found]
 
-    def _place(self, height: int, width: int, per_side: int) -> Placed:
+    def _encode_prompts(self, height: int, width: int, per_side: int) -> GridPrompts:
         inner_height, inner_width = encoder_size(height, width)
         points = point_grid(per_side) * [width, height]
         inner = torch.from_numpy(points * [inner_width / width, inner_height / height])
         device = self.network.device
         rows, columns = (axis.to(device) for axis in logit_maps(height, width))
-        return Placed(self.network.place(inner.to(device)), torch.from_numpy(points).to(device), rows, columns)
+        prompts = self.network.encode_prompts(inner.to(device))
+        return GridPrompts(prompts, torch.from_numpy(points).to(device), rows, columns)
 
-    def _search(self, features: Any, crop: Crop) -> Candidates:
+    def _search(self, features: Any, crop: Crop) -> CropMasks:
         """The distinct masks of one crop."""
         per_side = int(self.config.points_per_side / self.config.crop_n_points_downscale_factor**crop.layer)
-        placed = self._placed(crop.y1 - crop.y0, crop.x1 - crop.x0, per_side)
-        met = self.network.meet(placed.clicks, features)
-        parts: list[Candidates] = []
+        grid = self._cached_prompts(crop.y1 - crop.y0, crop.x1 - crop.x0, per_side)
+        image = self.network.prepare_image(grid.prompts, features)
+        parts: list[CropMasks] = []
         done = 0
-        while done < len(placed.points):
-            chunk = slice(done, min(done + self.clicks_per_batch, len(placed.points)))
+        while done < len(grid.points):
+            chunk = slice(done, min(done + self.clicks_per_batch, len(grid.points)))
             try:
-                parts += self._judge(placed, met, chunk, crop)
+                parts += self._decode(grid, image, chunk, crop)
                 done = chunk.stop
             except torch.OutOfMemoryError:
                 if self.clicks_per_batch == 1:
                     raise
                 self.clicks_per_batch //= 2
                 warnings.warn(f"{self.name}: out of memory; {self.clicks_per_batch} clicks per batch", stacklevel=1)
-        candidates = concatenate(parts)
-        return candidates.at(
-            non_maximum_suppression(candidates.boxes, candidates.predicted_iou, self.config.box_nms_thresh)
-        )
+        found = concatenate(parts)
+        return found.at(non_maximum_suppression(found.boxes, found.predicted_iou, self.config.box_nms_thresh))
 
-    def _judge(self, placed: Placed, met: Any, chunk: slice, crop: Crop) -> list[Candidates]:
-        """The masks of some clicks that pass the tests of predicted IoU, stability, and the crop's edge."""
-        decoded = self.network.decode(placed.clicks, met, chunk)
-        iou_GK = decoded.predicted_iou_GK
-        good_GK = (
-            iou_GK > self.config.pred_iou_thresh
-            if self.config.pred_iou_thresh > 0
-            else torch.ones_like(iou_GK, dtype=torch.bool)
-        )
+    def _decode(self, grid: GridPrompts, image: Any, chunk: slice, crop: Crop) -> list[CropMasks]:
+        """The masks of some clicks that pass the thresholds of predicted IoU and stability, and are not cut off."""
+        decoded = self.network.decode(grid.prompts, image, chunk)
+        iou_GK, rows, columns = decoded.predicted_iou_GK, grid.rows, grid.columns
+        good_GK = above(iou_GK, self.config.pred_iou_thresh)
         which = good_GK.any(1).nonzero()[:, 0]
-        rows, columns = placed.rows, placed.columns
-        logits_KRS = self.network.draw(decoded, which, rows.shape[1], columns.shape[1])[good_GK[which]]
-        iou = iou_GK[good_GK]
-        points = placed.points[chunk][good_GK.nonzero()[:, 0]]
+        logits_KRS = self.network.render(decoded, which, rows.shape[1], columns.shape[1])[good_GK[which]]
+        iou, points = iou_GK[good_GK], grid.points[chunk][good_GK.nonzero()[:, 0]]
         step = max(1, self.pixels_per_step // (len(rows) * len(columns)))
         steps = zip(logits_KRS.split(step), iou.split(step), points.split(step), strict=True)
         return [self._measure(resize_logits(low, rows, columns), iou, points, crop) for low, iou, points in steps]
 
-    def _measure(self, logits_KHW: Tensor, iou: Tensor, points: Tensor, crop: Crop) -> Candidates:
+    def _measure(self, logits_KHW: Tensor, iou: Tensor, points: Tensor, crop: Crop) -> CropMasks:
         config = self.config
-        stability = stability_scores(logits_KHW, config.stability_score_offset)
-        masks = logits_KHW > 0
-        if config.stability_score_thresh > 0:
-            stable = (stability >= config.stability_score_thresh).nonzero()[:, 0]
-            masks, stability, iou, points = (x[stable] for x in (masks, stability, iou, points))
+        stable, stability, masks = stable_masks(
+            logits_KHW, config.stability_score_offset, config.stability_score_thresh
+        )
         origin = torch.tensor([crop.x0, crop.y0], device=masks.device)
         boxes = mask_boxes(masks) + origin.repeat(2)
         masks = F.pad(masks, (crop.x0, crop.frame_width - crop.x1, crop.y0, crop.frame_height - crop.y1))
         areas = torch.full_like(boxes[:, 0], (crop.x1 - crop.x0) * (crop.y1 - crop.y0))
-        candidates = Candidates(pack_bits(masks), iou, stability, boxes, points + origin, areas)
-        return candidates if crop.layer == 0 else candidates.at(~cut_off(boxes, crop))
+        found = CropMasks(pack_bits(masks), iou[stable], stability, boxes, points[stable] + origin, areas)
+        return found if crop.layer == 0 else found.at(~cut_off(boxes, crop))
 
-    def _distinct(self, candidates: Candidates, height: int, width: int) -> Proposals:
-        """Drop what several crops found, and clean the masks if that is wanted."""
+    def _distinct(self, found: CropMasks, height: int, width: int) -> Proposals:
+        """Suppress duplicates of other crops, and clean the masks if asked to."""
         config = self.config
         if config.crop_n_layers > 0:
-            scores = 1 / candidates.crop_areas
-            candidates = candidates.at(non_maximum_suppression(candidates.boxes, scores, config.crop_nms_thresh))
-        masks, boxes = unpack_bits(candidates.bits, height, width), candidates.boxes
+            found = found.at(non_maximum_suppression(found.boxes, 1 / found.crop_areas, config.crop_nms_thresh))
+        masks, boxes = unpack_bits(found.bits, height, width), found.boxes
         if config.min_mask_region_area > 0:
             threshold = max(config.box_nms_thresh, config.crop_nms_thresh)
             kept, masks, boxes = clean_and_suppress(masks, config.min_mask_region_area, threshold)
-            candidates = candidates.at(kept)
+            found = found.at(kept)
         return Proposals(
             masks=masks,
-            predicted_iou=candidates.predicted_iou,
-            stability=candidates.stability.nan_to_num(0.0),
+            predicted_iou=found.predicted_iou,
+            stability=found.stability.nan_to_num(0.0),
             boxes=boxes.int(),
-            points=candidates.points.float(),
+            points=found.points.float(),
             areas=masks.sum((1, 2)),
         )

@@ -15,13 +15,19 @@ from .interface import Proposals
 
 
 class FelzenszwalbConfig(Section):
-    """Larger scales give larger segments. The defaults serve frames of 96 to 224 pixels."""
+    """The defaults suit frames of 96 to 224 pixels."""
 
-    scales: tuple[PositiveFloat, ...] = Field((200.0, 800.0), min_length=1)
-    sigma: float = Field(0.8, ge=0)  # pixels, of the Gaussian that smooths the frame first
-    min_area: float = Field(0.004, gt=0, le=1)  # smaller segments join a neighbour; part of the frame's area
-    duplicate_iou: float = Field(0.9, gt=0, le=1)  # segments of two scales that agree this well count once
-    max_masks: int = Field(100, ge=1)  # the largest are kept
+    scales: tuple[PositiveFloat, ...] = Field(
+        default=(200.0, 800.0), min_length=1, description="larger scales make larger segments"
+    )
+    sigma: float = Field(default=0.8, ge=0, description="of the Gaussian that smooths the frame first, in pixels")
+    min_area: float = Field(
+        default=0.004, gt=0, le=1, description="smaller segments join a neighbour, as part of the frame's area"
+    )
+    duplicate_iou: float = Field(
+        default=0.9, gt=0, le=1, description="drops segments whose IoU with one of another scale reaches it"
+    )
+    max_masks: int = Field(default=100, ge=1, description="keeps the largest masks of a frame")
 
 
 class Segments(NamedTuple):
@@ -35,15 +41,15 @@ class Segments(NamedTuple):
 
 def segment(frame: np.ndarray, scale: float, sigma: float, min_size: int) -> Segments:
     """Cut a frame, uint8 [H, W, 3], into segments that touch, do not overlap, and cover all of it."""
-    ids = felzenszwalb(frame, scale=scale, sigma=sigma, min_size=min_size, channel_axis=-1)
+    ids: np.ndarray = felzenszwalb(frame, scale=scale, sigma=sigma, min_size=min_size, channel_axis=-1)
     _, first = np.unique(ids, return_index=True)
     boxes = [(x.start, y.start, x.stop - 1, y.stop - 1) for y, x in ndimage.find_objects(ids + 1)]
-    # A point well inside: the first of the pixels farthest from other segments and the border of the frame.
+    # A point well inside: the first of the pixels farthest from other segments and the edge of the frame.
     padded = np.pad(ids, 1, constant_values=-1)
     inside = np.ones(ids.shape, bool)
     for dy, dx in ((0, 1), (2, 1), (1, 0), (1, 2)):
         inside &= padded[dy : dy + ids.shape[0], dx : dx + ids.shape[1]] == ids
-    depth = ndimage.distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
+    depth = np.asarray(ndimage.distance_transform_edt(np.pad(inside, 1)))[1:-1, 1:-1]
     greatest = np.zeros(len(first))
     np.maximum.at(greatest, ids, depth)
     deepest = np.flatnonzero(depth == greatest[ids])
@@ -117,7 +123,3 @@ class Felzenszwalb:
 
     def to(self, device: torch.device) -> "Felzenszwalb":
         return self  # it always works on the CPU
-
-
-def build(config: FelzenszwalbConfig) -> Felzenszwalb:
-    return Felzenszwalb(config)

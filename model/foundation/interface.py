@@ -1,6 +1,6 @@
-"""The interface of every proposal generator."""
+"""The interfaces of proposal generators, and of the promptable networks that some of them ask."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
@@ -77,3 +77,39 @@ class ProposalGenerator(Protocol):
     def to(self, device: torch.device, /) -> "ProposalGenerator":
         """The same generator with its weights on `device`."""
         ...
+
+
+class Predicted(Protocol):
+    @property
+    def predicted_iou_GK(self) -> Tensor:
+        """float32 [G, K], on the network's device."""
+        ...
+
+
+class ClickNetwork(Protocol):
+    """A promptable network with K masks per click. All tensors are on `device`."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def encode(self, frames_BHWC: Tensor, /) -> Iterator[Any]:
+        """uint8 [B, H, W, 3] to the features of each frame."""
+        ...
+
+    def encode_prompts(self, points: Tensor, /) -> Any:
+        """Image-independent work. points: float64 [G, 2], x and y in the encoder's input."""
+        ...
+
+    def prepare_image(self, prompts: Any, features: Any, /) -> Any:
+        """Per-image state shared by all prompts."""
+        ...
+
+    def decode(self, prompts: Any, image: Any, chunk: slice, /) -> Predicted:
+        """Predict the IoUs of some of the clicks' masks, without rendering them."""
+        ...
+
+    def render(self, decoded: Any, which: Tensor, rows: int, columns: int, /) -> Tensor:
+        """Low-resolution logits of decoded clicks, int64 [G'] of the chunk: float [G', K, rows, columns]."""
+        ...
+
+    def to(self, device: torch.device, /) -> "ClickNetwork": ...

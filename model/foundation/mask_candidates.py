@@ -1,11 +1,11 @@
-"""What "segment everything" generators do with the masks they drew: score, box, suppress, clean. Pure functions.
+"""What "segment everything" generators do with rendered masks: score, box, suppress, clean. Pure functions.
 
 Letters: K masks, H W pixels. Tensors may be on any device; results stay there, and no function waits for a device
 once per mask. Only `clean_small_regions` works on the CPU, and it is meant for the few masks that are kept.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,12 +20,29 @@ EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
 def stability_scores(logits_KHW: Tensor, offset: float, threshold: float = 0.0) -> Tensor:
     """How little each mask changes when its threshold moves by `offset` up or down.
 
-    logits_KHW: float [K, H, W]. Gives float32 [K], 0..1: pixels above threshold + offset, divided by pixels above
+    logits_KHW: float [K, H, W]. Returns float32 [K], 0..1: pixels above threshold + offset, divided by pixels above
     threshold - offset (both strictly). NaN where no pixel is above either, so that it passes no test.
     """
     high = (logits_KHW > threshold + offset).flatten(1).sum(1, dtype=torch.int32)
     low = (logits_KHW > threshold - offset).flatten(1).sum(1, dtype=torch.int32)
     return high / low
+
+
+def above(predicted_iou: Tensor, threshold: float) -> Tensor:
+    """bool: which predicted IoUs are above a threshold; all if it is 0 or less."""
+    return predicted_iou > threshold if threshold > 0 else torch.ones_like(predicted_iou, dtype=torch.bool)
+
+
+def stable_masks(logits_KHW: Tensor, offset: float, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The masks with a stability of at least `threshold`; all, also empty ones with NaN, if that is 0 or less.
+
+    Returns which they are, int64 [M], their stability, float32 [M], and the masks, bool [M, H, W].
+    """
+    stability, masks = stability_scores(logits_KHW, offset), logits_KHW > 0
+    if threshold <= 0:
+        return torch.arange(len(masks), device=masks.device), stability, masks
+    stable = (stability >= threshold).nonzero()[:, 0]
+    return stable, stability[stable], masks[stable]
 
 
 def mask_boxes(masks_KHW: Tensor) -> Tensor:
@@ -54,7 +71,7 @@ def non_maximum_suppression(boxes: Tensor, scores: Tensor, iou_threshold: float)
 def clean_small_regions(masks_KHW: Tensor, min_area: int) -> tuple[Tensor, Tensor]:
     """Fill holes and then drop islands of fewer than `min_area` pixels; pixels that touch at a corner are connected.
 
-    masks_KHW: bool [K, H, W]. Gives the masks and bool [K]: which of them changed. A hole may touch the frame's edge.
+    masks_KHW: bool [K, H, W]. Returns the masks and bool [K]: which of them changed. A hole may touch the frame's edge.
     If all islands of a mask are small, its largest stays, the first in reading order of equal ones.
     """
     cleaned = [_clean(mask, min_area) for mask in masks_KHW.cpu().numpy()]
@@ -78,7 +95,8 @@ def _clean(mask: np.ndarray, min_area: int) -> tuple[np.ndarray, bool]:
 
 def _regions(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Number the connected regions of a mask from 1, in reading order: int32 [H, W], and the area of each number."""
-    ids, count = ndimage.label(mask, structure=EIGHT_NEIGHBOURS)
+    labelled: Any = ndimage.label(mask, structure=EIGHT_NEIGHBOURS)
+    ids, count = labelled
     return ids, np.bincount(ids.ravel(), minlength=count + 1)
 
 

@@ -3,19 +3,21 @@
 The TinyViT is timm's class, so importing the mobile_sam package, which takes over timm's names, changes nothing here.
 """
 
+from typing import Any
+
 import torch
 from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
-from timm.layers import LayerNorm2d
+from timm.layers.norm import LayerNorm2d
 from timm.models.tiny_vit import ConvNorm, TinyVit
 from torch import Tensor, nn
 
+from ..weights.frozen import fixed_initialisation, load_frozen
 from ..weights.state import State
 from .click_decoder import GRID
 from .everything import Everything
-from .precision import Precision
+from .products import Precision
 from .resize_maps import SIDE
 from .sam import SamConfig, SamNetwork
-from .weight_source import fixed_initialisation, generator_name, load_foundation
 
 WIDTH = 256  # channels of prompts and features
 CLASSIFIER = ("image_encoder.norm_head.", "image_encoder.head.")  # of ImageNet, in the file but never run
@@ -35,8 +37,10 @@ class TinyVitEncoder(nn.Module):
             window_sizes=(7, 7, 14, 7),
             drop_path_rate=0.0,
         )
-        self.body.head = nn.Identity()
-        self.body.stages[3].downsample.conv2.conv.stride = (1, 1)
+        self.body.add_module("head", nn.Identity())
+        last_downsampling = self.body.get_submodule("stages.3.downsample.conv2.conv")
+        assert isinstance(last_downsampling, nn.Conv2d)
+        last_downsampling.stride = (1, 1)
         self.neck = nn.Sequential(
             nn.Conv2d(320, WIDTH, 1, bias=False),
             LayerNorm2d(WIDTH, eps=1e-6),
@@ -45,15 +49,16 @@ class TinyVitEncoder(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """images: float [B, 3, 1024, 1024], normalised and padded. Gives [B, 256, 64, 64]."""
+        """images: float [B, 3, 1024, 1024], normalised and padded. Returns [B, 256, 64, 64]."""
         images = images.contiguous(memory_format=torch.channels_last)
         return self.neck(self.body.forward_features(images)).contiguous()
 
 
 def mobile_sam() -> Sam:
     """The untrained network."""
+    encoder: Any = TinyVitEncoder()  # segment-anything declares its own class, and needs none of it
     return Sam(
-        image_encoder=TinyVitEncoder(),
+        image_encoder=encoder,
         prompt_encoder=PromptEncoder(
             embed_dim=WIDTH,
             image_embedding_size=(GRID, GRID),
@@ -71,7 +76,7 @@ def mobile_sam() -> Sam:
 
 
 def our_keys(published: State) -> dict[str, Tensor]:
-    """Key names of mobile_sam.pt to those of `mobile_sam()`; what is no key of TinyViT's stays as it is."""
+    """Rename the keys of mobile_sam.pt to those of `mobile_sam()`; unknown keys stay as they are."""
     return {_our_key(key): value for key, value in published.items() if not key.startswith(CLASSIFIER)}
 
 
@@ -92,7 +97,7 @@ def _our_key(key: str) -> str:
 
 
 def fold_batch_norms(module: nn.Module) -> None:
-    """Put every batch norm of a trained TinyViT into the convolution before it."""
+    """Fold every batch norm of a trained TinyViT into the convolution before it."""
     for name, child in module.named_children():
         if isinstance(child, ConvNorm):
             setattr(module, name, child.fuse())
@@ -102,15 +107,14 @@ def fold_batch_norms(module: nn.Module) -> None:
 
 def tiny_vit_network(sam: Sam, precision: Precision) -> SamNetwork:
     """Batch norms are folded into the convolutions of `sam`, so its weights must be in place."""
-    fold_batch_norms(sam.eval().image_encoder)
-    sam.image_encoder.to(memory_format=torch.channels_last)
-    return SamNetwork(sam, sam.image_encoder, precision)
+    encoder: Any = sam.eval().image_encoder
+    fold_batch_norms(encoder)
+    return SamNetwork(sam, encoder.to(memory_format=torch.channels_last), precision)
 
 
-def build(config: SamConfig) -> Everything:
-    """The generator mobile-sam. BadInput as in `load_foundation`."""
+def build_mobile_sam(config: SamConfig) -> Everything:
+    """The generator mobile-sam. Raises BadInput as `load_frozen`."""
     with fixed_initialisation():
         sam = mobile_sam()
-    sha256 = load_foundation(sam, "mobile-sam", config.weights, config.untrained, our_keys)
-    network = tiny_vit_network(sam, config.precision)
-    return Everything(generator_name("mobile-sam", config.untrained), network, config, sha256)
+    sha256 = load_frozen(sam, "mobile-sam", config, our_keys)
+    return Everything(config.name("mobile-sam"), tiny_vit_network(sam, config.precision), config, sha256)

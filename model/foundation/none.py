@@ -1,25 +1,22 @@
-"""The generator that proposes nothing: what COMBO is worth without a foundation model's masks."""
+"""The generator that proposes nothing: the baseline of COMBO without a foundation model's masks."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...base import Section
 from .interface import Proposals
 
 
-class NoneConfig(Section):
-    """Nothing to set."""
-
-
 class NoProposals:
-    """`ProposalGenerator` that gives K = 0 for every frame."""
+    """`ProposalGenerator` with K = 0 for every frame."""
 
     name = "none"
     version = "1"
     weights_sha256 = None
 
     def __init__(self) -> None:
-        self.parameters: dict = {}
+        self.parameters: dict[str, Any] = {}
 
     def __call__(self, frames: Tensor) -> list[Proposals]:
         batch, height, width, _ = frames.shape
@@ -35,7 +32,3 @@ class NoProposals:
 
     def to(self, device: torch.device) -> "NoProposals":
         return self
-
-
-def build(config: NoneConfig) -> NoProposals:
-    return NoProposals()

@@ -1,13 +1,42 @@
-"""Matrix products that are as fast as the processor allows.
+"""Matrix products: as fast as the processor allows, and as exact as a generator's `precision` asks for.
 
 On a CPU torch multiplies float32 matrices by MKL, which leaves half of the vector units of AMD processors unused.
-oneDNN, which torch brings as well, does not: the products below take 0.45 times as long there (EPYC, Zen 5). Sums are
+oneDNN, which torch ships as well, does not: the products below take 0.45 times as long there (EPYC, Zen 5). Sums are
 added up in another order, nothing else differs. On other devices, and for other types, they are torch's own.
 """
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+TYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@contextmanager
+def matrix_products(precision: Precision) -> Iterator[None]:
+    """Products of float32 matrices and convolutions inside, on an NVIDIA GPU: TF32 for "tf32", else full float32.
+
+    torch lets convolutions use TF32 unless told otherwise. What was set outside is restored.
+    """
+    backends: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
+    before = [backend.allow_tf32 for backend in backends]
+    for backend in backends:
+        backend.allow_tf32 = precision == "tf32"
+    try:
+        yield
+    finally:
+        for backend, allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = allowed
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """Autocast to the 16-bit type of `precision`; disabled for fp32 and tf32."""
+    return torch.autocast(device.type, TYPES[precision], enabled=precision in ("bf16", "fp16"))
 
 
 def _by_onednn(x: Tensor) -> bool:

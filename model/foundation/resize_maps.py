@@ -1,7 +1,7 @@
 """Frames to the size SAM's encoder wants, and SAM's low-resolution logits back to the size of the frame.
 
-Both ways reproduce the published steps: Pillow's bilinear filter, bit by bit, on any device; and two of torch's
-bilinear steps with a crop between them, composed into one linear map per axis.
+Both reproduce the published steps: Pillow's bilinear filter, bit by bit, on any device; and two of torch's bilinear
+steps with a crop between them, composed into one linear map per axis.
 """
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from ...resampling import FRACTION_BITS, bilinear_taps
 from .products import linear
 
-SIDE = 1024  # what the long side of a frame is brought to before the encoder
+SIDE = 1024  # of the encoder's input: the long side of a resized frame
 LOW = 256  # side of the decoder's logits
 
 
@@ -38,8 +38,9 @@ def _resize_axis(planes: Tensor, axis: int, new: int) -> Tensor:
         return planes
     pixels, weights = (torch.from_numpy(taps).to(planes.device) for taps in bilinear_taps(planes.shape[axis], new))
     shape = [-1 if a == axis else 1 for a in range(planes.ndim)]
-    read = (planes.index_select(axis, p) * w.view(shape) for p, w in zip(pixels, weights, strict=True))
-    total = sum(read, start=torch.tensor(1 << (FRACTION_BITS - 1), dtype=torch.int32, device=planes.device))
+    total = torch.full((), 1 << (FRACTION_BITS - 1), dtype=torch.int32, device=planes.device)  # rounds to the nearest
+    for pixel, weight in zip(pixels, weights, strict=True):
+        total = total + planes.index_select(axis, pixel) * weight.view(shape)
     return (total >> FRACTION_BITS).clamp_(0, 255)
 
 
@@ -55,11 +56,22 @@ def logit_maps(height: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 def _axis_map(inner: int, frame: int) -> Tensor:
-    units = torch.eye(LOW)[:, None, :, None]  # 256 images of 256 x 1 pixels
-    upscaled = F.interpolate(units, size=(SIDE, 1), mode="bilinear", align_corners=False)[:, :, :inner]
-    weights = F.interpolate(upscaled, size=(frame, 1), mode="bilinear", align_corners=False)[:, 0, :, 0]
+    weights = _resized(_resized(_units(LOW), SIDE)[:, :, :inner], frame)[:, 0, :, 0]
     last = int(weights.any(1).nonzero().max())
     return weights[: (last // 4 + 1) * 4].T.contiguous()
+
+
+def resize_map(low: int, frame: int) -> Tensor:
+    """Bilinear resizing of one axis as a matrix, float32 [frame, low]: its columns are the resized unit vectors."""
+    return _resized(_units(low), frame)[:, 0, :, 0].T.contiguous()
+
+
+def _units(size: int) -> Tensor:
+    return torch.eye(size)[:, None, :, None]  # `size` images of `size` x 1 pixels
+
+
+def _resized(images: Tensor, height: int) -> Tensor:
+    return F.interpolate(images, size=(height, 1), mode="bilinear", align_corners=False)
 
 
 def resize_logits(logits_KRS: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, Self
 
 import torch
-import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from ..transformers_models import make_model, transformers_package
-from .everything import Everything, Placed, point_grid
-from .precision import TYPES, Precision
+from .everything import Everything, GridPrompts, point_grid
+from .products import Precision, autocast
+from .resize_maps import resize_map
 from .sam import SamConfig
-from .weight_source import generator_name
 
 SIZES: dict[str, dict[str, Any]] = {
     "sam2.1-hiera-tiny": {},  # what transformers has as defaults
@@ -44,23 +44,18 @@ SIZES: dict[str, dict[str, Any]] = {
 class Sam2Config(SamConfig):
     """As for SAM, but for the threshold that SAM 2 publishes."""
 
-    pred_iou_thresh: float = 0.8
+    pred_iou_thresh: float = Field(default=0.8, description="keeps masks with a predicted IoU above it; 0 or less: all")
 
 
-class Clicks(NamedTuple):
-    """Clicks as the decoder reads them, whatever the image."""
+class Sam2Prompts(NamedTuple):
+    """Encoded clicks: image-independent."""
 
     sparse_GPC: Tensor  # the click and the padding after it
     dense_1CHW: Tensor  # "no mask was given"
     positions_1CHW: Tensor
 
 
-class Met(NamedTuple):
-    clicks: Clicks
-    features: list[Tensor]  # [1, C, H, W] at a quarter, an eighth and a sixteenth of the encoder's pixels
-
-
-class Decoded(NamedTuple):
+class Sam2Decoded(NamedTuple):
     predicted_iou_GK: Tensor
     logits_GKRS: Tensor
 
@@ -71,7 +66,8 @@ class Sam2Network:
     def __init__(self, model: Any, precision: Precision) -> None:
         from transformers import Sam2ImageProcessor
 
-        self.model, self.precision = model, precision
+        self.model: Any = model
+        self.precision: Precision = precision
         self.side = model.config.prompt_encoder_config.image_size
         self.low = model.prompt_encoder.mask_input_size[0]  # side of the decoder's logits
         self.processor = Sam2ImageProcessor(size={"height": self.side, "width": self.side})
@@ -81,43 +77,41 @@ class Sam2Network:
         self.device = self.model.to(device).device
         return self
 
-    def _in_precision(self) -> torch.autocast:
-        return torch.autocast(self.device.type, TYPES[self.precision], enabled=self.precision in ("bf16", "fp16"))
-
     def encode(self, frames_BHWC: Tensor) -> Iterator[list[Tensor]]:
         """uint8 [B, H, W, 3] to the features of each frame: all at once on a GPU, else one by one."""
         for part in frames_BHWC.split(1 if self.device.type == "cpu" else len(frames_BHWC)):
             planes = list(part.permute(0, 3, 1, 2))
             images = self.processor(planes, input_data_format="channels_first", return_tensors="pt")["pixel_values"]
-            with self._in_precision():
+            with autocast(self.device, self.precision):
                 levels = self.model.get_image_embeddings(images.to(self.device))
             yield from ([level[None] for level in frame] for frame in zip(*levels, strict=True))
 
-    def place(self, points: Tensor) -> Clicks:
+    def encode_prompts(self, points: Tensor) -> Sam2Prompts:
         """points: float64 [G, 2], x and y in the square."""
         points_1GP2 = points.float()[None, :, None]
         labels = torch.ones_like(points_1GP2[..., 0], dtype=torch.int64)  # a click is on the object
         sparse, dense = self.model.get_prompt_embeddings(points_1GP2, labels)
-        return Clicks(sparse[0], dense, self.model.get_image_wide_positional_embeddings())
+        return Sam2Prompts(sparse[0], dense, self.model.get_image_wide_positional_embeddings())
 
-    def meet(self, clicks: Clicks, features: list[Tensor]) -> Met:
-        return Met(clicks, features)
+    def prepare_image(self, prompts: Sam2Prompts, features: list[Tensor]) -> list[Tensor]:
+        """[1, C, H, W] at a quarter, an eighth and a sixteenth of the square: transformers' decoder shares no more."""
+        return features
 
-    def decode(self, clicks: Clicks, met: Met, chunk: slice) -> Decoded:
-        """Judge and draw at once: transformers' decoder does not separate the two."""
-        *fine, coarse = met.features
-        with self._in_precision():
+    def decode(self, prompts: Sam2Prompts, image: list[Tensor], chunk: slice) -> Sam2Decoded:
+        """Predict IoUs and logits at once: transformers' decoder does not separate the two."""
+        *fine, coarse = image
+        with autocast(self.device, self.precision):
             logits, ious, *_ = self.model.mask_decoder(
                 image_embeddings=coarse,
-                image_positional_embeddings=clicks.positions_1CHW,
-                sparse_prompt_embeddings=clicks.sparse_GPC[None, chunk],
-                dense_prompt_embeddings=clicks.dense_1CHW,
+                image_positional_embeddings=prompts.positions_1CHW,
+                sparse_prompt_embeddings=prompts.sparse_GPC[None, chunk],
+                dense_prompt_embeddings=prompts.dense_1CHW,
                 multimask_output=True,
                 high_resolution_features=fine,
             )
-        return Decoded(ious[0].float(), logits[0])
+        return Sam2Decoded(ious[0].float(), logits[0])
 
-    def draw(self, decoded: Decoded, which: Tensor, rows: int, columns: int) -> Tensor:
+    def render(self, decoded: Sam2Decoded, which: Tensor, rows: int, columns: int) -> Tensor:
         return decoded.logits_GKRS[which, :, :rows, :columns]
 
 
@@ -126,26 +120,19 @@ class SquareEverything(Everything):
 
     network: Sam2Network
 
-    def _place(self, height: int, width: int, per_side: int) -> Placed:
+    def _encode_prompts(self, height: int, width: int, per_side: int) -> GridPrompts:
         grid = torch.from_numpy(point_grid(per_side)).to(self.network.device)
         points = grid * grid.new_tensor([width, height])
-        rows, columns = (_axis_map(self.network.low, side).to(grid.device) for side in (height, width))
-        return Placed(self.network.place(grid * self.network.side), points, rows, columns)
+        rows, columns = (resize_map(self.network.low, side).to(grid.device) for side in (height, width))
+        return GridPrompts(self.network.encode_prompts(grid * self.network.side), points, rows, columns)
 
 
-def _axis_map(low: int, frame: int) -> Tensor:
-    """Bilinear resizing of one axis as a matrix, float32 [frame, low]: its columns are the resized unit vectors."""
-    units = torch.eye(low)[:, None, :, None]
-    return F.interpolate(units, size=(frame, 1), mode="bilinear", align_corners=False)[:, 0, :, 0].T.contiguous()
-
-
-def build(name: str, config: Sam2Config) -> SquareEverything:
-    """The generator called `name` in `SIZES`, on the CPU. Raises BadInput as `make_model` does."""
+def build_sam2(name: str, config: Sam2Config) -> SquareEverything:
+    """The generator called `name` in `SIZES`, on the CPU. Raises BadInput as `make_model`."""
     transformers = transformers_package(name)
     channels = SIZES[name].get("embed_dim_per_stage", [96, 192, 384, 768])
     backbone = transformers.Sam2HieraDetConfig(**SIZES[name])
     vision = transformers.Sam2VisionConfig(backbone_config=backbone, backbone_channel_list=channels[::-1])
-    network_config = transformers.Sam2Config(vision_config=vision)
-    model, sha256 = make_model(transformers.Sam2Model, network_config, name, config.weights, config.untrained)
-    network = Sam2Network(model, config.precision)
-    return SquareEverything(generator_name(name, config.untrained), network, config, sha256)
+    model_config = transformers.Sam2Config(vision_config=vision)
+    model, sha256 = make_model(transformers.Sam2Model, model_config, name, config)
+    return SquareEverything(config.name(name), Sam2Network(model, config.precision), config, sha256)

@@ -1,7 +1,7 @@
 """The image encoder of SAM ViT-B, L and H over segment-anything's modules: the published result, up to rounding.
 
-Attention is fused, products are those of `products`, and in windowed blocks the padding, whose projection is the bias,
-is not projected.
+Attention is fused, matrix products are those of `products`, and the padding of windowed blocks, whose projection is the
+bias, is not projected.
 Letters: B frames, H W the 64 x 64 tokens, C channels, V windows of all frames, P tokens of one, N heads, D = C / N.
 """
 
@@ -15,17 +15,18 @@ from .products import linear, linear_gelu
 
 
 def encode(encoder: ImageEncoderViT, images: Tensor) -> Tensor:
-    """images: float [B, 3, 1024, 1024], normalised and padded. Gives [B, 256, 64, 64]."""
+    """images: float [B, 3, 1024, 1024], normalised and padded. Returns [B, 256, 64, 64]."""
     tokens_BHWC = encoder.patch_embed(images)
     if encoder.pos_embed is not None:
         tokens_BHWC = tokens_BHWC + encoder.pos_embed
     for block in encoder.blocks:
+        assert isinstance(block, Block)
         tokens_BHWC = _block(block, tokens_BHWC)
     return encoder.neck(tokens_BHWC.permute(0, 3, 1, 2))
 
 
 def _block(block: Block, tokens_BHWC: Tensor) -> Tensor:
-    attention, size = block.attn, tokens_BHWC.shape[1:3]
+    attention, size = block.attn, (tokens_BHWC.shape[1], tokens_BHWC.shape[2])
     qkv = linear(block.norm1(tokens_BHWC), attention.qkv.weight, attention.qkv.bias)
     if block.window_size == 0:
         # One frame at a time: the bias of all pairs of its tokens takes up to 1 GB.
@@ -40,7 +41,7 @@ def _block(block: Block, tokens_BHWC: Tensor) -> Tensor:
 
 
 def _padded(qkv_BHWC: Tensor, bias: Tensor, window: int) -> Tensor:
-    """Rows and columns added up to whole windows; published, they are zeros before the projection."""
+    """Padded to whole windows. The published code pads with zeros before the projection, hence the bias here."""
     _, height, width, _ = qkv_BHWC.shape
     below, right = -height % window, -width % window
     padded = F.pad(qkv_BHWC, (0, 0, 0, right, 0, below))
@@ -59,7 +60,7 @@ def _attend(attention: Attention, qkv_VHWC: Tensor) -> Tensor:
 
 
 def _relative_bias(attention: Attention, queries_VNPD: Tensor, h: int, w: int) -> Tensor:
-    """What the distance between two tokens, down and across, adds to their score: [V, N, P, P]."""
+    """The relative position bias that is added to attention scores: [V, N, P, P]."""
     queries = queries_VNPD.unflatten(2, (h, w))
     down = torch.einsum("vnyxd,yjd->vnyxj", queries, get_rel_pos(h, h, attention.rel_pos_h).to(queries.dtype))
     across = torch.einsum("vnyxd,xjd->vnyxj", queries, get_rel_pos(w, w, attention.rel_pos_w).to(queries.dtype))

@@ -16,8 +16,8 @@ from published_sam import PUBLISHED, fixture_frame, rule_file, set_phase, unifor
 from segment_anything import sam_model_registry
 
 from combo_avs.model.foundation import generator
-from combo_avs.model.foundation.everything import Everything, EverythingConfig, Predicted, point_grid
-from combo_avs.model.foundation.interface import Proposals
+from combo_avs.model.foundation.everything import Everything, EverythingConfig, point_grid
+from combo_avs.model.foundation.interface import Predicted, Proposals
 from combo_avs.model.foundation.mask_candidates import mask_boxes, stability_scores
 from combo_avs.model.foundation.mobile_sam import mobile_sam, our_keys
 from combo_avs.model.foundation.resize_maps import encoder_size, logit_maps, pillow_resize, resize_logits
@@ -81,7 +81,7 @@ def test_encoder(name):
 def test_prompts_and_positions(name):
     expected = load_arrays("sam", name)
     network = trained(parts(name)[0]).network
-    clicks = network.place(torch.from_numpy(expected["points8_in_1024"][:, 0]))
+    clicks = network.encode_prompts(torch.from_numpy(expected["points8_in_1024"][:, 0]))
     assert np.abs(clicks.tokens_GTC[:, 5:].numpy() - expected["sparse8"]).max() < 1e-6
     positions = network.weights.positions_LC.T.unflatten(1, (64, 64))
     assert np.abs(positions[:, ::16, ::16].numpy() - expected["dense_pe_sample"]).max() < 1e-6
@@ -94,9 +94,9 @@ def answers(name: str, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor,
     per_side = round((len(load_arrays("sam", f"{network}_candidates_{frame}")["iou"]) / 3) ** 0.5)
     inner_height, inner_width = encoder_size(height, width)
     net = trained(network).network
-    clicks = net.place(torch.from_numpy(point_grid(per_side)[indices] * [inner_width, inner_height]))
-    decoded = net.decode(clicks, net.meet(clicks, features(network, frame)), slice(0, len(indices)))
-    logits = net.draw(decoded, torch.arange(len(indices)), 256, 256)
+    clicks = net.encode_prompts(torch.from_numpy(point_grid(per_side)[indices] * [inner_width, inner_height]))
+    decoded = net.decode(clicks, net.prepare_image(clicks, features(network, frame)), slice(0, len(indices)))
+    logits = net.render(decoded, torch.arange(len(indices)), 256, 256)
     return decoded.predicted_iou_GK, logits, (height, width)
 
 
@@ -176,16 +176,16 @@ class BankNetwork:
         yield self.crops
         self.crops += 1
 
-    def place(self, points: torch.Tensor) -> None: ...
+    def encode_prompts(self, points: torch.Tensor) -> None: ...
 
-    def meet(self, clicks: None, crop: int) -> int:
+    def prepare_image(self, clicks: None, crop: int) -> int:
         return crop
 
     def decode(self, clicks: None, crop: int, chunk: slice) -> Predicted:
         entries = (torch.arange(chunk.start, chunk.stop) + 5 * crop) % len(self.iou)
         return SimpleNamespace(predicted_iou_GK=self.iou[entries] + 0.001 * crop, logits=self.logits[entries])
 
-    def draw(self, decoded: Predicted, which: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    def render(self, decoded: Predicted, which: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
         return decoded.logits[which][..., :rows, :columns]
 
 

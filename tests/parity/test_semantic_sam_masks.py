@@ -97,15 +97,15 @@ def test_masks_of_given_logits(fixture):
     passed = (ious > SemanticSamConfig().pred_iou_thresh).nonzero()[:, 0]
     assert passed.tolist() == fixture.array("cand_pass_iou").tolist()
     found = confident_masks(ious, lambda index: logits[index], size, SemanticSamConfig())
-    assert found.index.tolist() == fixture.array("cand_pass_stab").tolist()
-    if len(found.index) == 0:
+    assert found.query.tolist() == fixture.array("cand_pass_stab").tolist()
+    if len(found.query) == 0:
         assert fixture.array("n") == len(distinct_masks(found, size, SemanticSamConfig())[1]) == 0
         return
     assert found.boxes.tolist() == fixture.array("nms1_boxes_all").tolist()
     raw, _ = distinct_masks(found, size, SemanticSamConfig(min_mask_region_area=0))
-    assert raw.index.tolist() == fixture.array("nms1_order").tolist()
+    assert raw.query.tolist() == fixture.array("nms1_order").tolist()
     kept, masks = distinct_masks(found, size, SemanticSamConfig())
-    assert kept.index.tolist() == fixture.array("nms2_order").tolist()
+    assert kept.query.tolist() == fixture.array("nms2_order").tolist()
     unchanged = [torch.equal(a, b) for a, b in zip(masks, unpack_bits(kept.bits, *size), strict=True)]
     assert unchanged == fixture.array("nms2_unchanged").astype(bool).tolist()
     assert torch.equal(masks, unpacked(fixture.array("seg_packed"), size))
@@ -127,7 +127,7 @@ def test_clicks_reach_the_decoder_as_published(name):
     generator = SemanticSamGenerator("semantic-sam-t", config, published_network("S"), None)
     size = tuple(arrays["image_size"].tolist())
     assert list(padded_size(*size)) == arrays["padded_size"].tolist()
-    boxes = torch.cat([start.box_GQ4[:, ::TOKENS].flatten(0, 1) for start in generator._begin(size, 1)])
+    boxes = torch.cat([start.box_GQ4[:, ::TOKENS].flatten(0, 1) for start in generator._encode_prompts(size, 1)])
     assert (boxes - torch.from_numpy(arrays["decoder_points"])).abs().max() <= 1e-6
 
 
@@ -172,7 +172,7 @@ def test_generated_masks(fixture, monkeypatch):
 def test_a_published_checkpoint_gives_a_generator(tmp_path):
     """From a file as released, through the registry."""
     torch.save({"model": published_state("T"), "trainer": {"iteration": 7}}, tmp_path / "t.pth")
-    generator = generators.build("semantic-sam-t", SemanticSamConfig(weights=str(tmp_path / "t.pth")))
+    generator = generators.build_semantic_sam("semantic-sam-t", SemanticSamConfig(weights=str(tmp_path / "t.pth")))
     assert generator.weights_sha256 == hashlib.sha256((tmp_path / "t.pth").read_bytes()).hexdigest()
     expected = published_network("T").state_dict()
     assert all(torch.equal(value, expected[key]) for key, value in generator.network.state_dict().items())

@@ -142,7 +142,7 @@ def test_pixel_decoder(fixture):
     seen |= {f"ms{i}": scale for i, scale in enumerate(scales[::-1])}
     for key, found in seen.items():
         fixture.check(key, found, STATES)
-    shapes = network.decoder.remember(scales).shapes
+    shapes = network.decoder.prepare_image(scales).shapes
     assert [list(shape) for shape in shapes] == fixture.array("decoder_spatial_shapes").tolist()
     position = torch.from_numpy(fixture.array("pos_8x10"))
     channels, height, width = position.shape[1:]
@@ -154,12 +154,12 @@ def test_pixel_decoder(fixture):
 def test_decoder(fixture):
     network = published_network(fixture.model)
     decoder = network.decoder
-    picture = network.look(padded_like(fixture, "pred_masks"))
+    picture = network.encode(padded_like(fixture, "pred_masks"))
     points = clicks(fixture.model)
     states: list[Tensor] = []
     hooks = [layer.ffn_norm.register_forward_hook(lambda m, i, out: states.append(out)) for layer in decoder.layers]
 
-    start = decoder.begin(points, (1.0, 1.0))
+    start = decoder.encode_prompts(points, (1.0, 1.0))
     h = decoder(start, picture.memory, list(range(TOKENS)))[0]
 
     content = decoder.content().repeat(points.shape[1], 1)[None]
@@ -179,7 +179,7 @@ def test_decoder(fixture):
     fixture.check("pred_masks", decoder.logits(h[0], picture.mask_features[0])[None], LOGITS[fixture.model])
 
     states.clear()
-    start = decoder.begin(points[:, :1], (1.0, 1.0))
+    start = decoder.encode_prompts(points[:, :1], (1.0, 1.0))
     h = decoder(start, picture.memory, list(range(TOKENS)))[0]
     fixture.check("alone_pred_ious", decoder.ious(h)[None], BOXES)
     fixture.check("alone_pred_masks", decoder.logits(h[0], picture.mask_features[0])[None], LOGITS[fixture.model])
@@ -194,9 +194,9 @@ def test_decoder(fixture):
 def demo(model: str, frame: Tensor, tokens: list[int]) -> tuple[Tensor, Tensor]:
     """Logits of the frame [clicks * tokens, H, W] and IoUs [1, clicks, tokens] of the model's clicks in one group."""
     network, size = published_network(model), frame.shape[1:3]
-    picture = network.look(frame)
+    picture = network.encode(frame)
     height, width = padded_size(*size)
-    start = network.decoder.begin(clicks(model), (size[1] / width, size[0] / height))
+    start = network.decoder.encode_prompts(clicks(model), (size[1] / width, size[0] / height))
     h = network.decoder(start, picture.memory, tokens)[0]
     logits = enlarged(network.decoder.logits(h[0], picture.mask_features[0]), tuple(size))
     return logits, network.decoder.ious(h).view(1, -1, len(tokens))

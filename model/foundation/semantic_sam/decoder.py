@@ -1,8 +1,8 @@
-"""Semantic-SAM's mask decoder: every click becomes six queries, one per granularity, which look at the picture.
+"""Semantic-SAM's mask decoder: every click becomes six queries, one per granularity, which attend to the image.
 
-It gives what the published decoder gives for a grid of clicks, and leaves out what cannot be seen in the result:
-heads are computed for the wanted granularities after the last layer only, other queries stop before it, and what does
-not depend on the picture is computed once (`MaskDecoder.begin`).
+The results are those of the published decoder on a grid of clicks, in fewer FLOPs: heads run for the wanted
+granularities after the last layer only, other queries stop before it, and image-independent work is done once
+(`MaskDecoder.encode_prompts`).
 Letters: B frames, G groups of clicks per frame, P clicks per group, S granularities, Q = P * S queries per group,
 click by click, C channels, L positions of all levels together, N heads, D = C / N, H W the stride-4 map.
 """
@@ -22,8 +22,8 @@ CLICK_SIZE = 0.005  # width and height of the box that a click becomes, as part 
 SAMPLED = 4  # points per level and head
 
 
-class Start(NamedTuple):
-    """Queries just before they look at the picture for the first time: the same for every picture of a size."""
+class Prompts(NamedTuple):
+    """Queries before their first cross-attention: the same for every image of a size."""
 
     x_GQC: Tensor
     pos_GQC: Tensor
@@ -31,7 +31,7 @@ class Start(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """What the queries look at: for each layer its `DeformableAttention.values`, float [B, L, N, D]."""
+    """What the queries attend to: for each layer its `DeformableAttention.values`, float [B, L, N, D]."""
 
     values: list[Tensor]
     shapes: Shapes
@@ -50,12 +50,12 @@ class DecoderLayer(nn.Module):
         self.linear2 = nn.Linear(ffn, width)
         self.ffn_norm = nn.LayerNorm(width)
 
-    def exchange(self, x_BQC: Tensor, pos: Tensor, all_x: Tensor, all_pos: Tensor) -> Tensor:
-        """The queries `x_BQC` attend to all of their group, other clicks included: so the published masks are made."""
+    def self_attend(self, x_BQC: Tensor, pos: Tensor, all_x: Tensor, all_pos: Tensor) -> Tensor:
+        """The queries `x_BQC` attend to all of their group, other clicks included, as published."""
         seen = self.self_attention(x_BQC + pos, all_x + all_pos, all_x)
         return self.self_norm(x_BQC + seen)
 
-    def look(self, x_BQC: Tensor, pos: Tensor, box: Tensor, values: Tensor, shapes: Shapes) -> Tensor:
+    def cross_attend(self, x_BQC: Tensor, pos: Tensor, box: Tensor, values: Tensor, shapes: Shapes) -> Tensor:
         """[B, Q, C]; the Q here may be those of several groups."""
         seen = self.cross_attention.attend(x_BQC + pos, box[:, :, None], values, shapes)
         x_BQC = self.cross_norm(x_BQC + seen)
@@ -75,21 +75,22 @@ class MaskDecoder(nn.Module):
         self.iou_head = mlp(width, width, width, 1)
         self.mask_head = mlp(width, width, width, width)
 
-    def begin(self, points_GP2: Tensor, padding: tuple[float, float]) -> Start:
-        """All that happens before a picture is needed.
+    def encode_prompts(self, points_GP2: Tensor, padding: tuple[float, float]) -> Prompts:
+        """Image-independent work.
 
         points_GP2: float32, x, y in 0..1 of the frame. padding: width and height of the frame as part of the padded
         one, which is what the network sees.
         """
+        (first, *_) = self._layers()
         box_GP4 = torch.cat([points_GP2, torch.full_like(points_GP2, CLICK_SIZE)], dim=-1)
         box_GP4 = box_GP4 * box_GP4.new_tensor([*padding, *padding])
         box_GQ4 = inverse_sigmoid(box_GP4).sigmoid().repeat_interleave(TOKENS, dim=1)
         x_GQC = self.content().repeat(*points_GP2.shape[:2], 1)
         pos_GQC = self.position(box_GQ4)
-        return Start(self.layers[0].exchange(x_GQC, pos_GQC, x_GQC, pos_GQC), pos_GQC, box_GQ4)
+        return Prompts(first.self_attend(x_GQC, pos_GQC, x_GQC, pos_GQC), pos_GQC, box_GQ4)
 
     def content(self) -> Tensor:
-        """[S, C]: what the queries of a click start from, wherever the click is."""
+        """[S, C]: the initial queries of a click, wherever it is."""
         return self.label_embed.weight[0] + self.click_embed.weight[0] + self.mask_tokens.weight
 
     def position(self, box: Tensor) -> Tensor:
@@ -97,25 +98,28 @@ class MaskDecoder(nn.Module):
         return self.position_head(sine_encoding(box, self.norm.normalized_shape[0] // 2))
 
     def refine(self, x: Tensor, box: Tensor) -> Tensor:
-        """Boxes [..., 4] moved by what the queries [..., C] have seen."""
+        """Boxes [..., 4], refined by their queries [..., C]."""
         return (self.box_head(x).float() + inverse_sigmoid(box)).sigmoid()
 
-    def remember(self, scales: list[Tensor]) -> Memory:
-        """scales: float [B, C, h, w], coarsest first, as the pixel decoder gives them."""
-        x_BLC = torch.cat([scale.flatten(2).transpose(1, 2) for scale in scales], dim=1)
-        values = [layer.cross_attention.values(x_BLC) for layer in self.layers]
-        return Memory(values, [tuple(scale.shape[-2:]) for scale in scales])
+    def _layers(self) -> list[DecoderLayer]:
+        return [layer for layer in self.layers if isinstance(layer, DecoderLayer)]
 
-    def forward(self, start: Start, memory: Memory, tokens: list[int]) -> Tensor:
+    def prepare_image(self, scales: list[Tensor]) -> Memory:
+        """Per-image state shared by all prompts. scales: float [B, C, h, w], coarsest first, of the pixel decoder."""
+        x_BLC = torch.cat([scale.flatten(2).transpose(1, 2) for scale in scales], dim=1)
+        values = [layer.cross_attention.values(x_BLC) for layer in self._layers()]
+        return Memory(values, [(scale.shape[2], scale.shape[3]) for scale in scales])
+
+    def forward(self, prompts: Prompts, memory: Memory, tokens: list[int]) -> Tensor:
         """float [B, G, P * len(tokens), C]: the queries of the wanted granularities, click by click; ready for heads.
 
         tokens: indices of mask tokens, in the order wanted.
         """
-        b, (g, q, _) = len(memory.values[0]), start.x_GQC.shape
-        wanted = torch.tensor(tokens, device=start.x_GQC.device).repeat(q // TOKENS)
+        b, (g, q, _) = len(memory.values[0]), prompts.x_GQC.shape
+        wanted = torch.tensor(tokens, device=prompts.x_GQC.device).repeat(q // TOKENS)
         wanted = wanted + torch.arange(q // TOKENS, device=wanted.device).repeat_interleave(len(tokens)) * TOKENS
-        x, pos, box = (part.expand(b, *part.shape) for part in start)  # B, G, Q, *
-        for i, (layer, values) in enumerate(zip(self.layers, memory.values, strict=True)):
+        x, pos, box = (part.expand(b, *part.shape) for part in prompts)  # B, G, Q, *
+        for i, (layer, values) in enumerate(zip(self._layers(), memory.values, strict=True)):
             if i > 0:
                 box = self.refine(x, box)
                 pos = self.position(box)
@@ -123,13 +127,13 @@ class MaskDecoder(nn.Module):
             if i == len(self.layers) - 1:
                 x, pos, box = x[:, :, wanted], pos[:, :, wanted], box[:, :, wanted]
             if i > 0:
-                x = layer.exchange(*(part.flatten(0, 1) for part in (x, pos, all_x, all_pos)))
-            x = x.reshape(b, -1, x.shape[-1])  # a frame's groups in a row: they read the same memory
-            x = layer.look(x, pos.flatten(1, 2), box.flatten(1, 2), values, memory.shapes).unflatten(1, (g, -1))
+                x = layer.self_attend(*(part.flatten(0, 1) for part in (x, pos, all_x, all_pos)))
+            x = x.reshape(b, -1, x.shape[-1])  # the groups of a frame share its memory
+            x = layer.cross_attend(x, pos.flatten(1, 2), box.flatten(1, 2), values, memory.shapes).unflatten(1, (g, -1))
         return self.norm(self.norm(x))  # twice, as published
 
     def ious(self, h: Tensor) -> Tensor:
-        """float32 [...]: how good the queries [..., C] think their masks are, about 0..1 but not bounded."""
+        """float32 [...]: predicted IoU of the masks of queries [..., C], about 0..1 but not bounded."""
         return self.iou_head(h)[..., 0].float()
 
     def logits(self, h_KC: Tensor, mask_features_CHW: Tensor) -> Tensor:

@@ -16,19 +16,19 @@ def with_short_edge(frames_BHW3: Tensor, short_edge: int) -> Tensor:
     new_long = int(short_edge * long / short)
     size = (new_long, short_edge) if width > height else (short_edge, new_long)
     resized = [Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC) for frame in frames_BHW3.cpu().numpy()]
-    return torch.from_numpy(np.stack(resized)).to(frames_BHW3.device)
+    return torch.from_numpy(np.stack([np.asarray(image) for image in resized])).to(frames_BHW3.device)
 
 
 def nearest(masks_KHW: Tensor, size: tuple[int, int]) -> Tensor:
     """Masks at `size`, height and width, by Pillow's nearest filter."""
     rows, columns = (
-        torch.from_numpy(_nearest_places(old, new)).to(masks_KHW.device)
+        torch.from_numpy(_nearest_pixels(old, new)).to(masks_KHW.device)
         for old, new in zip(masks_KHW.shape[1:], size, strict=True)
     )
     return masks_KHW[:, rows[:, None], columns]
 
 
-def _nearest_places(old: int, new: int) -> np.ndarray:
-    """int64 [new]: what each place reads. Asked of Pillow itself, whose sums of steps round in their own way."""
-    places = Image.fromarray(np.arange(old, dtype=np.int32)[None])
-    return np.array(places.resize((new, 1), Image.Resampling.NEAREST), dtype=np.int64)[0]
+def _nearest_pixels(old: int, new: int) -> np.ndarray:
+    """int64 [new]: which old pixel each new one reads. Asked of Pillow itself, which rounds in its own way."""
+    pixels = Image.fromarray(np.arange(old, dtype=np.int32)[None])
+    return np.array(pixels.resize((new, 1), Image.Resampling.NEAREST), dtype=np.int64)[0]

@@ -14,56 +14,67 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ....base import Section
+from ...weights.frozen import WeightsConfig, fixed_initialisation, load_frozen
 from ...weights.registry import find_weights
 from ..everything import point_grid
 from ..interface import Proposals
 from ..mask_candidates import mask_boxes
-from ..precision import TYPES, Precision, matrix_products
-from ..weight_source import fixed_initialisation, generator_name, load_foundation
-from .decoder import MaskDecoder, Start
+from ..products import Precision, autocast, matrix_products
+from .decoder import Prompts
 from .frame_size import nearest, with_short_edge
 from .masks import Candidates, confident_masks, distinct_masks
-from .network import SIZES, Picture, SemanticSam, from_published, padded_size
+from .network import SIZES, ImageState, SemanticSam, from_published, padded_size
 
 LEVEL_TOKENS = {1: 3, 2: 2, 3: 0, 4: 4, 5: 1, 6: 5}  # published granularity -> mask token
 UNLIMITED = 1 << 30
-FRAME_SIZES = 16  # so many sizes' clicks are kept ready, about 14 MB each
+FRAME_SIZES = 16  # sizes whose encoded prompts are cached, about 14 MB each
 
 
-class SemanticSamConfig(Section):
+class SemanticSamConfig(WeightsConfig):
     """Names and defaults of the published generator, where it has them."""
 
-    weights: str | None = None  # a file; None: the official one in the weights folder
-    untrained: bool = False
     levels: tuple[Annotated[int, Field(ge=1, le=6)], ...] = Field(
-        (3,), min_length=1
-    )  # as published: 3 things, 4 to 6 parts
-    points_per_side: int = Field(32, ge=1)
-    group_size: int = Field(200, ge=1)  # points_per_batch; clicks of a group see each other, so it changes the masks
-    pred_iou_thresh: float = 0.88  # masks whose predicted IoU is above it are kept; 0 or less: all
-    stability_score_thresh: float = 0.92  # masks at least so stable are kept; 0 or less: all
-    stability_score_offset: float = Field(1.0, ge=0)  # in logits, see `stability_scores`
-    box_nms_thresh: float = Field(0.7, ge=0, le=1)  # boxes that overlap a better one by more are dropped
-    min_mask_region_area: int = Field(10, ge=0)  # pixels, of holes and islands; 0: no clean-up
-    short_edge: int | None = Field(None, ge=1)  # pixels; None: frames as they are; 640: as the package loads images
-    precision: Precision = "fp32"
+        default=(3,), min_length=1, description="granularities of masks, 1 to 6; as published 3 is things, 4 to 6 parts"
+    )
+    points_per_side: int = Field(default=32, ge=1, description="prompts with a grid of points_per_side ** 2 points")
+    group_size: int = Field(
+        default=200, ge=1, description="points per batch, which attend to each other: it changes the masks"
+    )
+    pred_iou_thresh: float = Field(
+        default=0.88, description="keeps masks with a predicted IoU above it; 0 or less: all"
+    )
+    stability_score_thresh: float = Field(
+        default=0.92, description="keeps masks with at least this stability; 0 or less: all"
+    )
+    stability_score_offset: float = Field(
+        default=1.0, ge=0, description="shift of the mask threshold that stability is measured with, in logits"
+    )
+    box_nms_thresh: float = Field(
+        default=0.7, ge=0, le=1, description="drops boxes whose IoU with a better one exceeds it"
+    )
+    min_mask_region_area: int = Field(
+        default=10, ge=0, description="fills smaller holes and drops smaller islands, in pixels; 0: off"
+    )
+    short_edge: int | None = Field(
+        default=None, ge=1, description="resizes frames to it, in pixels; 640 as the released loader; none: no resizing"
+    )
+    precision: Precision = Field(default="fp32", description="of the arithmetic: fp32 is exact, the others are faster")
 
 
 class SemanticSamGenerator:
-    """`ProposalGenerator` that gives the masks of the published automatic generator.
+    """`ProposalGenerator` of the published automatic generator's masks.
 
-    Best predicted IoU first; masks that the clean-up changed stand behind all others. Predicted IoUs are raw and may
-    exceed 1. `points` are the clicks in pixels. With `short_edge`, masks are found at that size and brought back to
-    the frame's by its nearest pixels; small ones may then be empty.
-    On a CPU every frame is worked on alone, so that its masks do not depend on the batch to the last bit. On a GPU that
-    runs out of memory, fewer groups of clicks are worked on at once from then on; that is warned about.
+    Best predicted IoU first; masks that the clean-up changed come after all others. Predicted IoUs are raw and may
+    exceed 1. `points` are the clicks in pixels. With `short_edge`, masks are found at that size and resized to the
+    frame's by its nearest pixels; small ones may then be empty.
+    On a CPU every frame is processed alone, so that its masks do not depend on the batch to the last bit. A GPU that
+    runs out of memory processes fewer groups of clicks at once from then on, with a warning.
     """
 
     version = "1"
 
     def __init__(self, name: str, config: SemanticSamConfig, network: SemanticSam, weights_sha256: str | None) -> None:
-        self.name = generator_name(name, config.untrained)
+        self.name = config.name(name)
         self.parameters = config.model_dump(mode="json", exclude={"weights", "untrained"})
         self.weights_sha256 = weights_sha256
         self.config = config
@@ -75,40 +86,39 @@ class SemanticSamGenerator:
         self.device = device
         # At once: what fits into a CPU's cache, or as much as a GPU can hold.
         self.most_frames = self.most_groups = 1 if device.type == "cpu" else UNLIMITED
-        self._starts = functools.lru_cache(FRAME_SIZES)(self._begin)
+        self._cached_prompts = functools.lru_cache(FRAME_SIZES)(self._encode_prompts)
         return self
 
     def __call__(self, frames: Tensor) -> list[Proposals]:
         """Raises torch.OutOfMemoryError if one group of clicks on each frame is too much for the device."""
         frames = frames.to(self.device)
-        size, config = tuple(frames.shape[1:3]), self.config
+        size, config = (frames.shape[1], frames.shape[2]), self.config
         if config.short_edge is not None:
             frames = with_short_edge(frames, config.short_edge)
-        number = TYPES[config.precision]
-        half = torch.autocast(self.device.type, dtype=number, enabled=number != torch.float32)
+        half = autocast(self.device, config.precision)
         with torch.inference_mode(), matrix_products(config.precision), half:
             return [p for part in frames.split(self.most_frames) for p in self._propose(part, size)]
 
     def _propose(self, frames_BHW3: Tensor, size: tuple[int, int]) -> Iterator[Proposals]:
         """size: height and width of the proposals."""
         decoder, config = self.network.decoder, self.config
-        seen = tuple(frames_BHW3.shape[1:3])
-        picture = self.network.look(frames_BHW3)
-        h_BKC = self._ask(picture, seen)
-        for h_KC, ious_K, features in zip(h_BKC, decoder.ious(h_BKC), picture.mask_features, strict=True):
-            found = confident_masks(ious_K, partial(drawn, decoder, h_KC, features), seen, config)
+        seen = frames_BHW3.shape[1], frames_BHW3.shape[2]
+        image = self.network.encode(frames_BHW3)
+        h_BKC = self._decode(image, seen)
+        for h_KC, ious_K, features in zip(h_BKC, decoder.ious(h_BKC), image.mask_features, strict=True):
+            found = confident_masks(ious_K, lambda q, h=h_KC, f=features: decoder.logits(h[q], f), seen, config)
             kept, masks = distinct_masks(found, seen, config)
             if config.short_edge is not None:
                 masks = nearest(masks, size)
             yield self._record(kept, masks)
 
-    def _ask(self, picture: Picture, seen: tuple[int, int]) -> Tensor:
-        """[B, K, C]: every click's queries, ready for heads; in fewer groups at once if memory asks for it."""
+    def _decode(self, image: ImageState, seen: tuple[int, int]) -> Tensor:
+        """[B, K, C]: every click's queries, ready for heads; in fewer groups at once if memory runs out."""
         tokens = [LEVEL_TOKENS[level] for level in self.config.levels]
         while True:
             try:
-                starts = self._starts(seen, self.most_groups)
-                return torch.cat([self.network.decoder(s, picture.memory, tokens).flatten(1, 2) for s in starts], dim=1)
+                prompts = self._cached_prompts(seen, self.most_groups)
+                return torch.cat([self.network.decoder(p, image.memory, tokens).flatten(1, 2) for p in prompts], dim=1)
             except torch.OutOfMemoryError:
                 groups = min(self.most_groups, self.config.points_per_side**2 // self.config.group_size)
                 if groups <= 1:
@@ -116,17 +126,17 @@ class SemanticSamGenerator:
                 self.most_groups = groups // 2
                 warnings.warn(f"{self.name}: out of memory; {self.most_groups} groups of clicks at once", stacklevel=1)
 
-    def _begin(self, seen: tuple[int, int], most_groups: int) -> list[Start]:
-        """The clicks, ready to look at any frame of this height and width."""
+    def _encode_prompts(self, seen: tuple[int, int], most_groups: int) -> list[Prompts]:
+        """The encoded clicks, for any frame of this height and width."""
         width, height = (side / whole for side, whole in zip(seen[::-1], padded_size(*seen)[::-1], strict=True))
         points = torch.from_numpy(point_grid(self.config.points_per_side)).float().to(self.device)
         groups = grouped(points, self.config.group_size, most_groups)
-        return [self.network.decoder.begin(group, (width, height)) for group in groups]
+        return [self.network.decoder.encode_prompts(group, (width, height)) for group in groups]
 
     def _record(self, kept: Candidates, masks_KHW: Tensor) -> Proposals:
         width_height = torch.tensor(masks_KHW.shape[:0:-1], device=masks_KHW.device)
         grid = torch.from_numpy(point_grid(self.config.points_per_side)).to(masks_KHW.device)
-        points = grid[kept.index // len(self.config.levels)] * width_height
+        points = grid[kept.query // len(self.config.levels)] * width_height
         return Proposals(
             masks=masks_KHW,
             predicted_iou=kept.ious,
@@ -137,11 +147,6 @@ class SemanticSamGenerator:
         )
 
 
-def drawn(decoder: MaskDecoder, h_KC: Tensor, features_CHW: Tensor, index: Tensor) -> Tensor:
-    """float32 [*, h, w]: the mask logits of the candidates at `index`."""
-    return decoder.logits(h_KC[index], features_CHW)
-
-
 def grouped(points_K2: Tensor, size: int, most: int) -> list[Tensor]:
     """Groups of `size` points in their order, at most `most` groups in one tensor [G, P, 2]; a rest is the last."""
     whole = len(points_K2) // size * size
@@ -149,12 +154,11 @@ def grouped(points_K2: Tensor, size: int, most: int) -> list[Tensor]:
     return [*tensors, points_K2[None, whole:]] if whole < len(points_K2) else tensors
 
 
-def build(name: str, config: SemanticSamConfig) -> SemanticSamGenerator:
-    """The generator called `name` in `SIZES`, on the CPU. Raises BadInput as `load_foundation` does."""
+def build_semantic_sam(name: str, config: SemanticSamConfig) -> SemanticSamGenerator:
+    """The generator called `name` in `SIZES`, on the CPU. Raises BadInput as `load_frozen`."""
     if not config.untrained:
-        find_weights(name, config.weights)  # or refuse, before seconds go into making the network
+        find_weights(name, config.weights)  # or refuse, before making the network, which takes seconds
     with fixed_initialisation():
         network = SemanticSam(SIZES[name])
-    convert = partial(from_published, name=name)
-    sha256 = load_foundation(network, name, config.weights, config.untrained, convert)
+    sha256 = load_frozen(network, name, config, partial(from_published, name=name))
     return SemanticSamGenerator(name, config, network, sha256)

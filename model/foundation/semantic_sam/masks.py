@@ -1,6 +1,6 @@
-"""From mask logits of Semantic-SAM's candidates to the masks that it proposes: the published rules, in their order.
+"""From Semantic-SAM's mask logits to the masks that it proposes: the published rules, in their order.
 
-Letters: K candidates or masks, h w mask logits of the padded frame, H W the frame.
+Letters: K queries or masks, h w mask logits of the padded frame, H W the frame.
 """
 
 from collections.abc import Callable
@@ -11,32 +11,38 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..mask_candidates import (
+    above,
     clean_and_suppress,
     mask_boxes,
     non_maximum_suppression,
     pack_bits,
-    stability_scores,
+    stable_masks,
     unpack_bits,
 )
 
 UPSCALING = 4  # from mask logits to pixels
-PIXELS_AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 28}  # of masks being drawn: a cache is small, a GPU wants much to do
+PIXELS_AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 28}  # of rendered masks: as fits a CPU's cache, and keeps a GPU busy
 
 
 class Thresholds(Protocol):
     """The part of a generator's config that decides which masks are kept."""
 
-    pred_iou_thresh: float
-    stability_score_thresh: float
-    stability_score_offset: float
-    box_nms_thresh: float
-    min_mask_region_area: int
+    @property
+    def pred_iou_thresh(self) -> float: ...
+    @property
+    def stability_score_thresh(self) -> float: ...
+    @property
+    def stability_score_offset(self) -> float: ...
+    @property
+    def box_nms_thresh(self) -> float: ...
+    @property
+    def min_mask_region_area(self) -> int: ...
 
 
 class Candidates(NamedTuple):
     """Masks of one frame, K of them, on the device."""
 
-    index: Tensor  # int64 [K], of the candidate
+    query: Tensor  # int64 [K], of all queries of the frame
     ious: Tensor  # float32 [K], predicted
     stability: Tensor  # float32 [K], NaN for an empty mask
     bits: Tensor  # of the masks, as `pack_bits`
@@ -50,22 +56,22 @@ class Candidates(NamedTuple):
 def confident_masks(
     ious_K: Tensor, logits_of: Callable[[Tensor], Tensor], size: tuple[int, int], thresholds: Thresholds
 ) -> Candidates:
-    """Candidates whose predicted IoU is above, and whose stability is at least, the threshold; in their order.
+    """Queries whose predicted IoU is above, and whose mask's stability is at least, the threshold; in their order.
 
     A threshold of 0 or less lets all through, also empty masks, whose stability is NaN.
-    ious_K: float32, of all candidates. logits_of: from int64 indices of candidates to their logits, float32
-    [*, h, w]; called with few at a time, and only with those that pass the first test. size: H, W.
+    ious_K: float32, of all queries. logits_of: from int64 query indices to their logits, float32 [*, h, w]; called with
+    few at a time, and only with those above the first threshold. size: H, W.
     """
-    confident = (ious_K > thresholds.pred_iou_thresh) | (thresholds.pred_iou_thresh <= 0)
+    confident = above(ious_K, thresholds.pred_iou_thresh)
     at_once = max(1, PIXELS_AT_ONCE[ious_K.device.type] // (size[0] * size[1]))
     found = []
-    for index in confident.nonzero()[:, 0].split(at_once):
-        logits = enlarged(logits_of(index), size)
-        stability = stability_scores(logits, thresholds.stability_score_offset)
-        stable = (stability >= thresholds.stability_score_thresh) | (thresholds.stability_score_thresh <= 0)
-        masks = logits[stable] > 0
-        index, stability = index[stable], stability[stable]
-        found.append(Candidates(index, ious_K[index], stability, pack_bits(masks), mask_boxes(masks)))
+    for query in confident.nonzero()[:, 0].split(at_once):
+        logits = enlarged(logits_of(query), size)
+        stable, stability, masks = stable_masks(
+            logits, thresholds.stability_score_offset, thresholds.stability_score_thresh
+        )
+        query = query[stable]
+        found.append(Candidates(query, ious_K[query], stability, pack_bits(masks), mask_boxes(masks)))
     return Candidates(*(torch.cat(columns) for columns in zip(*found, strict=True)))
 
 
@@ -79,10 +85,10 @@ def enlarged(logits_Khw: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def distinct_masks(found: Candidates, size: tuple[int, int], thresholds: Thresholds) -> tuple[Candidates, Tensor]:
-    """Those that overlap no better one, cleaned of small holes and islands, and their masks, bool [K, H, W].
+    """Candidates that overlap no better one, cleaned of small holes and islands, and their masks, bool [K, H, W].
 
-    Best predicted IoU first; but masks that the cleaning changed stand behind all others and give way to them, as
-    `clean_and_suppress` says. `bits` and `boxes` are those before the cleaning. size: H, W.
+    Best predicted IoU first; but masks that the cleaning changed come after all others and yield to them, see
+    `clean_and_suppress`. `bits` and `boxes` are those before the cleaning. size: H, W.
     """
     found = found.take(non_maximum_suppression(found.boxes, found.ious, thresholds.box_nms_thresh))
     masks = unpack_bits(found.bits, *size)

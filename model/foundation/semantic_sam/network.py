@@ -22,7 +22,7 @@ STRIDE = 32  # sides of what the network sees are multiples of it
 
 
 class Sizes(NamedTuple):
-    """What sets one Semantic-SAM apart from another; the rest is as published for all."""
+    """The hyperparameters in which Semantic-SAMs differ; the rest is as published for all."""
 
     backbone_width: int
     backbone_heads: int
@@ -40,8 +40,8 @@ SIZES = {
 }
 
 
-class Picture(NamedTuple):
-    """What one batch of frames is to the clicks."""
+class ImageState(NamedTuple):
+    """Per-image state of a batch of frames, shared by all prompts."""
 
     memory: Memory
     mask_features: Tensor  # float32 [B, C, H/4, W/4], of the padded frames
@@ -64,14 +64,14 @@ class SemanticSam(nn.Module):
         )
         self.decoder = MaskDecoder(sizes.width, heads, sizes.decoder_layers, sizes.ffn, levels)
 
-    def look(self, frames_BHW3: Tensor) -> Picture:
+    def encode(self, frames_BHW3: Tensor) -> ImageState:
         """frames_BHW3: uint8 RGB, any size."""
         scales, mask_features = self.pixel_decoder(self.backbone(normalised(frames_BHW3)))
-        return Picture(self.decoder.remember(scales), mask_features)
+        return ImageState(self.decoder.prepare_image(scales), mask_features)
 
 
 def normalised(frames_BHW3: Tensor) -> Tensor:
-    """float32 [B, 3, H, W], filled up with zeros (the mean colour) to multiples of 32 at the right and the bottom."""
+    """float32 [B, 3, H, W], padded with zeros (the mean colour) to multiples of 32 on the right and below."""
     frames = frames_BHW3.permute(0, 3, 1, 2).float()
     mean, std = (frames.new_tensor(value).view(3, 1, 1) for value in (MEAN, STD))
     height, width = frames.shape[2:]
@@ -84,13 +84,13 @@ def padded_size(height: int, width: int) -> tuple[int, int]:
 
 # --- Official checkpoints ---
 
-# Not needed for masks: text classes, the loss of training, and what follows from the window size.
+# Not needed for masks: text classes, the training loss, and what follows from the window size.
 UNUSED = re.compile(
     r"sem_seg_head\.predictor\.(lang_mapper|class_embed|class_embed_part)"
     r"|criterion\..*"
     r"|backbone\..*\.relative_position_index"
 )
-# Published key -> ours; the first that fits. The release names one box head nineteen times and one norm twice.
+# Published key -> ours; the first match counts. The release names one box head nineteen times and one norm twice.
 RULES = [
     (r"backbone\.norm(\d)\.", r"backbone.norms.\1."),
     (r"sem_seg_head\.pixel_decoder\.transformer\.level_embed", "pixel_decoder.level_embed"),

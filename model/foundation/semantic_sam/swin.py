@@ -1,7 +1,7 @@
 """The Swin Transformer (Liu et al., ICCV 2021) as a backbone for dense prediction: maps at strides 4, 8, 16 and 32.
 
-Written out here because timm's rolls the map before it pads it, which gives other windows wherever a side is not a
-multiple of the window. Parameter names are those of the authors' release. Inference only: there is no drop path.
+Written out here because timm's rolls the map before it pads it, so its windows differ wherever a side is not a multiple
+of the window. Parameter names are those of the authors' release. Inference only: there is no drop path.
 Letters: B frames, C channels, H W height and width of a map, N heads, L tokens of one window, M windows of one map.
 """
 
@@ -27,7 +27,7 @@ class PatchEmbedding(nn.Module):
 
 
 class WindowAttention(nn.Module):
-    """Attention within windows, with a learned bias for each relative place of two tokens."""
+    """Attention within windows, with a learned bias for each relative position of two tokens."""
 
     def __init__(self, width: int, heads: int, window: int) -> None:
         super().__init__()
@@ -35,10 +35,11 @@ class WindowAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, self.heads))
+        self.relative_position_index: Tensor
         self.register_buffer("relative_position_index", relative_positions(window), persistent=False)
 
     def forward(self, windows: Tensor, mask_MLL: Tensor | None) -> Tensor:
-        """[B, M, L, C] from as much; `mask_MLL` is added to the attention of all heads."""
+        """[B, M, L, C] to [B, M, L, C]; `mask_MLL` is added to the attention scores of all heads."""
         b, m, tokens, _ = windows.shape
         q, k, v = self.qkv(windows).view(b * m, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         bias_NLL = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
@@ -68,10 +69,10 @@ class Block(nn.Module):
         return x_BHWC + self.mlp["fc2"](hidden)
 
     def _attend(self, x_BHWC: Tensor, mask_MLL: Tensor | None) -> Tensor:
-        """Zeros that fill up windows take part as keys: so it was trained."""
+        """Zeros that pad windows take part as keys, as in training."""
         _, height, width, _ = x_BHWC.shape
         x_BHWC = F.pad(x_BHWC, (0, 0, 0, -width % self.window, 0, -height % self.window))
-        padded = x_BHWC.shape[1:3]
+        padded = x_BHWC.shape[1], x_BHWC.shape[2]
         if self.shift:
             x_BHWC = x_BHWC.roll((-self.shift, -self.shift), (1, 2))
         x_BHWC = from_windows(self.attn(to_windows(x_BHWC, self.window), mask_MLL), padded, self.window)
@@ -99,7 +100,7 @@ class PatchMerging(nn.Module):
 class Stage(nn.Module):
     """Blocks of one width; every second one shifts its windows by half."""
 
-    def __init__(self, width: int, heads: int, depth: int, window: int, merges: bool) -> None:
+    def __init__(self, width: int, heads: int, depth: int, window: int, *, merges: bool) -> None:
         super().__init__()
         self.window = window
         self.blocks = nn.ModuleList(Block(width, heads, window, window // 2 * (i % 2)) for i in range(depth))
@@ -107,7 +108,8 @@ class Stage(nn.Module):
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         """The output of the blocks, before merging."""
-        mask_MLL = shift_mask(*x_BHWC.shape[1:3], self.window, x_BHWC.device)
+        _, height, width, _ = x_BHWC.shape
+        mask_MLL = shift_mask(height, width, self.window, x_BHWC.device)
         for block in self.blocks:
             x_BHWC = block(x_BHWC, mask_MLL)
         return x_BHWC
@@ -129,6 +131,7 @@ class Swin(nn.Module):
         x_BHWC = self.patch_embed(frames_B3HW)
         maps = []
         for stage, norm in zip(self.layers, self.norms, strict=True):
+            assert isinstance(stage, Stage)
             x_BHWC = stage(x_BHWC)
             maps.append(norm(x_BHWC).permute(0, 3, 1, 2))
             if stage.downsample is not None:
@@ -151,17 +154,17 @@ def from_windows(windows: Tensor, size: tuple[int, int], window: int) -> Tensor:
 def relative_positions(window: int) -> Tensor:
     """int64 [L, L]: for each query and key of a window the row of the bias table, which lists (dy, dx) row by row."""
     y, x = torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")
-    places = torch.stack([y, x], dim=-1).flatten(0, 1)
-    dy, dx = (places[:, None] - places[None] + window - 1).unbind(-1)
+    positions = torch.stack([y, x], dim=-1).flatten(0, 1)
+    dy, dx = (positions[:, None] - positions[None] + window - 1).unbind(-1)
     return dy * (2 * window - 1) + dx
 
 
 def shift_mask(height: int, width: int, window: int, device: torch.device) -> Tensor:
-    """float32 [M, L, L]: `OTHER_REGION` between tokens that are no neighbours on the unshifted map, else 0."""
+    """float32 [M, L, L]: `OTHER_REGION` between tokens that are not neighbours in the unshifted map, else 0."""
     strips = []
     for side in (height, width):
-        place = torch.arange(side + -side % window, device=device)
-        strips.append((place >= len(place) - window).int() + (place >= len(place) - window // 2).int())
+        at = torch.arange(side + -side % window, device=device)
+        strips.append((at >= len(at) - window).int() + (at >= len(at) - window // 2).int())
     region_HW = strips[0][:, None] * 3 + strips[1]
     region_ML = to_windows(region_HW[None, :, :, None], window)[0, :, :, 0]
     other = region_ML[:, :, None] != region_ML[:, None]

@@ -15,6 +15,7 @@ from combo_avs.model.audio import encoder as named_encoder
 from combo_avs.model.audio.ast import AT_ONCE, CLASSIFIER, AstEncoder
 from combo_avs.model.transformers_models import make_model
 from combo_avs.model.weights import registry
+from combo_avs.model.weights.frozen import WeightsConfig
 from combo_avs.pipeline.config.tree import load_config
 from combo_avs.pipeline.train.step import make_trainer
 
@@ -28,7 +29,7 @@ def small_config():
 @functools.cache
 def small_model():
     """Random, with activations near 1, so that sounds differ."""
-    model, _ = make_model(transformers.ASTModel, small_config(), "small", None, untrained=True)
+    model, _ = make_model(transformers.ASTModel, small_config(), "small", WeightsConfig(untrained=True))
     random = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -75,14 +76,14 @@ def test_weights_in_the_published_key_names(tmp_path, monkeypatch):
     whole.audio_spectrogram_transformer.load_state_dict(small_model().state_dict())
     whole.save_pretrained(tmp_path)
     path = tmp_path / "model.safetensors"
-    model, sha256 = make_model(transformers.ASTModel, small_config(), "small", path, False, CLASSIFIER)
+    model, sha256 = make_model(transformers.ASTModel, small_config(), "small", WeightsConfig(weights=path), CLASSIFIER)
     assert len(sha256) == 64
     for key, tensor in small_model().state_dict().items():
         assert torch.equal(model.state_dict()[key], tensor), key
 
     save_file({"audio_spectrogram_transformer.layernorm.weight": torch.ones(48)}, path)
     with pytest.raises(BadInput, match=r"(?s)model\.safetensors does not fit small.*missing: .*layernorm\.bias"):
-        make_model(transformers.ASTModel, small_config(), "small", path, False, CLASSIFIER)
+        make_model(transformers.ASTModel, small_config(), "small", WeightsConfig(weights=path), CLASSIFIER)
 
 
 def test_without_the_package(monkeypatch):

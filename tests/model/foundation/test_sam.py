@@ -18,11 +18,10 @@ from combo_avs.model.foundation import generator as named_generator
 from combo_avs.model.foundation import vit_encoder
 from combo_avs.model.foundation.everything import Everything, crop_grid
 from combo_avs.model.foundation.mobile_sam import fold_batch_norms, mobile_sam
-from combo_avs.model.foundation.precision import matrix_products
-from combo_avs.model.foundation.products import linear, linear_gelu, product
+from combo_avs.model.foundation.products import linear, linear_gelu, matrix_products, product
 from combo_avs.model.foundation.resize_maps import encoder_size, logit_maps, pillow_resize, resize_logits
 from combo_avs.model.foundation.sam import SamConfig, SamNetwork
-from combo_avs.model.foundation.weight_source import fixed_initialisation
+from combo_avs.model.weights.frozen import fixed_initialisation
 
 SETTINGS = {"points_per_side": 3, "pred_iou_thresh": 0, "stability_score_thresh": 0.5, "box_nms_thresh": 1.0}
 

@@ -13,9 +13,10 @@ from safetensors.torch import save_file
 
 from combo_avs.errors import BadInput
 from combo_avs.model.foundation import generator as named_generator
-from combo_avs.model.foundation.sam2 import SIZES, Sam2Config, Sam2Network, SquareEverything, build
+from combo_avs.model.foundation.sam2 import SIZES, Sam2Config, Sam2Network, SquareEverything, build_sam2
 from combo_avs.model.transformers_models import make_model
 from combo_avs.model.weights import registry
+from combo_avs.model.weights.frozen import WeightsConfig
 
 SIDE = 128
 SETTINGS = {
@@ -63,7 +64,7 @@ def small_config():
 @functools.cache
 def small_model():
     """Random, with activations near 1, so that clicks give different masks and thresholds have work to do."""
-    model, _ = make_model(transformers.Sam2Model, small_config(), "small", None, untrained=True)
+    model, _ = make_model(transformers.Sam2Model, small_config(), "small", WeightsConfig(untrained=True))
     random = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -150,7 +151,7 @@ class TestWeights:
         monkeypatch.setitem(registry.WEIGHT_FILES, "small", file)
 
     def load(self, path: Path):
-        return make_model(transformers.Sam2Model, small_config(), "small", path, untrained=False)
+        return make_model(transformers.Sam2Model, small_config(), "small", WeightsConfig(weights=path))
 
     def write(self, path: Path, **changes: torch.Tensor | None) -> Path:
         state = {key: tensor.contiguous().clone() for key, tensor in small_model().state_dict().items()} | changes
@@ -192,7 +193,9 @@ class TestWeights:
 
     def test_untrained_and_weights(self):
         with pytest.raises(BadInput, match="contradict"):
-            make_model(transformers.Sam2Model, small_config(), "small", "x.safetensors", untrained=True)
+            make_model(
+                transformers.Sam2Model, small_config(), "small", WeightsConfig(weights="x.safetensors", untrained=True)
+            )
 
 
 def test_without_the_package(monkeypatch):
@@ -214,7 +217,8 @@ def test_without_the_package(monkeypatch):
 def test_the_published_sizes(name, millions):
     """The published counts are about 8 million higher: they hold the memory, which only videos need."""
     assert set(SIZES) >= {name}
-    generator = build(name, Sam2Config(untrained=True, points_per_side=1, pred_iou_thresh=0, stability_score_thresh=0))
+    config = Sam2Config(untrained=True, points_per_side=1, pred_iou_thresh=0, stability_score_thresh=0)
+    generator = build_sam2(name, config)
     assert generator.name == f"untrained-{name}"
     parameters = sum(p.numel() for p in generator.network.model.parameters())
     assert parameters == pytest.approx(millions * 1e6, rel=0.02)

@@ -16,7 +16,7 @@ from combo_avs.model.foundation.semantic_sam.decoder import MaskDecoder
 from combo_avs.model.foundation.semantic_sam.frame_size import nearest
 from combo_avs.model.foundation.semantic_sam.generator import SemanticSamConfig, SemanticSamGenerator
 from combo_avs.model.foundation.semantic_sam.network import SemanticSam, Sizes
-from combo_avs.model.foundation.weight_source import fixed_initialisation
+from combo_avs.model.weights.frozen import fixed_initialisation
 
 SMALL = Sizes(24, 1, (2, 2, 2, 2), 7, width=64, layers=2, decoder_layers=3, ffn=128)
 SETTINGS = {"points_per_side": 5, "group_size": 7, "pred_iou_thresh": 0, "box_nms_thresh": 0.98}

@@ -10,7 +10,7 @@ from torch import nn
 
 from combo_avs.errors import BadInput
 from combo_avs.model.audio import encoder
-from combo_avs.model.foundation.weight_source import fixed_initialisation, generator_name, load_foundation
+from combo_avs.model.weights.frozen import WeightsConfig, fixed_initialisation, load_frozen
 from combo_avs.model.weights.registry import WEIGHT_FILES, find_weights, weights_folder
 
 NAME = "semantic-sam-t"  # of which no hash is published, so that any file may stand for it
@@ -36,7 +36,7 @@ class TestLoad:
     def test_the_published_file_of_the_folder(self, folder: Path) -> None:
         theirs, ours = network(), network()
         torch.save(theirs.state_dict(), folder / FILE)
-        sha256 = load_foundation(ours, NAME, None, untrained=False)
+        sha256 = load_frozen(ours, NAME, WeightsConfig())
         assert sha256 == hashlib.sha256((folder / FILE).read_bytes()).hexdigest()
         assert_equal_states(ours.state_dict(), theirs.state_dict())
 
@@ -45,18 +45,17 @@ class TestLoad:
         theirs, ours = network(), network()
         torch.save({"not": "weights"}, folder / FILE)
         save_file(theirs.state_dict(), folder / "mine.safetensors")
-        load_foundation(ours, NAME, as_text(folder / "mine.safetensors"), untrained=False)
+        load_frozen(ours, NAME, WeightsConfig(weights=as_text(folder / "mine.safetensors")))
         assert_equal_states(ours.state_dict(), theirs.state_dict())
 
     def test_keys_of_others_are_converted(self, folder: Path) -> None:
         theirs, ours = network(), network()
         published = {f"model.{key}": tensor for key, tensor in theirs.state_dict().items()}
         torch.save({"model": published | {"model.criterion.empty_weight": torch.ones(2)}}, folder / FILE)
-        load_foundation(
+        load_frozen(
             ours,
             NAME,
-            None,
-            untrained=False,
+            WeightsConfig(),
             convert=lambda state: {k.removeprefix("model."): v for k, v in state.items() if "criterion" not in k},
         )
         assert_equal_states(ours.state_dict(), theirs.state_dict())
@@ -66,7 +65,7 @@ class TestRefused:
     @pytest.mark.parametrize("name", WEIGHT_FILES)
     def test_missing(self, name: str, folder: Path) -> None:
         with pytest.raises(BadInput) as error:
-            load_foundation(network(), name, None, untrained=False)
+            load_frozen(network(), name, WeightsConfig())
         file = WEIGHT_FILES[name]
         for piece in (name, str(folder / file.file_name), f"{file.megabytes} MB", file.url, f"weights fetch {name}"):
             assert piece in str(error.value)
@@ -74,14 +73,14 @@ class TestRefused:
     def test_missing_where_the_user_says(self, folder: Path) -> None:
         torch.save(network().state_dict(), folder / FILE)
         with pytest.raises(BadInput, match=r"elsewhere\.pt.*combo weights fetch semantic-sam-t"):
-            load_foundation(network(), NAME, str(folder / "elsewhere.pt"), untrained=False)
+            load_frozen(network(), NAME, WeightsConfig(weights=str(folder / "elsewhere.pt")))
 
     def test_of_another_model(self, folder: Path) -> None:
         torch.save(nn.Sequential(nn.Linear(3, 5)).state_dict(), folder / FILE)
         ours = network()
         before = {key: tensor.clone() for key, tensor in ours.state_dict().items()}
         with pytest.raises(BadInput, match=rf"(?s){FILE}.*0\.bias has shape \[5\].*missing: 1\.weight"):
-            load_foundation(ours, NAME, None, untrained=False)
+            load_frozen(ours, NAME, WeightsConfig())
         assert_equal_states(ours.state_dict(), before)
 
     @pytest.mark.parametrize("kept", [0, 100, -1])
@@ -89,24 +88,24 @@ class TestRefused:
         torch.save(network().state_dict(), folder / FILE)
         (folder / FILE).write_bytes((folder / FILE).read_bytes()[:kept])
         with pytest.raises(BadInput, match=f"{FILE} .*damaged"):
-            load_foundation(network(), NAME, None, untrained=False)
+            load_frozen(network(), NAME, WeightsConfig())
 
     def test_a_changed_byte_of_a_published_file(self, folder: Path) -> None:
         file = folder / WEIGHT_FILES["mobile-sam"].file_name
         torch.save(network().state_dict(), file)
         with pytest.raises(BadInput, match=r"not the published file.*6dbb9052.*combo weights fetch mobile-sam"):
-            load_foundation(network(), "mobile-sam", None, untrained=False)
-        load_foundation(network(), "mobile-sam", file, untrained=False)
+            load_frozen(network(), "mobile-sam", WeightsConfig())
+        load_frozen(network(), "mobile-sam", WeightsConfig(weights=file))
 
     def test_a_text_file(self, folder: Path) -> None:
         (folder / FILE).write_text("<!DOCTYPE html>" * 99)
         with pytest.raises(BadInput, match="neither a torch file nor safetensors") as error:
-            load_foundation(network(), NAME, None, untrained=False)
+            load_frozen(network(), NAME, WeightsConfig())
         assert "weights_only" not in str(error.value)
 
     def test_trained_and_untrained(self, folder: Path) -> None:
         with pytest.raises(BadInput, match="untrained and weights=mine"):
-            load_foundation(network(), NAME, "mine.pt", untrained=True)
+            load_frozen(network(), NAME, WeightsConfig(weights="mine.pt", untrained=True))
 
 
 class TestUntrained:
@@ -116,7 +115,7 @@ class TestUntrained:
             torch.manual_seed(seed)
             with fixed_initialisation():
                 module = network()
-            assert load_foundation(module, NAME, None, untrained=True) is None
+            assert load_frozen(module, NAME, WeightsConfig(untrained=True)) is None
             states.append(module.state_dict())
         assert_equal_states(*states)
 
@@ -129,8 +128,8 @@ class TestUntrained:
         assert torch.equal(torch.rand(3), expected)
 
     def test_the_name_says_so(self) -> None:
-        assert generator_name("mobile-sam", untrained=True) == "untrained-mobile-sam"
-        assert generator_name("mobile-sam", untrained=False) == "mobile-sam"
+        assert WeightsConfig(untrained=True).name("mobile-sam") == "untrained-mobile-sam"
+        assert WeightsConfig().name("mobile-sam") == "mobile-sam"
 
 
 class TestTable:
