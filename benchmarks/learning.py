@@ -16,9 +16,9 @@ from statistics import mean, stdev
 from combo_avs.data.sources.synthetic.source import SyntheticSource
 from combo_avs.errors import ComboError
 from combo_avs.files import write_atomic
-from combo_avs.pipeline.compare.compare import compare
+from combo_avs.pipeline.compare.grid import Comparison, compare, tabulate
 from combo_avs.pipeline.compare.table import Row, Table, spread
-from combo_avs.pipeline.compare.variants import RECIPE
+from combo_avs.pipeline.compare.variants import RECIPE, plan_variants
 from combo_avs.pipeline.config.precompute import PrecomputeConfig
 from combo_avs.pipeline.imports.clips import import_clips
 from combo_avs.pipeline.imports.truth import write_truth_proposals
@@ -54,20 +54,9 @@ def study(flavour: str, out: Path, train_missing: bool) -> Table:
         for proposals, audio in ((PROPOSALS, AUDIO), ("none", None)):
             run_plans(plan_caches(root, PrecomputeConfig(), proposals, audio, split=None), workers=0, scheduler=None)
         write_truth_proposals(root)
-    return compare(
-        root,
-        "tiny",
-        list(grouped_overs()),
-        list(SEEDS),
-        out / "runs" / flavour,
-        PROPOSALS,
-        AUDIO,
-        OVERRIDES,
-        sounds=SOUNDS,
-        device="cpu",
-        one_by_one=True,
-        train_missing=train_missing,
-    )
+    variants = plan_variants(list(grouped_overs()), PROPOSALS, AUDIO, one_by_one=True)
+    comparison = Comparison(root, "tiny", variants, SEEDS, OVERRIDES, device="cpu", sounds=SOUNDS)
+    return (compare if train_missing else tabulate)(comparison, out / "runs" / flavour)
 
 
 def check(tables: dict[str, Table]) -> None:

@@ -8,6 +8,7 @@ import typer
 
 from ..errors import FAILED
 from ..pipeline.common.choices import Sound
+from ..pipeline.evaluate.protocols import PUBLISHED
 from .options import PRESETS, AsJson, Device, OptionalRoot, Root, Run, Set, complete_preset, say
 
 
@@ -47,11 +48,11 @@ def train(
         given = {"ROOT": root, "--preset": preset, "--proposals": proposals, "--audio": audio, "--out": out}
         missing = [name for name, value in given.items() if value is None]
         raise typer.BadParameter(f"missing: {', '.join(missing)}")
+    from ..pipeline.runs.data import DataNames
     from ..pipeline.train.loop import train as train_it
 
-    config = load_config(preset, overrides)
-    scores = train_it(root, config, proposals, audio, out, resume == "auto", allow_other or ())
-    say(f"done: {out}" + (f"; val M_J {scores.M_J:.4f} M_F {scores.M_F:.4f}" if scores else ""))
+    names, config = DataNames(root, proposals, audio), load_config(preset, overrides)
+    say(train_it(names, config, out, resume=resume == "auto", allow=allow_other or ()))
 
 
 def replay(
@@ -88,32 +89,29 @@ def compare(
     sounds: Annotated[
         str, typer.Option(help="Sound to score with: right, swapped, silent or noise; several separated by commas.")
     ] = "right",
-    protocol: Annotated[str, typer.Option(help="As for evaluate.")] = "published",
+    protocol: Annotated[str, typer.Option(help="As for evaluate.")] = PUBLISHED,
     table: Annotated[bool, typer.Option("--table", help="Train nothing; show the results that exist.")] = False,
     device: Device = "auto",
     settings: Set = None,
     as_json: AsJson = False,
 ) -> None:
     """Train and score a recipe over caches or settings and several seeds. The same command resumes."""
-    from ..pipeline.compare.compare import compare as compare_them
-    from ..pipeline.compare.variants import parse_seeds, parse_sounds
+    from ..pipeline.compare.grid import Comparison, tabulate
+    from ..pipeline.compare.grid import compare as compare_them
+    from ..pipeline.compare.variants import parse_seeds, parse_sounds, plan_variants
 
-    found = compare_them(
+    comparison = Comparison(
         root,
         preset,
-        over or [],
+        plan_variants(over or [], proposals, audio, one_by_one=one_by_one),
         parse_seeds(seeds),
-        out,
-        proposals,
-        audio,
         settings or [],
+        device,
         split,
         parse_sounds(sounds),
-        device,
         protocol,
-        one_by_one,
-        train_missing=not table,
     )
+    found = tabulate(comparison, out) if table else compare_them(comparison, out)
     typer.echo(json.dumps(found.to_json(), indent=1) if as_json else found)
     if found.failed:
         raise typer.Exit(FAILED)
@@ -137,9 +135,9 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Score a run: M_J (mIoU) and M_F (F-score), by default as COMBO prints them."""
-    from ..pipeline.evaluate.evaluate import evaluate_run_by
+    from ..pipeline.evaluate.scores import evaluate_run
 
-    scores = evaluate_run_by(run, protocol or ["published"], split, sound, device)
+    scores = evaluate_run(run, split, sound, device, protocol or [PUBLISHED])
     summaries = [{"split": split, "sound": sound, **s.summary()} for s in scores.values()]
     if as_json:
         others = {"protocols": dict(zip(scores, summaries, strict=True))} if len(scores) > 1 else {}

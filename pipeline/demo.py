@@ -10,11 +10,13 @@ from ..errors import ComboError
 from ..model.combo import COMBO
 from .config.precompute import PrecomputeConfig
 from .config.tree import load_config
-from .evaluate.evaluate import Scores, evaluate_dataset
+from .evaluate.protocols import PUBLISHED
+from .evaluate.scores import Scores, evaluate_dataset
 from .imports.clips import import_clips
 from .precompute.driver import plan_caches, run_plans
 from .predict.predict import predict
 from .report.demo_page import DemoResult, write_demo_page
+from .runs.data import DataNames
 from .runs.open import open_run
 from .train.loop import train
 
@@ -36,16 +38,16 @@ def demo(out: Path, clips: int, steps: int, seed: int = 0) -> str:
     run_plans(plan_caches(root, PrecomputeConfig(), PROPOSALS, AUDIO, split=None), workers=None, scheduler=None)
 
     config = load_config("tiny", [f"train.steps={steps}", f"train.seed={seed}"])
-    train(root, config, PROPOSALS, AUDIO, run, resume=True)
+    train(DataNames(root, PROPOSALS, AUDIO), config, run, resume=True)
 
     device = torch.device("cpu")
     trained = open_run(run, device)
     dataset, model = trained.data.dataset("test"), trained.network
     torch.manual_seed(seed)
-    untrained = evaluate_dataset(COMBO(config.model, len(trained.info.classes)), dataset, device)
+    untrained = evaluate_dataset(COMBO(config.model, len(trained.info.classes)), dataset)[PUBLISHED]
     scores = {
-        "trained": evaluate_dataset(model, dataset, device),
-        "trained, sound swapped between clips": evaluate_dataset(model, dataset, device, "swapped"),
+        "trained": evaluate_dataset(model, dataset)[PUBLISHED],
+        "trained, sound swapped between clips": evaluate_dataset(model, dataset, sound="swapped")[PUBLISHED],
         "untrained": untrained,
     }
 

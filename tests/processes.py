@@ -13,20 +13,23 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["combo_avs.pipeline.train.loop"])
 
 
-def start_training(*arguments: Any, rank: int = 0, count: int = 1, port: int = 0) -> BaseProcess:
-    """Start `train(*arguments)` as torchrun would start that rank. Its exit code is that of the command line."""
+def start_training(*arguments: Any, resume: bool = False, rank: int = 0, count: int = 1, port: int = 0) -> BaseProcess:
+    """Start `train(*arguments, resume=resume)` as torchrun would start that rank.
+
+    Its exit code is that of the command line.
+    """
     names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     environment = {name: str(value) for name, value in names.items()}
-    process = CONTEXT.Process(target=_train, args=(environment, arguments))
+    process = CONTEXT.Process(target=_train, args=(environment, arguments, resume))
     process.start()
     return process
 
 
-def start_ranks(count: int, *arguments: Any) -> list[BaseProcess]:
+def start_ranks(count: int, *arguments: Any, resume: bool = False) -> list[BaseProcess]:
     """Start as many processes that train together."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    return [start_training(*arguments, rank=rank, count=count, port=port) for rank in range(count)]
+    return [start_training(*arguments, resume=resume, rank=rank, count=count, port=port) for rank in range(count)]
 
 
 def exit_codes(processes: list[BaseProcess]) -> list[int | None]:
@@ -36,12 +39,12 @@ def exit_codes(processes: list[BaseProcess]) -> list[int | None]:
     return [process.exitcode for process in processes]
 
 
-def _train(environment: dict[str, str], arguments: tuple[Any, ...]) -> None:
+def _train(environment: dict[str, str], arguments: tuple[Any, ...], resume: bool) -> None:
     os.environ.update(environment)
     from combo_avs.pipeline.train.loop import train
 
     try:
-        train(*arguments)
+        train(*arguments, resume=resume)
     except ComboError as error:
         print(f"combo: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

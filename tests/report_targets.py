@@ -13,8 +13,8 @@ from combo_avs.pipeline.config.precompute import PrecomputeConfig
 from combo_avs.pipeline.config.tree import load_config
 from combo_avs.pipeline.imports.clips import import_clips
 from combo_avs.pipeline.precompute.driver import plan_caches, run_plans
-from combo_avs.pipeline.runs.data import open_data
-from combo_avs.pipeline.runs.folder import append_log, create_converted_run
+from combo_avs.pipeline.runs.data import DataNames, open_data
+from combo_avs.pipeline.runs.folder import append_run_log, create_converted_run
 
 HOSTILE_ID = "<img src=x onerror=alert(1)> $&\"'"
 HOSTILE_OBJECT = "</script><script>alert(2)</script>"
@@ -50,7 +50,7 @@ def make_root(root: Path, clips: int, labelled: bool = True, proposals: Iterable
 
 def make_run(root: Path, folder: Path, seed: int = 0, consistency: float = 10.0, proposals: str = "none") -> Path:
     """A run folder with random weights and a log that looks like one."""
-    data = open_data(root, proposals, "logmel")
+    data = open_data(DataNames(root, proposals, "logmel"))
     dim = f"model.audio_dim={data.audio.dim}"
     settings = [*SMALL, dim, f"train.seed={seed}", f"loss.consistency_weight={consistency}"]
     config = load_config("tiny", settings)
@@ -59,5 +59,5 @@ def make_run(root: Path, folder: Path, seed: int = 0, consistency: float = 10.0,
     torch.nn.init.constant_(model.decoder.class_embed.bias[1:2], 2.0)  # or it would hardly see any object
     create_converted_run(folder, config, data.info(), model.state_dict())
     steps = [{"step": s, "total": 9.0 - s, "loss_mask": 5.0 - s, "lr": 0.001, "lr_backbone": 0.0} for s in range(4)]
-    append_log(folder, [*steps, {"step": 4, "M_J": 0.25, "M_F": 0.5, "protocol": "published: as printed"}])
+    append_run_log(folder, [*steps, {"step": 4, "M_J": 0.25, "M_F": 0.5, "protocol": "published: as printed"}])
     return folder

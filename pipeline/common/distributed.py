@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Event
 from typing import Any, TypeVar
 
 import torch
@@ -41,11 +42,11 @@ class Ranks:
         """This process's part of `total` things; the parts laid end to end are the whole."""
         return slice(self.rank * total // self.count, (self.rank + 1) * total // self.count)
 
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is set in any process."""
+    def any_set(self, event: Event) -> bool:
+        """Whether the event is set in any process."""
         if self.count == 1:
-            return flag
-        flags = torch.tensor(int(flag))
+            return event.is_set()
+        flags = torch.tensor(int(event.is_set()))
         dist.all_reduce(flags, dist.ReduceOp.MAX)
         return bool(flags)
 
@@ -81,18 +82,18 @@ class Ranks:
 
     def all_do(self, work: Callable[..., T], *arguments: Any) -> T:
         """Have every process do something. If it fails anywhere all leave; the lowest rank that failed says why."""
-        result, error = None, None
+        results: list[T] = []
+        error: ComboError | None = None
         try:
-            result = work(*arguments)
+            results.append(work(*arguments))
         except ComboError as failed:
             error = failed
-        codes = self.gather(error and error.exit_code)
-        speaker = next((rank for rank, code in enumerate(codes) if code is not None), None)
-        if speaker == self.rank:
-            raise error
-        if speaker is not None:
-            raise SystemExit(codes[speaker])
-        return result
+        codes = self.gather(None if error is None else error.exit_code)
+        failures = [(rank, code) for rank, code in enumerate(codes) if code is not None]
+        if failures:
+            speaker, code = failures[0]
+            raise error if error is not None and speaker == self.rank else SystemExit(code)
+        return results[0]
 
     def once(self, error: ComboError) -> BaseException:
         """An error that all processes have come to: the first one says it, the others leave with the same exit code."""

@@ -1,8 +1,10 @@
 """The table of `combo compare`: mean and spread of M_J and M_F over seeds, as in papers."""
 
+import json
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -70,6 +72,16 @@ class Table:
             ]
             for sound in sounds
         ]
+
+
+def has_all_scores_of(table: Table, path: Path) -> bool:
+    """Whether a table may replace the compare.json at `path`: no score that stands there would be lost."""
+    try:
+        stored = json.loads(path.read_text())
+        before = {(r["variant"], r["sound"], int(seed)) for r in stored["rows"] for seed in r["M_J"]["by_seed"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return True  # none, or a damaged one
+    return before <= {(row.variant, row.sound, seed) for row in table.rows for seed in row.M_J}
 
 
 def spread(values: Iterable[float]) -> str:

@@ -4,11 +4,10 @@ import itertools
 import re
 from collections import Counter
 from dataclasses import dataclass
-from typing import get_args
 
 from ...errors import BadInput
-from ..common.choices import Sound
-from ..config.tree import Config
+from ..common.choices import SOUNDS, Sound
+from ..config.tree import section_classes
 
 CACHES = ("proposals", "audio")
 SECTIONS = ("model", "loss", "augment", "train")  # where short names are looked up; precompute is settled by the caches
@@ -30,7 +29,9 @@ class Variant:
         return re.sub(r"[^\w.=,+-]+", "-", self.name)
 
 
-def plan_variants(overs: list[str], proposals: str | None, audio: str | None, one_by_one: bool) -> list[Variant]:
+def plan_variants(
+    overs: list[str], proposals: str | None, audio: str | None, *, one_by_one: bool = False
+) -> list[Variant]:
     """The variants that `KEY=VALUE,VALUE,...` texts span.
 
     KEY is proposals, audio, any section.key, or a key's own name. Several texts give every combination of their
@@ -64,9 +65,10 @@ def parse_seeds(text: str) -> list[int]:
 def parse_sounds(text: str) -> list[Sound]:
     """`right,swapped` as names. Raises `BadInput` for anything else, and for a sound that is named twice."""
     sounds = text.split(",")
-    if not set(sounds) <= set(get_args(Sound)) or len(set(sounds)) < len(sounds):
-        raise BadInput(f"--sounds {text!r}: write {', '.join(get_args(Sound))}, each at most once, with commas between")
-    return sounds
+    known: dict[str, Sound] = dict(zip(map(str, SOUNDS), SOUNDS, strict=True))
+    if not set(sounds) <= set(known) or len(set(sounds)) < len(sounds):
+        raise BadInput(f"--sounds {text!r}: write {', '.join(known)}, each at most once, with commas between")
+    return [known[sound] for sound in sounds]
 
 
 def full_key(key: str) -> str:
@@ -75,7 +77,7 @@ def full_key(key: str) -> str:
     Raises `BadInput` for names that no section or several have, and for keys that cannot be compared over.
     """
     if key not in CACHES and "." not in key:
-        sections = [s for s in SECTIONS if key in Config.model_fields[s].annotation.model_fields]
+        sections = [name for name in SECTIONS if key in section_classes()[name].model_fields]
         if len(sections) != 1:
             found = f"is in {', '.join(sections)}; write section.{key}" if sections else "is no setting"
             raise BadInput(f"--over {key}: {found}; write proposals, audio or a key of {', '.join(SECTIONS)}")
@@ -97,9 +99,11 @@ def _parse(over: str) -> tuple[str, list[str]]:
 
 def _variant(combination: tuple[tuple[str, str], ...], proposals: str | None, audio: str | None) -> Variant:
     chosen = dict(combination)
-    caches = {"proposals": chosen.pop("proposals", proposals), "audio": chosen.pop("audio", audio)}
-    for kind, name in caches.items():
+    caches: dict[str, str] = {}
+    for kind, default in (("proposals", proposals), ("audio", audio)):
+        name = chosen.pop(kind, default)
         if name is None:
             raise BadInput(f"name the {kind} cache with --{kind}, or several with --over {kind}=")
+        caches[kind] = name
     overrides = tuple(f"{full_key(key)}={value}" for key, value in chosen.items())
     return Variant(",".join(f"{k}={v}" for k, v in combination) or RECIPE, **caches, overrides=overrides)

@@ -10,22 +10,39 @@ from ...base import Section
 class TrainConfig(Section):
     """Optimisation (paper, appendix; released settings where the paper is silent)."""
 
-    steps: int = Field(90_000, ge=1)
-    clips_per_batch: int = Field(8, ge=1)  # of all processes together
-    lr: float = Field(1e-4, gt=0)
-    backbone_lr_factor: float = Field(0.1, ge=0)
-    weight_decay: float = Field(0.05, ge=0)
-    poly_power: float = Field(0.9, ge=0)  # lr * (1 - step / steps) ** power, no warm-up
-    clip_norm: float = Field(0.01, gt=0)  # L2 norm of the gradient of the whole model
-    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
-    micro_batch_clips: int | None = Field(None, ge=1)  # clips per backward pass of a process; same loss, less memory
-    checkpointing: bool = False  # backward computes activations again: less memory, more time
-    loader_threads: int = Field(2, ge=1)  # of each process, that read and augment batches ahead of time
-    backbone_weights: str | None = None  # ImageNet weights for both encoders
-    start_from: str | None = None  # weights of a whole network to go on from, for example S4's for MS3
-    subset: Literal["s4", "ms3", "avss"] | None = None  # the only one that may be trained on; presets name theirs
-    evaluate_every: int = Field(5_000, ge=1)  # steps between evaluations on val
-    checkpoint_every: int = Field(1_000, ge=1)
-    ema_decay: float | None = Field(None, gt=0, lt=1)  # of the moving average of the weights; evaluated in their place
-    seed: int = Field(0, ge=0)
-    device: str = "auto"  # auto: cuda when there is one
+    steps: int = Field(default=90_000, ge=1, description="Training steps.")
+    clips_per_batch: int = Field(default=8, ge=1, description="Clips per step, of all processes together.")
+    lr: float = Field(default=1e-4, gt=0, description="Learning rate of the first step.")
+    backbone_lr_factor: float = Field(default=0.1, ge=0, description="The backbones' learning rate, as a share of lr.")
+    weight_decay: float = Field(default=0.05, ge=0, description="Of AdamW; not on norm layers and embeddings.")
+    poly_power: float = Field(
+        default=0.9, ge=0, description="The learning rate is lr * (1 - step / steps) ** poly_power, without warm-up."
+    )
+    clip_norm: float = Field(default=0.01, gt=0, description="Maximum L2 norm of the gradient of the whole model.")
+    precision: Literal["fp32", "fp16", "bf16"] = Field(default="fp32", description="Of autocast.")
+    micro_batch_clips: int | None = Field(
+        default=None, ge=1, description="Clips per backward pass of a process: same loss, less memory. null: all."
+    )
+    checkpointing: bool = Field(
+        default=False, description="Compute activations again in the backward pass: less memory, more time."
+    )
+    loader_threads: int = Field(
+        default=2, ge=1, description="Threads of each process that read and augment batches ahead of time."
+    )
+    backbone_weights: str | None = Field(default=None, description="File of ImageNet weights for both encoders.")
+    start_from: str | None = Field(
+        default=None, description="File with weights of a whole network to start from, for example S4's for MS3."
+    )
+    subset: Literal["s4", "ms3", "avss"] | None = Field(
+        default=None, description="The only subset that may be trained on; presets name theirs. null: any."
+    )
+    evaluate_every: int = Field(default=5_000, ge=1, description="Steps between evaluations on val.")
+    checkpoint_every: int = Field(default=1_000, ge=1, description="Steps between checkpoints.")
+    ema_decay: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Decay of a moving average of the weights, which is evaluated and kept in their place. null: none.",
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of initial weights, batches, augmentation and sampled points.")
+    device: str = Field(default="auto", description="cpu, cuda, cuda:1, ...; auto: cuda if there is one.")

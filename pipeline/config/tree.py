@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from ...base import Section
 from ...data.augment import AugmentConfig
@@ -21,11 +21,16 @@ PRESETS = Path(__file__).parent / "presets"
 class Config(Section):
     """Everything a run depends on, apart from the clips and caches that it reads."""
 
-    model: ModelConfig = ModelConfig()
-    loss: CriterionConfig = CriterionConfig()
-    augment: AugmentConfig = AugmentConfig()
-    train: TrainConfig = TrainConfig()
-    precompute: PrecomputeConfig = PrecomputeConfig()
+    model: ModelConfig = Field(default=ModelConfig(), description="The network.")
+    loss: CriterionConfig = Field(default=CriterionConfig(), description="The losses.")
+    augment: AugmentConfig = Field(default=AugmentConfig(), description="Augmentation of training clips.")
+    train: TrainConfig = Field(default=TrainConfig(), description="Optimisation, evaluation and checkpoints.")
+    precompute: PrecomputeConfig = Field(default=PrecomputeConfig(), description="Stage one.")
+
+
+def section_classes() -> dict[str, type[Section]]:
+    """The class of each section by its name in the tree."""
+    return {name: type(section) for name, section in Config() if isinstance(section, Section)}
 
 
 def presets() -> list[str]:

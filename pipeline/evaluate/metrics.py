@@ -1,6 +1,6 @@
 """M_J and M_F in any protocol, accumulated clip by clip.
 
-Every protocol works on the same pixel counts (`counts.py`). What is kept does not grow with the data set.
+Every protocol works on the same pixel counts (`clip.Counts`). What is kept does not grow with the data set.
 
 Scores of frames are added up as whole multiples of 2^-40: such sums do not depend on the order of the clips.
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...base import IGNORE_LABEL
-from .counts import ABOVE_HALF, Counts
+from .clip import ABOVE_HALF, Counts
 from .protocols import BinaryProtocol, Classes, MetricProtocol, SemanticProtocol
 
 BETA2 = 0.3  # the beta squared of F: precision weighs more than recall

@@ -10,6 +10,7 @@ from typing import Literal
 from ...errors import BadInput
 
 Classes = Literal["all", "present", "no-background", "no-last-class"]
+PUBLISHED = "published"
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def avsbench(clips: int) -> BinaryProtocol:
 
 
 BINARY: dict[str, BinaryProtocol] = {
-    "published": BinaryProtocol("COMBO, and AVSBench at 1 clip per call"),
+    PUBLISHED: BinaryProtocol("COMBO, and AVSBench at 1 clip per call"),
     "avsbench-bs2": avsbench(2),
     "avsbench-bs4": avsbench(4),
     "dataset-f": BinaryProtocol("one threshold of F for all frames of the data set", clips_per_call=None),
@@ -65,7 +66,7 @@ BINARY: dict[str, BinaryProtocol] = {
 }
 
 SEMANTIC: dict[str, SemanticProtocol] = {
-    "published": SemanticProtocol("COMBO, by frame, all classes, absent ones 0"),
+    PUBLISHED: SemanticProtocol("COMBO, by frame, all classes, absent ones 0"),
     "published-no-background": SemanticProtocol(
         "as published, without class 0", J_over="no-background", F_over="no-background"
     ),

@@ -13,7 +13,8 @@ from ...files import write_atomic
 from ..common.devices import pick_device
 from ..config.precompute import PrecomputeConfig
 from ..config.tree import load_config
-from ..evaluate.evaluate import evaluate_run
+from ..evaluate.protocols import PUBLISHED
+from ..evaluate.scores import evaluate_run
 from ..imports.clips import import_clips
 from ..imports.maskiges import NAME as OFFICIAL
 from ..imports.maskiges import import_maskiges
@@ -57,7 +58,7 @@ def reproduce(
         found = open_cache(clips, "proposals", proposals)
     features = _listen(root, vggish or _own_vggish(root, inputs.checkpoint), device)
     run = _convert(inputs.checkpoint, root, f"{subset}-{backbone}", RunData(clips, found, features))
-    scores = evaluate_run(run, "test", device=device, protocol="published")
+    scores = evaluate_run(run, "test", device=device)[PUBLISHED]
     return Reproduction(
         subset=subset,
         backbone=backbone,

@@ -11,9 +11,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from ...data.dataset import ClipDataset
 from ...model.combo import COMBO
 from ...model.inference import foreground_score
+from ..common.choices import Sound
 from ..common.pictures import outlined, overlay
-from ..evaluate.evaluate import Scores, segment, sound_source
-from ..runs.folder import read_log
+from ..evaluate.clip import segment
+from ..evaluate.scores import Scores
+from ..evaluate.sounds import sound_source
+from ..runs.folder import read_run_log
 from .embed import curves, log_mel_picture, png, smooth, wav
 
 GALLERY = 6  # clips
@@ -34,7 +37,7 @@ class DemoResult:
 def write_demo_page(path: Path, result: DemoResult) -> None:
     """Write one HTML file; only the video stays beside it."""
     main = next(iter(result.scores.values()))
-    steps = [e for e in read_log(result.run) if "total" in e]
+    steps = [e for e in read_run_log(result.run) if "total" in e]
     environment = Environment(loader=PackageLoader(__package__, "."), autoescape=True, undefined=StrictUndefined)
     page = environment.get_template("demo.html").render(
         clips=len(result.dataset.clips.table),
@@ -54,7 +57,7 @@ def write_demo_page(path: Path, result: DemoResult) -> None:
 
 
 def _training_curves(run: Path) -> list[str]:
-    log = read_log(run)
+    log = read_run_log(run)
     steps = [e for e in log if "total" in e]
     x = [float(e["step"]) for e in steps]
     terms = {"class": "loss_ce", "mask": "loss_mask", "dice": "loss_dice"}
@@ -105,9 +108,9 @@ def _clip(result: DemoResult, index: int, scores: Scores) -> dict[str, Any]:
     }
 
 
-def _predict(result: DemoResult, index: int, sound: str) -> np.ndarray:
+def _predict(result: DemoResult, index: int, sound: Sound) -> np.ndarray:
     """bool [T, H, W]."""
     sample = result.dataset[index]
     features = sound_source(result.dataset, sound)(index, sample)
-    scores = segment(result.model.eval(), sample, features, result.device)
+    scores = segment(result.model.eval(), sample, features)
     return (foreground_score(scores) > 0).cpu().numpy()

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...data.dataset import Sample
 from ...model.inference import label_map
 from ..common.progress import bar
-from ..evaluate.evaluate import count_clip, segment
+from ..evaluate.clip import count_clip, segment
 from ..evaluate.metrics import make_metrics
 from ..evaluate.protocols import find_protocol
 from ..runs.open import open_run
@@ -42,7 +42,7 @@ class Scorer:
         opened = open_run(run.folder, device)
         self.dataset = opened.data.dataset(split)
         self.model, self.weights = opened.network, opened.weights
-        self.device, self.run = device, run
+        self.run = run
         num_classes = len(opened.info.classes)
         self.metrics = make_metrics(find_protocol(protocol, num_classes), num_classes)
 
@@ -61,7 +61,7 @@ class Scorer:
             return None
 
     def _clip(self, sample: Sample) -> Segmented:
-        scores_TKHW = segment(self.model, sample, sample.features, self.device)
+        scores_TKHW = segment(self.model, sample, sample.features)
         labels_THW = label_map(scores_TKHW)
         object_THW = (scores_TKHW[:, 1:].amax(dim=1) - scores_TKHW[:, 0]).sigmoid()
         j, f, j_T = self._score(sample, scores_TKHW)

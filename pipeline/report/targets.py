@@ -10,7 +10,7 @@ from ...errors import BadInput
 from ..compare.variants import Variant
 from ..config.tree import Config
 from ..runs.data import RunInfo
-from ..runs.folder import read_best, read_log, read_run
+from ..runs.folder import read_best, read_run, read_run_log
 
 KINDS = (
     "a run folder (run.json), a comparison (compare.json), a cache root (clips.zarr) or a cache (proposals/NAME.zarr)"
@@ -107,7 +107,7 @@ def read_target(folder: Path, problems: list[str], variant: str | None = None) -
     Raises `BadInput` when config or run.json cannot be read; what else is missing goes to `problems`.
     """
     config, info = read_run(folder)
-    log = read_log(folder)
+    log = read_run_log(folder)
     if not log:
         problems.append(f"{folder}: no log yet, so there are no curves")
     try:

@@ -29,7 +29,7 @@ KEEP = 2
 class Checkpoint:
     """tensors: file stem -> name -> tensor, on the CPU. state: what `torch.load` reads. about: JSON."""
 
-    tensors: dict[str, Mapping[str, Tensor]]
+    tensors: Mapping[str, Mapping[str, Tensor]]
     state: dict[str, Any]
     about: dict[str, Any]
 
@@ -52,24 +52,29 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     publish(temporary, path)
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Raises ValueError that says what is damaged: every byte is compared with the manifest first."""
+def read_manifest(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself, and size and sha256 of its files. Raises ValueError where it is damaged."""
     try:
         about = json.loads((path / "manifest.json").read_text())
         expected = about.pop("sha256")
-        files = about["files"]
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"manifest.json is missing or damaged ({error})") from error
-    if digest(about) != expected:
+    if digest(about) != expected or "files" not in about:
         raise ValueError("manifest.json is damaged (its sha256 differs)")
-    for name, (size, sha256) in files.items():
+    return about
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Raises ValueError that says what is damaged: every byte is compared with the manifest first."""
+    about = read_manifest(path)
+    for name, (size, sha256) in about["files"].items():
         file = path / name
         if Path(name).name != name or not file.is_file():
             raise ValueError(f"{name} is missing")
         if file.stat().st_size != size or file_sha256(file) != sha256:
             raise ValueError(f"{name} is damaged (size or sha256 differs)")
     try:
-        tensors = {Path(n).stem: load_file(path / n) for n in files if n.endswith(".safetensors")}
+        tensors = {Path(n).stem: load_file(path / n) for n in about["files"] if n.endswith(".safetensors")}
         state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, SafetensorError) as error:  # whole, but not by this package
         raise ValueError(str(error)) from error
@@ -78,6 +83,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 def checkpoint_path(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:08d}"
+
+
+def checkpoint_step(path: Path) -> int:
+    """The step that a checkpoint folder is named after."""
+    return int(path.name.removeprefix("step-"))
 
 
 def checkpoints(run: Path) -> list[Path]:

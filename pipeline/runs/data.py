@@ -22,6 +22,15 @@ ALLOWED = {  # names for `allow`, and what each lets differ
 
 
 @dataclass(frozen=True)
+class DataNames:
+    """What to train on: a cache root, and the names of two of its caches."""
+
+    root: str | Location
+    proposals: str
+    audio: str
+
+
+@dataclass(frozen=True)
 class RunInfo:
     """What a run was trained on. Caches are named in full."""
 
@@ -83,9 +92,9 @@ class RunData:
         )
 
 
-def open_data(root: str | Location, proposals: str, audio: str) -> RunData:
-    """The clips of a cache root, with caches by name. Raises `BadInput` as `open_cache`."""
-    return _with_caches(ClipStore(root), proposals, audio)
+def open_data(names: DataNames) -> RunData:
+    """Open clips and caches. Raises `BadInput` as `open_cache`."""
+    return _with_caches(ClipStore(names.root), names.proposals, names.audio)
 
 
 def open_trained_data(info: RunInfo) -> RunData:

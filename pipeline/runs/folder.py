@@ -14,9 +14,9 @@ import os
 import shutil
 import socket
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 from safetensors import SafetensorError, safe_open
@@ -41,22 +41,14 @@ MAY_CHANGE = (
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[None]:
-    """Hold a run folder for training, and clear away what killed saves left in it.
+def lock_run(folder: Path) -> Iterator[None]:
+    """Lock a run folder for training, and remove what killed saves left in it.
 
     Raises `BadInput` when a live process trains in it.
     """
-    if folder.exists() and not folder.is_dir():
-        raise BadInput(f"{folder} is a file; name a folder for the run")
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "_lock").open("a+") as file:
-        try:
-            lock(file, folder, wait=False)
-        except BlockingIOError:
-            file.seek(0)
-            raise BadInput(
-                f"{folder} is in use: {file.read().strip()} trains in it; wait for it, stop it, or name another folder"
-            ) from None
+        _try_lock(file, folder)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
@@ -65,26 +57,55 @@ def claimed(folder: Path) -> Iterator[None]:
         yield
 
 
-def create_run(folder: Path, config: Config, info: RunInfo, resume: bool, allow: Collection[str] = ()) -> None:
-    """Write config and info of a new run, or check that they are those of the run to resume.
+def check_free(folder: Path) -> None:
+    """Raise `BadInput` when a live process trains in a run folder. Nothing is written."""
+    with suppress(FileNotFoundError, NotADirectoryError, PermissionError), (folder / "_lock").open("r+") as file:
+        _try_lock(file, folder)
+
+
+def _try_lock(file: IO[str], folder: Path) -> None:
+    try:
+        lock(file, folder, wait=False)
+    except BlockingIOError:
+        file.seek(0)
+        raise BadInput(
+            f"{folder} is in use: {file.read().strip()} trains in it; wait for it, stop it, or name another folder"
+        ) from None
+
+
+def check_new(folder: Path) -> None:
+    """Raise `BadInput` when there cannot be a new run in a folder. Nothing is written."""
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"{folder} is a file; name a folder for the run")
+    if (folder / "run.json").exists():
+        steps = f" ({checkpoints(folder)[-1].name})" if checkpoints(folder) else ""
+        raise BadInput(f"{folder} already holds a run{steps}; continue it with --resume auto, or name another folder")
+
+
+def check_resumable(folder: Path, config: Config, info: RunInfo, allow: Collection[str] = ()) -> None:
+    """Raise `BadInput` when a folder holds another run than this one. Nothing is written.
 
     allow: keys of `data.ALLOWED` that may be others than the run began with.
-    Raises `BadInput` when the folder holds a run and `resume` is off, or another run than this one.
     """
-    if (folder / "run.json").exists():
-        if not resume:
-            steps = f" ({checkpoints(folder)[-1].name})" if checkpoints(folder) else ""
-            raise BadInput(
-                f"{folder} already holds a run{steps}; continue it with --resume auto, or name another folder"
-            )
-        old_config, old_info = read_run(folder)
-        check_same_data(folder, old_info, info, allow)
-        old, new = old_config.model_dump(), config.model_dump()
-        changed = [(f"{s}.{k}", old[s][k], new[s][k]) for s in new for k in new[s] if new[s][k] != old[s][k]]
-        changed = [f"{k} was {was!r}, is {now!r}" for k, was, now in changed if k not in MAY_CHANGE]
-        if changed:
-            advice = f"Only {', '.join(MAY_CHANGE)} may change; take the old values, or name another folder"
-            raise BadInput.listing(f"{folder} cannot be resumed with other settings:", changed, advice)
+    if not (folder / "run.json").exists():
+        check_new(folder)
+        return
+    old_config, old_info = read_run(folder)
+    check_same_data(folder, old_info, info, allow)
+    if changed := [text for key, text in changed_settings(old_config, config).items() if key not in MAY_CHANGE]:
+        advice = f"Only {', '.join(MAY_CHANGE)} may change; take the old values, or name another folder"
+        raise BadInput.listing(f"{folder} cannot be resumed with other settings:", changed, advice)
+
+
+def changed_settings(old: Config, new: Config) -> dict[str, str]:
+    """The settings that differ, by full name, each with its old and new value in words."""
+    was, now = old.model_dump(), new.model_dump()
+    keys = [(s, k) for s in now for k in now[s] if now[s][k] != was[s][k]]
+    return {f"{s}.{k}": f"{s}.{k} was {was[s][k]!r}, is {now[s][k]!r}" for s, k in keys}
+
+
+def write_run(folder: Path, config: Config, info: RunInfo) -> None:
+    """Write config and info of a run that begins or goes on."""
     write_atomic(folder / "config.yaml", show_config(config))
     write_atomic(folder / "run.json", json.dumps(info.to_json(), indent=1) + "\n")
 
@@ -94,7 +115,9 @@ def create_converted_run(folder: Path, config: Config, info: RunInfo, weights: M
 
     weights: as in `COMBO.state_dict()`. What is there already of the same run stays.
     """
-    create_run(folder, config, info, resume=True)
+    check_resumable(folder, config, info)
+    if not (folder / "run.json").exists():
+        write_run(folder, config, info)
     if not (folder / "best" / "metrics.json").exists():
         write_best(folder, weights, {"step": 0})
 
@@ -113,7 +136,7 @@ def read_run(folder: Path) -> tuple[Config, RunInfo]:
     return config, info
 
 
-def append_log(folder: Path, lines: list[dict[str, Any]]) -> None:
+def append_run_log(folder: Path, lines: list[dict[str, Any]]) -> None:
     """Add entries, each a line of its own even where a kill has cut the last one."""
     with (folder / "log.jsonl").open("ab+") as file:
         if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
@@ -121,7 +144,7 @@ def append_log(folder: Path, lines: list[dict[str, Any]]) -> None:
         file.writelines(json.dumps(line).encode() + b"\n" for line in lines)
 
 
-def read_log(folder: Path) -> list[dict[str, Any]]:
+def read_run_log(folder: Path) -> list[dict[str, Any]]:
     """All whole lines of the log; steps that were done again after a kill appear once, as last done."""
     if not (folder / "log.jsonl").exists():
         return []

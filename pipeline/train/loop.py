@@ -15,41 +15,57 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ...data.dataset import Batch, ClipDataset, prefetch, train_batch
 from ...errors import BadInput, ComboError, Interrupted
-from ...model.combo import COMBO
 from ..common.distributed import Ranks, joined
 from ..common.progress import stop_request
 from ..config.tree import Config
-from ..evaluate.evaluate import Scores, evaluate_dataset, keep_best
+from ..evaluate.protocols import PUBLISHED
+from ..evaluate.scores import Scores, evaluate_dataset
 from ..runs.checkpoints import (
     Checkpoint,
     checkpoint_path,
+    checkpoint_step,
+    checkpoints,
     drop_old,
     newest_checkpoint,
     read_checkpoint,
+    read_manifest,
     write_checkpoint,
 )
-from ..runs.data import RunInfo, check_same_data, open_data
-from ..runs.folder import claimed, create_run, mend_best, read_log
-from .ema import make_ema, update_ema
+from ..runs.data import DataNames, RunData, RunInfo, check_same_data, open_data
+from ..runs.folder import (
+    check_free,
+    check_new,
+    check_resumable,
+    lock_run,
+    mend_best,
+    read_best,
+    read_run_log,
+    write_best,
+    write_run,
+)
 from .monitor import Monitor, validation_picture
+from .optim import WeightAverage
 from .replay import dump_step
 from .step import NotFinite, Trainer, make_trainer, train_step
 
 
 @dataclass(frozen=True)
-class Job:
+class Training:
     """What one training works with, in this process."""
 
     out: Path
     config: Config
-    info: RunInfo
+    data: RunData
     dataset: ClipDataset
     validation: ClipDataset | None
     ranks: Ranks
     trainer: Trainer
-    model: COMBO  # `trainer.model` holds it, or is it
-    ema: COMBO | None
+    average: WeightAverage | None
     stop: threading.Event
+
+    @property
+    def info(self) -> RunInfo:
+        return self.data.info()
 
     def batch(self, step: int, share: slice = slice(None)) -> Batch:
         settings = self.config.train
@@ -63,84 +79,97 @@ class Job:
         return self.validation is not None and (done % settings.evaluate_every == 0 or done == settings.steps)
 
 
-def train(
-    root: Path,
-    config: Config,
-    proposals: str,
-    audio: str,
-    out: Path,
-    resume: bool = False,
-    allow: Collection[str] = (),
-) -> Scores | None:
-    """Train on the store and caches of `root`, into the run folder `out`. Gives the last scores on val, if any.
+@dataclass(frozen=True)
+class Trained:
+    """What came of a training. steps: that the run has now. scores: the last ones on val, None if none were made."""
 
-    proposals, audio: names of caches of `root`. resume: go on from the newest checkpoint of `out`; allow: "clips",
-    "proposals" or "audio" that may be others than those it was trained on.
+    out: Path
+    steps: int
+    new_steps: int
+    scores: Scores | None
+
+    def __str__(self) -> str:
+        if not self.new_steps and self.scores is None:
+            return f"already at step {self.steps}: {self.out}"
+        scores = f"; val M_J {self.scores.M_J:.4f} M_F {self.scores.M_F:.4f}" if self.scores else ""
+        return f"done: {self.out}{scores}"
+
+
+def train(names: DataNames, config: Config, out: Path, *, resume: bool = False, allow: Collection[str] = ()) -> Trained:
+    """Train on clips and caches, into the run folder `out`.
+
+    resume: go on from the newest checkpoint of `out`; where all steps are done, nothing is written. allow: "clips",
+    "proposals" or "audio" that may be others than those the run began with.
     Under torchrun every process calls this alike, and they share each batch.
     Raises `BadInput` before the first step when something does not fit, `Interrupted` after a checkpoint when
     stopped, and `ComboError` when the loss is not finite.
     """
     with joined() as ranks, stop_request() as stop, ExitStack() as stack:
-        job = ranks.all_do(prepare, root, config, proposals, audio, out, ranks, stop)
-        ranks.first_does(stack.enter_context, claimed(out))
-        ranks.first_does(create_run, out, config, job.info, resume, allow)
-        first = go_on(job, allow) if resume else 0
+        training = ranks.all_do(prepare, names, config, out, ranks, stop)
+        check = partial(check_resumable, allow=allow) if resume else lambda out, *_: check_new(out)
+        ranks.first_does(check_free, out)
+        ranks.first_does(check, out, config, training.info)
+        if resume and (steps := ranks.first_does(all_done, training, allow)) is not None:
+            return Trained(out, steps, 0, None)
+        ranks.first_does(stack.enter_context, lock_run(out))
+        ranks.first_does(check, out, config, training.info)  # another process may have come first
+        ranks.first_does(write_run, out, config, training.info)
+        first = go_on(training, allow) if resume else 0
         if ranks.count > 1:
-            job.trainer.model = DistributedDataParallel(job.model, broadcast_buffers=False)
-        monitor = stack.enter_context(Monitor(out, config.train, first, ranks, job.trainer.device))
+            training.trainer.parallel = DistributedDataParallel(training.trainer.model, broadcast_buffers=False)
+        monitor = stack.enter_context(Monitor(out, config.train, first, ranks, training.trainer.device))
         try:
-            return run_steps(job, first, monitor)
+            scores = run_steps(training, first, monitor)
         except NotFinite as broken:
             if broken.everywhere:
-                return ranks.first_does(give_up, job, broken)
-            return give_up(job, broken)
+                raise ranks.once(ranks.first_does(keep_broken, training, broken)) from broken
+            raise keep_broken(training, broken) from broken
+        return Trained(out, config.train.steps, config.train.steps - first, scores)
 
 
-def run_steps(job: Job, first: int, monitor: Monitor) -> Scores | None:
-    """The loop: from step `first` to the last. Gives the last scores."""
-    settings, ranks, trainer = job.config.train, job.ranks, job.trainer
+def run_steps(training: Training, first: int, monitor: Monitor) -> Scores | None:
+    """The loop: from step `first` to the last. Returns the last scores."""
+    settings, ranks, trainer = training.config.train, training.ranks, training.trainer
     steps = range(first, settings.steps)
     scores = None
-    if first and job.to_score(first) and not ranks.first_does(is_scored, job.out, first):
-        scores = score(job, first, monitor)
-    make = partial(job.batch, share=ranks.share(settings.clips_per_batch))
+    if first and training.to_score(first) and not ranks.first_does(is_scored, training.out, first):
+        scores = score(training, first, monitor)
+    make = partial(training.batch, share=ranks.share(settings.clips_per_batch))
     with closing(prefetch(make, steps, threads=settings.loader_threads)) as batches:
         for step in steps:
             started = time.perf_counter()
             batch = next(batches)
             waited = time.perf_counter() - started
             entry = train_step(trainer, batch, step)
-            if job.ema is not None:
-                update_ema(job.ema, job.model, settings.ema_decay, step)
+            if training.average is not None:
+                training.average.update(trainer.model, step)
             monitor.step(entry, waited)
 
             done = step + 1
-            stopping, scoring = ranks.any(job.stop.is_set()), job.to_score(done)
+            stopping, scoring = ranks.any_set(training.stop), training.to_score(done)
             saving = stopping or scoring or done % settings.checkpoint_every == 0 or done == settings.steps
             if saving:
                 monitor.look()  # before the save: nothing that is not finite is ever kept
-                ranks.first_does(save, job, done)
+                ranks.first_does(save, training, done)
             if stopping and (scoring or done < settings.steps):
                 raise ranks.once(stopped(done))
             if scoring:
-                scores = score(job, done, monitor)
+                scores = score(training, done, monitor)
             if saving:
                 monitor.restart_clock()
     return scores
 
 
-def prepare(
-    root: Path, config: Config, proposals: str, audio: str, out: Path, ranks: Ranks, stop: threading.Event
-) -> Job:
-    """Open everything and build the model. Raises `BadInput` when something does not fit."""
-    data = open_data(root, proposals, audio)
+def prepare(names: DataNames, config: Config, out: Path, ranks: Ranks, stop: threading.Event) -> Training:
+    """Open everything and build the model. Raises `BadInput` when something does not fit. Nothing is written."""
+    data = open_data(names)
     dataset = data.dataset("train")
     validation = data.dataset("val") if "val" in data.clips.table.splits() else None
-    info = data.info()
-    check_fits(config, info, dataset, ranks)
-    trainer = make_trainer(config, len(info.classes), data.audio.dim)
-    ema = None if config.train.ema_decay is None else make_ema(trainer.model)
-    return Job(out, config, info, dataset, validation, ranks, trainer, trainer.model, ema, stop)
+    check_fits(config, data.info(), dataset, ranks)
+    trainer = make_trainer(config, len(data.clips.classes), data.audio.dim)
+    decay = config.train.ema_decay
+    average = None if decay is None else WeightAverage(trainer.model, decay)
+    return Training(out, config, data, dataset, validation, ranks, trainer, average, stop)
 
 
 def check_fits(config: Config, info: RunInfo, dataset: ClipDataset, ranks: Ranks) -> None:
@@ -165,78 +194,98 @@ def check_fits(config: Config, info: RunInfo, dataset: ClipDataset, ranks: Ranks
         raise BadInput.listing("the config does not fit:", problems)
 
 
-def go_on(job: Job, allow: Collection[str]) -> int:
-    """Load the newest whole checkpoint of the run; gives the step to do next, 0 when there is none."""
-    job.ranks.first_does(mend_best, job.out)
-    path = job.ranks.first_does(newest_checkpoint, job.out)
-    return 0 if path is None else job.ranks.all_do(load, job, path, allow)
+def all_done(training: Training, allow: Collection[str]) -> int | None:
+    """The step that a run stands at when there is nothing left to train or to score, else None. Nothing is written."""
+    newest = checkpoints(training.out)[-1:]
+    last = training.config.train.steps
+    if not newest or checkpoint_step(newest[0]) < last:
+        return None
+    path = newest_checkpoint(training.out)  # the newest that is whole
+    if path is None or (step := checkpoint_step(path)) < last:
+        return None
+    check_same_data(path, RunInfo.of_json(read_manifest(path)["run"]), training.info, allow)
+    unscored = step == last and training.to_score(step) and not is_scored(training.out, step)
+    return None if unscored else step
 
 
-def load(job: Job, path: Path, allow: Collection[str]) -> int:
-    """Load a checkpoint; gives the step that it stands at. Raises `ComboError` when this process cannot read it."""
+def go_on(training: Training, allow: Collection[str]) -> int:
+    """Load the newest whole checkpoint of the run; returns the step to do next, 0 when there is none."""
+    training.ranks.first_does(mend_best, training.out)
+    path = training.ranks.first_does(newest_checkpoint, training.out)
+    return 0 if path is None else training.ranks.all_do(load, training, path, allow)
+
+
+def load(training: Training, path: Path, allow: Collection[str]) -> int:
+    """Load a checkpoint; returns the step that it stands at. Raises `ComboError` when this process cannot read it."""
     try:
         checkpoint = read_checkpoint(path)
     except ValueError as error:
         advice = "a run of several machines needs a folder that all of them share"
         raise ComboError(f"{path}: {error}; {advice}") from error
-    check_same_data(path, RunInfo.of_json(checkpoint.about["run"]), job.info, allow)
-    job.model.load_state_dict(checkpoint.tensors["model"])
-    if job.ema is not None:
-        job.ema.load_state_dict(checkpoint.tensors["ema"])
-    job.trainer.load_state(checkpoint.state)
+    check_same_data(path, RunInfo.of_json(checkpoint.about["run"]), training.info, allow)
+    training.trainer.model.load_state_dict(checkpoint.tensors["model"])
+    if training.average is not None:
+        training.average.model.load_state_dict(checkpoint.tensors["ema"])
+    training.trainer.load_state(checkpoint.state)
     torch.set_rng_state(checkpoint.state["rng"])
     return checkpoint.about["step"]
 
 
-def save(job: Job, done: int) -> None:
+def save(training: Training, done: int) -> None:
     """Write the checkpoint after so many steps, and drop old ones."""
-    tensors = {"model": job.model.state_dict(), **({"ema": job.ema.state_dict()} if job.ema is not None else {})}
-    state = {**job.trainer.state(), "rng": torch.get_rng_state()}
-    write_checkpoint(checkpoint_path(job.out, done), Checkpoint(tensors, state, describe(job, done)))
-    drop_old(job.out)
+    tensors = {"model": training.trainer.model.state_dict()}
+    if training.average is not None:
+        tensors["ema"] = training.average.model.state_dict()
+    state = {**training.trainer.state(), "rng": torch.get_rng_state()}
+    write_checkpoint(checkpoint_path(training.out, done), Checkpoint(tensors, state, describe(training, done)))
+    drop_old(training.out)
 
 
-def describe(job: Job, step: int) -> dict[str, Any]:
+def describe(training: Training, step: int) -> dict[str, Any]:
     """What a checkpoint says of itself: JSON."""
     return {
         "step": step,
         "version": version("combo-avs"),
-        "config": job.config.model_dump(mode="json"),
-        "run": job.info.to_json(),
+        "config": training.config.model_dump(mode="json"),
+        "run": training.info.to_json(),
     }
 
 
-def score(job: Job, done: int, monitor: Monitor) -> Scores:
+def score(training: Training, done: int, monitor: Monitor) -> Scores:
     """Score the model (its average, if it has one) on val after so many steps, log it, and keep the best."""
-    model, device = job.ema or job.model, job.trainer.device
+    model = training.trainer.model if training.average is None else training.average.model
+    ranks, validation = training.ranks, training.validation
+    assert validation is not None
 
     def stop_if_asked() -> None:
-        if job.ranks.any(job.stop.is_set()):
-            raise job.ranks.once(stopped(done))
+        if ranks.any_set(training.stop):
+            raise ranks.once(stopped(done))
 
-    scores = evaluate_dataset(model, job.validation, device, ranks=job.ranks, between_clips=stop_if_asked)
-    if job.ranks.first:
-        keep_best(job.out, done, model, scores)
-        monitor.scored(done, scores, validation_picture(model, job.validation, device))
+    scores = evaluate_dataset(model, validation, ranks=ranks, between_clips=stop_if_asked)[PUBLISHED]
+    if ranks.first:
+        best = read_best(training.out)
+        if best is None or best["M_J"] < scores.M_J:
+            write_best(training.out, model.state_dict(), {"step": done, **scores.summary()})
+        monitor.scored(done, scores, validation_picture(model, validation))
     return scores
 
 
 def is_scored(run: Path, done: int) -> bool:
     """Whether the log has scores after so many steps: a kill can come between the checkpoint and the scores."""
-    return any("M_J" in entry and entry["step"] == done for entry in read_log(run))
+    return any("M_J" in entry and entry["step"] == done for entry in read_run_log(run))
 
 
 def stopped(done: int) -> Interrupted:
     return Interrupted(f"stopped after step {done}; go on with --resume auto")
 
 
-def give_up(job: Job, broken: NotFinite) -> None:
-    """Keep all that the broken step depends on, and raise `ComboError` that says what broke."""
-    step, batch = broken.step, job.batch(broken.step)
-    whose = "" if job.ranks.first else f"-rank-{job.ranks.rank}"
-    path = job.out / "broken" / f"step-{step:08d}{whose}"
-    dump_step(path, job.model, job.trainer, batch, describe(job, step))
-    raise ComboError(
+def keep_broken(training: Training, broken: NotFinite) -> ComboError:
+    """Keep all that the broken step depends on, and return an error that says what broke."""
+    step, batch = broken.step, training.batch(broken.step)
+    whose = "" if training.ranks.first else f"-rank-{training.ranks.rank}"
+    path = training.out / "broken" / f"step-{step:08d}{whose}"
+    dump_step(path, training.trainer, batch, describe(training, step))
+    return ComboError(
         f"training broke at step {step} ({broken}); clips of the batch: {', '.join(batch.clip_ids)}. 'combo replay "
         f"{path}' does the step again. Start a new run with a lower train.lr or train.precision=fp32; --resume auto "
         "comes to the same step again"

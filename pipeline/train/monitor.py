@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]: generated
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from ...base import IGNORE_LABEL
 from ...data.dataset import ClipDataset
 from ...model.combo import COMBO
 from ...model.inference import label_map
@@ -20,8 +21,9 @@ from ..common.distributed import Ranks
 from ..common.pictures import label_colours, overlay_labels
 from ..common.progress import bar
 from ..config.train import TrainConfig
-from ..evaluate.evaluate import Scores, segment
-from ..runs.folder import append_log
+from ..evaluate.clip import segment
+from ..evaluate.scores import Scores
+from ..runs.folder import append_run_log
 from .step import NotFinite
 
 LOOK_EVERY = 10  # steps between looks at the losses: each look waits for the device
@@ -49,7 +51,7 @@ class Monitor:
             self._board.close()
 
     def step(self, entry: dict[str, Any], waited: float) -> None:
-        """Take the entry of a step as `train_step` gives it; waited: seconds for its batch."""
+        """Take the entry of a step as `train_step` returns it; waited: seconds for its batch."""
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
         clips = len(entry["clips"]) * self._ranks.count
@@ -66,7 +68,7 @@ class Monitor:
         broken = next((i for i, e in enumerate(entries) if not all(math.isfinite(e[k]) for k in self._vital)), None)
         entries = entries[: None if broken is None else broken + 1]
         if self._ranks.first:
-            append_log(self._run, entries)
+            append_run_log(self._run, entries)
             for entry in entries:
                 self._scalars({scalar_name(k): v for k, v in entry.items() if k != "step"}, entry["step"])
         if entries:
@@ -77,8 +79,10 @@ class Monitor:
             raise NotFinite(entries[-1]["step"], f"not finite: {', '.join(terms)}", everywhere=True)
 
     def scored(self, done: int, scores: Scores, picture: np.ndarray) -> None:
-        """Write the scores after `done` steps, and the picture that `validation_picture` gave."""
-        append_log(self._run, [{"step": done, **scores.summary()}])
+        """Write the scores after `done` steps, and the picture of `validation_picture`."""
+        if self._board is None:
+            return
+        append_run_log(self._run, [{"step": done, **scores.summary()}])
         self._scalars({"val/M_J": scores.M_J, "val/M_F": scores.M_F}, done)
         self._board.add_image("val", picture, done, dataformats="HWC")
         path = self._run / "pictures" / f"step-{done:08d}.png"
@@ -91,6 +95,8 @@ class Monitor:
 
     def _scalars(self, values: dict[str, float], step: int) -> None:
         """All values of a step as one event: 20 times as fast as `add_scalar` for each."""
+        if self._board is None:
+            return
         summary = Summary(value=[Summary.Value(tag=k, simple_value=v) for k, v in values.items()])
         self._board._get_file_writer().add_summary(summary, step)
 
@@ -121,7 +127,7 @@ def memory_gb(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-def validation_picture(model: COMBO, dataset: ClipDataset, device: torch.device) -> np.ndarray:
+def validation_picture(model: COMBO, dataset: ClipDataset) -> np.ndarray:
     """uint8 [H', W', 3]: a row of frames with the truth and a row with the prediction, for some clips of the split."""
     colours = label_colours(len(dataset.clips.classes))
     model_mode = model.training
@@ -129,8 +135,8 @@ def validation_picture(model: COMBO, dataset: ClipDataset, device: torch.device)
     rows = []
     for index in np.unique(np.linspace(0, len(dataset) - 1, PICTURED).astype(int)):
         sample = dataset[int(index)]
-        predicted = label_map(segment(model, sample, sample.features, device)).cpu().numpy()
-        truth = np.where(sample.labels == 255, 0, sample.labels)
+        predicted = label_map(segment(model, sample, sample.features)).cpu().numpy()
+        truth = np.where(sample.labels == IGNORE_LABEL, 0, sample.labels)
         for labels in (truth, predicted):
             pairs = zip(sample.frames, labels, strict=True)
             rows.append(np.concatenate([overlay_labels(frame, shown, colours) for frame, shown in pairs], axis=1))

@@ -1,8 +1,12 @@
-"""Optimiser, parameter groups and learning rate of the published recipe."""
+"""Optimiser, parameter groups and learning rate of the published recipe; and the average of the weights."""
+
+from copy import deepcopy
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from ...model.combo import COMBO
 from ..config.train import TrainConfig
 
 # No decay on these: scales and shifts of normalisation, and learned embeddings.
@@ -40,8 +44,28 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, step: int) -> float:
-    """Poly schedule: lr * (1 - step / steps) ** power. Gives the rate of the groups with factor 1."""
+    """Poly schedule: lr * (1 - step / steps) ** power. Returns the rate of the groups with factor 1."""
     lr = config.lr * (1 - step / config.steps) ** config.poly_power
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_factor"]
     return lr
+
+
+class WeightAverage:
+    """An exponential moving average of the weights, scored and kept instead of the last ones.
+
+    model: a copy of the network in eval mode, which no gradient changes.
+    """
+
+    def __init__(self, model: COMBO, decay: float) -> None:
+        self.model, self._decay = deepcopy(model).requires_grad_(False).eval(), decay
+
+    @torch.no_grad()
+    def update(self, model: COMBO, step: int) -> None:
+        """Move the average towards the model after step `step`, counted from 0.
+
+        At first faster than the decay says, by min(decay, (1 + step) / (10 + step)), so that the initial weights are
+        soon forgotten.
+        """
+        move = get_ema_multi_avg_fn(min(self._decay, (1 + step) / (10 + step)))
+        move(list(self.model.parameters()), list(model.parameters()), None)

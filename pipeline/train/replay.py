@@ -9,27 +9,26 @@ import torch
 
 from ...data.dataset import Batch
 from ...errors import BadInput, ComboError
-from ...model.combo import COMBO
 from ..config.tree import parse_config
 from ..runs.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from ..runs.data import RunInfo
 from .step import NotFinite, Trainer, make_trainer, train_step
 
 
-def dump_step(path: Path, model: COMBO, trainer: Trainer, batch: Batch, about: dict[str, Any]) -> None:
-    """Write all that a step depends on: its whole batch, and model and trainer as they were before the step.
+def dump_step(path: Path, trainer: Trainer, batch: Batch, about: dict[str, Any]) -> None:
+    """Write all that a step depends on: its whole batch, and the trainer as it was before the step.
 
     about: of the run's checkpoints, see `train.describe`.
     """
     values = {field.name: getattr(batch, field.name) for field in fields(batch)}
     arrays = {name: torch.from_numpy(value) for name, value in values.items() if isinstance(value, np.ndarray)}
     others = {name: value for name, value in values.items() if name not in arrays}
-    tensors = {"model": model.state_dict(), "batch": arrays}
+    tensors = {"model": trainer.model.state_dict(), "batch": arrays}
     write_checkpoint(path, Checkpoint(tensors, trainer.state(), {**about, "batch": others}))
 
 
 def replay(folder: Path, device: str = "auto") -> dict[str, float]:
-    """Do the step of `RUN/broken/step-N` again and give its losses by name, learning rate and gradient norm beside.
+    """Do the step of `RUN/broken/step-N` again and return its losses by name, learning rate and gradient norm beside.
 
     On a CPU they are those of the run to the last bit, if that was one process on a CPU; nothing is written.
     Raises `BadInput` when the folder is damaged or none of these, and `ComboError` when the step breaks before there
@@ -48,8 +47,9 @@ def replay(folder: Path, device: str = "auto") -> dict[str, float]:
     trainer = make_trainer(config.model_copy(update={"train": settings}), len(classes), config.model.audio_dim)
     trainer.model.load_state_dict(dumped.tensors["model"])
     trainer.load_state(dumped.state)
-    others = {name: tuple(value) for name, value in dumped.about["batch"].items()}
-    batch = Batch(**others, **{name: array.numpy() for name, array in dumped.tensors["batch"].items()})
+    clip_ids, places, lengths = (tuple(dumped.about["batch"][k]) for k in ("clip_ids", "places", "frames_per_clip"))
+    arrays = {name: array.numpy() for name, array in dumped.tensors["batch"].items()}
+    batch = Batch(clip_ids, places, lengths, **arrays)
     try:
         entry = train_step(trainer, batch, dumped.about["step"])
     except NotFinite as error:

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
 from ...data.dataset import Batch
 from ...errors import BadInput
 from ...model.combo import COMBO
-from ...model.criterion import CriterionConfig, Totals, criterion
+from ...model.criterion import Totals, criterion
+from ...model.decoder import Predictions
 from ...model.matcher import frame_targets
 from ...model.random_numbers import ClipUniform, rand_by_clip, rows_of
 from ...model.weights.published_keys import load_backbone
@@ -29,7 +31,7 @@ from .optim import make_optimizer, set_learning_rate
 class NotFinite(Exception):
     """Losses or predictions that are NaN or infinite, at a step."""
 
-    def __init__(self, step: int, what: str, everywhere: bool = False) -> None:
+    def __init__(self, step: int, what: str, *, everywhere: bool = False) -> None:
         """everywhere: all ranks have found it; else this one alone may have."""
         super().__init__(what)
         self.step, self.everywhere = step, everywhere
@@ -37,14 +39,15 @@ class NotFinite(Exception):
 
 @dataclass
 class Trainer:
-    """What one training step works on."""
+    """What one training step works on. parallel: the model as it is called by several processes."""
 
-    model: COMBO | DistributedDataParallel
+    model: COMBO
     optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
+    scaler: GradScaler
     device: torch.device
     config: Config
     health: Tensor  # float32 scalar on the device: 1, or NaN once a loss was not finite; it scales every loss
+    parallel: DistributedDataParallel | None = None
 
     def state(self) -> dict[str, Any]:
         """All that resuming needs beside the weights. Data, drop-path and points follow from seed and step."""
@@ -79,7 +82,7 @@ def make_trainer(config: Config, num_classes: int, audio_dim: int) -> Trainer:
         )
     model = model.to(device).train()
     model.set_checkpointing(config.train.checkpointing)
-    scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16")
+    scaler = GradScaler(device.type, enabled=config.train.precision == "fp16")
     return Trainer(model, make_optimizer(model, config.train), scaler, device, config, torch.ones((), device=device))
 
 
@@ -115,22 +118,21 @@ def update(trainer: Trainer, total: Tensor, norm: Tensor) -> None:
     healthy = total.isfinite() & (norm.isfinite() | fp16)
     trainer.health = torch.where(healthy, trainer.health, torch.nan)
     if not fp16:  # else the scaler sees that the gradients are not finite
-        trainer.optimizer.found_inf = trainer.health.isnan().float()
+        setattr(trainer.optimizer, "found_inf", trainer.health.isnan().float())  # noqa: B010  read by fused AdamW
     trainer.scaler.step(trainer.optimizer)
     trainer.scaler.update()
 
 
 def backward(trainer: Trainer, batch: Batch, step: int) -> dict[str, Tensor]:
     """The losses of a batch, detached; their gradients go to the model. Parts add up to the whole."""
-    settings, loss, model = trainer.config.train, trainer.config.loss, trainer.model
+    settings, parallel = trainer.config.train, trainer.parallel
     parts = batch.parts(settings.micro_batch_clips or len(batch.clip_ids))
     totals = None if len(parts) == 1 else batch_totals(trainer, batch)
     sums: dict[str, Tensor] = {}
     for part in parts:
-        waits = isinstance(model, DistributedDataParallel) and part is not parts[-1]
-        with model.no_sync() if waits else nullcontext():  # gradients travel once
+        with parallel.no_sync() if parallel and part is not parts[-1] else nullcontext():  # gradients travel once
             uniform = rand_by_clip(clip_seeds(part, settings.seed, step), trainer.device)
-            losses = batch_losses(model, part, loss, trainer.device, settings.precision, uniform, totals)
+            losses = batch_losses(trainer, part, uniform, totals)
             trainer.scaler.scale(losses["total"] * trainer.health).backward()
         sums = {name: sums.get(name, 0) + value.detach() for name, value in losses.items()}
     return sums
@@ -143,29 +145,21 @@ def clip_seeds(batch: Batch, seed: int, step: int) -> list[int]:
 
 def batch_totals(trainer: Trainer, batch: Batch) -> Totals:
     """What the losses of all parts of a batch are divided by."""
-    model = trainer.model
-    num_classes = (model.module if isinstance(model, DistributedDataParallel) else model).num_classes
-    targets = frame_targets(torch.from_numpy(batch.labels), torch.from_numpy(batch.supervised), num_classes)
+    labels, supervised = torch.from_numpy(batch.labels), torch.from_numpy(batch.supervised)
+    targets = frame_targets(labels, supervised, trainer.model.num_classes)
     return Totals.of(targets, trainer.config.model.num_queries, batch.frames_per_clip, trainer.config.loss)
 
 
-def batch_losses(
-    model: COMBO | DistributedDataParallel,
-    batch: Batch,
-    config: CriterionConfig,
-    device: torch.device,
-    precision: str,
-    uniform: ClipUniform,
-    totals: Totals | None = None,
-) -> dict[str, Tensor]:
+def batch_losses(trainer: Trainer, batch: Batch, uniform: ClipUniform, totals: Totals | None) -> dict[str, Tensor]:
     """The weighted losses of a batch and their sum, "total"; `uniform` and `totals` as for `criterion`."""
-    amp = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": None}[precision]
+    device, config = trainer.device, trainer.config
+    amp = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": None}[config.train.precision]
     with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
-        predictions = model(
+        predictions: Predictions = (trainer.parallel or trainer.model)(
             image_tensor(batch.frames, device),
             image_tensor(batch.maskiges, device),
             tensor_on(batch.features, device),
             rows_of(uniform, batch.frames_per_clip),
         )
     labels, supervised = torch.from_numpy(batch.labels), torch.from_numpy(batch.supervised)
-    return criterion(*predictions, labels, supervised, batch.frames_per_clip, config, uniform, totals)
+    return criterion(*predictions, labels, supervised, batch.frames_per_clip, config.loss, uniform, totals)

@@ -8,7 +8,7 @@ import torch
 from golden import fixtures, load_arrays, load_json
 from numpy.typing import ArrayLike
 
-from combo_avs.pipeline.evaluate.counts import Counts, binary_counts, class_counts
+from combo_avs.pipeline.evaluate.clip import Counts, binary_counts, class_counts
 from combo_avs.pipeline.evaluate.metrics import BinaryMetrics, BinaryResult, SemanticMetrics, SemanticResult
 from combo_avs.pipeline.evaluate.protocols import SEMANTIC, SemanticProtocol, find_protocol
 

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tiny_network import TINY
 
 from combo_avs.data.sources.synthetic.source import SyntheticSource
 from combo_avs.pipeline.config.precompute import PrecomputeConfig
@@ -13,17 +14,6 @@ from combo_avs.pipeline.imports.clips import import_clips
 from combo_avs.pipeline.precompute.driver import plan_caches, run_plans
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of child processes: tests share the cores
-
-TINY = [
-    "model.width=32",
-    "model.heads=2",
-    "model.num_queries=4",
-    "model.encoder_layers=1",
-    "model.decoder_layers=1",
-    "model.audio_hidden=16",
-    "loss.num_points=64",
-    "train.clips_per_batch=2",
-]
 
 
 @pytest.fixture(scope="session")
@@ -42,5 +32,5 @@ def root(prepared: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def config() -> Config:
-    """The tiny preset, tinier: two steps take a second."""
+    """Two steps, scored after the second, with a checkpoint after each."""
     return load_config("tiny", [*TINY, "train.steps=2", "train.evaluate_every=2", "train.checkpoint_every=1"])

@@ -12,7 +12,7 @@ from combo_avs.data.store.store import ClipStore
 from combo_avs.errors import ComboError
 from combo_avs.pipeline.config.tree import presets
 from combo_avs.pipeline.demo import _verdict, demo
-from combo_avs.pipeline.evaluate.evaluate import Scores
+from combo_avs.pipeline.evaluate.scores import Scores
 
 TINY = ["model.width=32", "model.heads=2", "model.num_queries=4", "model.encoder_layers=1", "loss.num_points=256"]
 

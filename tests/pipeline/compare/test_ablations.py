@@ -13,7 +13,8 @@ from combo_avs.pipeline.config.precompute import PrecomputeConfig
 from combo_avs.pipeline.config.tree import Config, load_config
 from combo_avs.pipeline.precompute.driver import plan_caches, run_plans
 from combo_avs.pipeline.runs.checkpoints import checkpoints
-from combo_avs.pipeline.runs.folder import read_log
+from combo_avs.pipeline.runs.data import DataNames
+from combo_avs.pipeline.runs.folder import read_run_log
 from combo_avs.pipeline.train.loop import train
 from combo_avs.pipeline.train.step import make_trainer
 
@@ -38,9 +39,9 @@ def step(two_proposals: Path, tmp_path: Path) -> Step:
 
     def run(*overrides: str, proposals: str = "felzenszwalb") -> Run:
         folder, config = next(folders), load_config("tiny", [*ONE_STEP, *overrides])
-        train(two_proposals, config, proposals, "logmel", folder)
+        train(DataNames(two_proposals, proposals, "logmel"), config, folder)
         weights = load_file(checkpoints(folder)[-1] / "model.safetensors")
-        (losses,) = (entry for entry in read_log(folder) if "total" in entry)
+        (losses,) = (entry for entry in read_run_log(folder) if "total" in entry)
         return weights, learned_by(weights, config), losses
 
     return run

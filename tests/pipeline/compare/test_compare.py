@@ -2,64 +2,60 @@
 
 import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from tiny_network import TINY
 
 from combo_avs.data.store.attributes import Provenance
 from combo_avs.data.store.receipts import write_shard
 from combo_avs.data.store.root import audio_attributes, create_cache, create_proposals
 from combo_avs.data.store.store import Cache, ClipStore
 from combo_avs.errors import BadInput, Interrupted
-from combo_avs.pipeline.compare import compare as compare_module
-from combo_avs.pipeline.compare.compare import compare
+from combo_avs.pipeline.compare import grid
+from combo_avs.pipeline.compare.grid import Comparison, compare, tabulate
 from combo_avs.pipeline.compare.table import Row, Table, spread
 from combo_avs.pipeline.compare.variants import RECIPE, parse_seeds, parse_sounds, plan_variants
+from combo_avs.pipeline.config.tree import Config
+from combo_avs.pipeline.runs.data import DataNames
 from combo_avs.pipeline.runs.folder import read_run
 
-SMALL = [
-    "model.width=32",
-    "model.heads=2",
-    "model.num_queries=4",
-    "model.encoder_layers=1",
-    "model.decoder_layers=1",
-    "model.audio_hidden=16",
-    "loss.num_points=64",
-    "train.clips_per_batch=2",
-    "train.steps=1",
-    "train.device=cpu",
-]
+SMALL = [*TINY, "train.steps=1", "train.device=cpu"]
 
 Compare = Callable[..., Table]
 
 
 @pytest.fixture
 def small(prepared: Path, tmp_path: Path) -> Compare:
-    """`compare` with a small network, one step and one seed, into tmp_path / "out"."""
-    return partial(
-        compare, prepared, "tiny", out=tmp_path / "out", proposals="felzenszwalb", audio="logmel", overrides=SMALL
-    )
+    """Compares with a small network, one step and one seed, into tmp_path / "out"; `table`: only tabulates."""
+
+    def run(overs: list[str], seeds: list[int], *, table: bool = False, **changes: Any) -> Table:
+        variants = plan_variants(overs, "felzenszwalb", "logmel")
+        comparison = Comparison(prepared, "tiny", variants, seeds, **{"overrides": SMALL, **changes})
+        return (tabulate if table else compare)(comparison, tmp_path / "out")
+
+    return run
 
 
 def trained(monkeypatch: pytest.MonkeyPatch, break_at: int | None = None) -> list[str]:
     """Records the run folders that are trained from now on; `break_at`: the one that is stopped."""
     folders: list[str] = []
-    train = compare_module.train
+    train = grid.train
 
-    def recording(root: Path, config: object, proposals: str, audio: str, out: Path, resume: bool) -> object:
+    def recording(names: DataNames, config: Config, out: Path, *, resume: bool) -> object:
         folders.append(f"{out.parent.name}/{out.name}")
         if len(folders) - 1 == break_at:
             raise Interrupted("stopped after step 0; go on with --resume auto")
-        return train(root, config, proposals, audio, out, resume)
+        return train(names, config, out, resume=resume)
 
-    monkeypatch.setattr(compare_module, "train", recording)
+    monkeypatch.setattr(grid, "train", recording)
     return folders
 
 
 def names(overs: list[str], one_by_one: bool = False) -> list[str]:
-    return [v.name for v in plan_variants(overs, "felzenszwalb", "logmel", one_by_one)]
+    return [v.name for v in plan_variants(overs, "felzenszwalb", "logmel", one_by_one=one_by_one)]
 
 
 class TestVariants:
@@ -79,7 +75,7 @@ class TestVariants:
         assert names([]) == [RECIPE]
 
     def test_short_names_and_caches(self) -> None:
-        (variant,) = plan_variants(["fusion=none", "proposals=mine", "augment.scale=[0.5, 1]"], None, "vggish", False)
+        (variant,) = plan_variants(["fusion=none", "proposals=mine", "augment.scale=[0.5, 1]"], None, "vggish")
         assert (variant.proposals, variant.audio) == ("mine", "vggish")
         assert variant.overrides == ("model.fusion=none", "augment.scale=[0.5, 1]")
         assert "/" not in variant.folder
@@ -104,7 +100,7 @@ class TestVariants:
 
     def test_a_cache_must_be_named(self) -> None:
         with pytest.raises(BadInput, match="--audio"):
-            plan_variants(["proposals=a,b"], None, None, False)
+            plan_variants(["proposals=a,b"], None, None)
 
     def test_seeds(self) -> None:
         assert parse_seeds("3,0,12") == [3, 0, 12]
@@ -145,7 +141,7 @@ class TestRuns:
             trained(patch, break_at=1)
             with pytest.raises(Interrupted, match=r"fusion=bilateral, seed 0.*run the same command again"):
                 small(["fusion=none,bilateral"], [0])
-        so_far = small(["fusion=none,bilateral"], [0], train_missing=False)
+        so_far = small(["fusion=none,bilateral"], [0], table=True)
         assert [len(row.M_J) for row in so_far.rows] == [1, 0]
         folders = trained(monkeypatch)
         assert len(small(["fusion=none,bilateral"], [0]).row("fusion=bilateral").M_J) == 1
@@ -166,7 +162,8 @@ class TestRuns:
 
     def test_caches_of_other_widths(self, root: Path, tmp_path: Path) -> None:
         narrow_features(root, 7)
-        table = compare(root, "tiny", ["audio=logmel,narrow"], [0], tmp_path, "felzenszwalb", overrides=SMALL)
+        variants = plan_variants(["audio=logmel,narrow"], "felzenszwalb", None)
+        table = compare(Comparison(root, "tiny", variants, [0], SMALL), tmp_path)
         assert [len(row.M_J) for row in table.rows] == [1, 1]
 
 
@@ -182,8 +179,9 @@ class TestRefusals:
 
     def test_a_cache_that_does_not_cover_the_split(self, root: Path, tmp_path: Path) -> None:
         create_proposals(ClipStore(root), Provenance("half", "1", {}))
+        variants = plan_variants(["proposals=felzenszwalb,half"], None, "logmel")
         with pytest.raises(BadInput, match="does not cover split"):
-            compare(root, "tiny", ["proposals=felzenszwalb,half"], [0], tmp_path / "out", audio="logmel")
+            compare(Comparison(root, "tiny", variants, [0]), tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
     def test_a_split_or_protocol_that_is_not_there(self, small: Compare) -> None:

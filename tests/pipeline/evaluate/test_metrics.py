@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from combo_avs.pipeline.evaluate.counts import THRESHOLDS, binary_counts, class_counts
+from combo_avs.pipeline.evaluate.clip import THRESHOLDS, binary_counts, class_counts
 from combo_avs.pipeline.evaluate.metrics import BinaryMetrics, SemanticMetrics, make_metrics
 from combo_avs.pipeline.evaluate.protocols import BINARY, SEMANTIC, find_protocol
 

@@ -20,14 +20,15 @@ from combo_avs.errors import BadInput
 from combo_avs.model.inference import foreground_score, label_map
 from combo_avs.pipeline.config.precompute import PrecomputeConfig
 from combo_avs.pipeline.config.tree import Config
-from combo_avs.pipeline.evaluate.evaluate import Scores, evaluate_dataset, evaluate_dataset_by, evaluate_run, segment
+from combo_avs.pipeline.evaluate.clip import segment
 from combo_avs.pipeline.evaluate.protocols import BINARY, PROTOCOLS, SEMANTIC, find_protocol
+from combo_avs.pipeline.evaluate.scores import Scores, evaluate_dataset, evaluate_run
 from combo_avs.pipeline.imports.clips import import_clips
 from combo_avs.pipeline.precompute.driver import plan_caches, run_plans
+from combo_avs.pipeline.runs.data import DataNames
 from combo_avs.pipeline.train.loop import train
 
 DOCS = Path(combo_avs.__file__).parent / "docs" / "metrics.md"
-CPU = torch.device("cpu")
 
 
 def dataset_of(root: Path, proposals: str, split: str = "test") -> ClipDataset:
@@ -44,11 +45,12 @@ def semantic_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Blobs(nn.Module):
-    """A network without weights: query k is class k, its mask is where a colour of its own is strong."""
+    """A network that learns nothing: query k is class k, its mask is where a colour of its own is strong."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        self.colours = torch.randn(classes, 3, generator=torch.Generator().manual_seed(0))
+        colours = torch.randn(classes, 3, generator=torch.Generator().manual_seed(0))
+        self.colours = nn.Parameter(colours, requires_grad=False)
 
     def forward(self, frames: Tensor, maskiges: Tensor, features: Tensor) -> SimpleNamespace:
         pictures = F.avg_pool2d(frames.float(), 4)
@@ -76,11 +78,11 @@ def f_measure(predicted: np.ndarray, truth: np.ndarray) -> float:
 
 def test_the_default_prints_what_papers_print_for_binary_sets(binary: ClipDataset) -> None:
     network = Blobs(2)
-    scores = evaluate_dataset(network, binary, CPU)
+    scores = evaluate_dataset(network, binary)["published"]
     j, f, empty = [], [], 0
     for index in range(len(binary)):
         sample = binary[index]
-        s = foreground_score(segment(network, sample, sample.features, CPU))
+        s = foreground_score(segment(network, sample, sample.features))
         frames = list(zip(s.sigmoid().numpy(), sample.labels == 1, strict=True))
         empty += sum(not truth.any() for _, truth in frames)
         j.append(
@@ -101,11 +103,11 @@ def test_the_default_prints_what_papers_print_for_binary_sets(binary: ClipDatase
 
 def test_the_default_prints_what_papers_print_for_semantic_sets(semantic: ClipDataset) -> None:
     network, classes = Blobs(len(semantic.clips.classes)), semantic.clips.classes
-    scores = evaluate_dataset(network, semantic, CPU)
+    scores = evaluate_dataset(network, semantic)["published"]
     seen: list[list[tuple[float, float]]] = [[] for _ in classes]
     for index in range(len(semantic)):
         sample = semantic[index]
-        labels = label_map(segment(network, sample, sample.features, CPU)).numpy()
+        labels = label_map(segment(network, sample, sample.features)).numpy()
         for predicted, truth in zip(labels, sample.labels, strict=True):
             for k, values in enumerate(seen):
                 p, g = predicted == k, truth == k
@@ -128,12 +130,12 @@ def test_one_pass_gives_every_protocol_as_alone(
 ) -> None:
     dataset = request.getfixturevalue(kind)
     network, names = Blobs(len(dataset.clips.classes)), [*PROTOCOLS[kind]]
-    alone: dict[str, Scores] = {name: evaluate_dataset(network, dataset, CPU, protocol=name) for name in names}
+    alone: dict[str, Scores] = {name: evaluate_dataset(network, dataset, [name])[name] for name in names}
     reads = []
     monkeypatch.setattr(
         ClipDataset, "__getitem__", lambda s, i, get=ClipDataset.__getitem__: reads.append(i) or get(s, i)
     )
-    together = evaluate_dataset_by(network, dataset, CPU, names)
+    together = evaluate_dataset(network, dataset, names)
     assert reads == list(range(len(dataset)))
     assert together == alone
     assert list(together) == names
@@ -142,7 +144,7 @@ def test_one_pass_gives_every_protocol_as_alone(
 
 def test_padding_adds_background_to_short_clips(semantic: ClipDataset) -> None:
     network = Blobs(len(semantic.clips.classes))
-    scores = evaluate_dataset_by(network, semantic, CPU, ["published", "avsbench-padded"])
+    scores = evaluate_dataset(network, semantic, ["published", "avsbench-padded"])
     plain, padded = scores.values()
     short = sum(semantic.clip(i).num_frames == 5 for i in range(len(semantic)))
     assert 0 < short < len(semantic)
@@ -155,13 +157,13 @@ def test_padding_adds_background_to_short_clips(semantic: ClipDataset) -> None:
 
 def test_a_model_keeps_its_mode(binary: ClipDataset) -> None:
     network = Blobs(2).train()
-    evaluate_dataset(network, binary, CPU)
+    evaluate_dataset(network, binary)
     assert network.training
 
 
 def test_names_that_do_not_fit_are_refused_with_those_that_do(binary: ClipDataset) -> None:
     with pytest.raises(BadInput, match=r"there is no protocol 'papers'; .*published, .*dataset-f.*avsbench-bsN"):
-        evaluate_dataset(Blobs(2), binary, CPU, protocol="papers")
+        evaluate_dataset(Blobs(2), binary, ["papers"])
     with pytest.raises(BadInput, match=r"'avsbench-padded' does not fit 2 classes; .*strict-empty"):
         find_protocol("avsbench-padded", 2)
     for name in ("dataset-f", "strict-empty", "avsbench-bs3"):
@@ -183,22 +185,22 @@ def test_any_batch_size_has_a_name() -> None:
 
 def test_a_run_is_scored_by_name(prepared: Path, config: Config, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    train(prepared, config, "felzenszwalb", "logmel", run)
-    default, named = evaluate_run(run), evaluate_run(run, protocol="avsbench-bs3")
+    train(DataNames(prepared, "felzenszwalb", "logmel"), config, run)
+    default, named = evaluate_run(run, protocols=["published", "avsbench-bs3"]).values()
     assert named.protocol == "avsbench-bs3: AVSBench at 3 clips per call"
     assert named.per_clip == default.per_clip
     (run / "best" / "model.safetensors").unlink()
     for state in (run / "checkpoints").rglob("state.pt"):
         state.unlink()
     with pytest.raises(BadInput, match="there is no protocol"):  # before the weights are looked for
-        evaluate_run(run, protocol="papers")
+        evaluate_run(run, protocols=["papers"])
 
 
 def test_a_split_without_truth(binary: ClipDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     bare = replace(binary.clip(0), frame_annotated=(False,) * 5)
     monkeypatch.setattr(binary, "clip", lambda index: bare)
     with pytest.raises(BadInput, match="'train' has no annotated frame"):
-        evaluate_dataset(Blobs(2), binary, CPU)
+        evaluate_dataset(Blobs(2), binary)
 
 
 def test_every_protocol_is_documented() -> None:

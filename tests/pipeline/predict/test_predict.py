@@ -22,12 +22,13 @@ from combo_avs.model.inference import label_map
 from combo_avs.pipeline.common.pictures import label_colours, outline, overlay, overlay_labels
 from combo_avs.pipeline.config.precompute import PrecomputeConfig
 from combo_avs.pipeline.config.tree import Config, load_config
-from combo_avs.pipeline.evaluate.evaluate import segment
+from combo_avs.pipeline.evaluate.clip import segment
 from combo_avs.pipeline.imports.clips import import_clips
 from combo_avs.pipeline.precompute.driver import plan_caches, run_plans
 from combo_avs.pipeline.predict.label_maps import LabelMaps, read_window, segment_video
 from combo_avs.pipeline.predict.predict import Outputs, predict
 from combo_avs.pipeline.predict.segment import AS_TRAINED, Segmenter, StageOne, open_segmenter
+from combo_avs.pipeline.runs.data import DataNames
 from combo_avs.pipeline.train.loop import train
 
 
@@ -35,7 +36,7 @@ from combo_avs.pipeline.train.loop import train
 def run(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("predict") / "run"
     config = load_config("tiny", ["model.width=32", "model.heads=2", "model.num_queries=4", "train.steps=1"])
-    train(prepared, config, "felzenszwalb", "logmel", folder)
+    train(DataNames(prepared, "felzenszwalb", "logmel"), config, folder)
     return folder
 
 
@@ -115,7 +116,7 @@ class TestOutput:
         cached = []
         for index in range(len(dataset)):
             sample = dataset[index]
-            labels = label_map(segment(segmenter.model, sample, sample.features, torch.device("cpu")))
+            labels = label_map(segment(segmenter.model, sample, sample.features))
             cached.append(labels.numpy()[np.array(sample.clip.frame_valid)])
         np.testing.assert_array_equal(streamed, np.concatenate(cached))
         assert streamed.shape == (7, 64, 64)

@@ -26,7 +26,7 @@ from combo_avs.model.foundation import GENERATORS
 from combo_avs.pipeline.common.pictures import heat, outline, outlined
 from combo_avs.pipeline.compare.table import Row, Table
 from combo_avs.pipeline.config.precompute import PrecomputeConfig
-from combo_avs.pipeline.evaluate.evaluate import evaluate_run
+from combo_avs.pipeline.evaluate.scores import evaluate_run
 from combo_avs.pipeline.precompute.driver import plan_caches, run_plans
 from combo_avs.pipeline.report.build import report
 from combo_avs.pipeline.report.caches import cache_labels, fit_to_truth, is_untrained
@@ -94,7 +94,7 @@ def test_a_cache_by_its_folder_shows_that_one_alone(made: Path, tmp_path: Path) 
 def test_two_runs_are_scored_as_evaluate_does_and_compared_clip_by_clip(made: Path, tmp_path: Path) -> None:
     runs = [made / "cmp" / name / "seed-0" for name in ("with", "without")]
     page = Page(report(runs, tmp_path / "out", device="cpu"))
-    scores = [evaluate_run(run, device="cpu") for run in runs]
+    scores = [evaluate_run(run, device="cpu")["published"] for run in runs]
     (gallery,) = page.galleries
     assert {i["id"] for i in gallery["items"]} == scores[0].per_clip.keys()
     for item in gallery["items"]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
@@ -16,9 +17,10 @@ from safetensors.torch import load_file
 from combo_avs.errors import BadInput, ComboError
 from combo_avs.pipeline.common.distributed import Ranks
 from combo_avs.pipeline.config.tree import Config
-from combo_avs.pipeline.evaluate.evaluate import evaluate_run
+from combo_avs.pipeline.evaluate.scores import evaluate_run
 from combo_avs.pipeline.runs.checkpoints import checkpoints
-from combo_avs.pipeline.runs.folder import read_log
+from combo_avs.pipeline.runs.data import DataNames
+from combo_avs.pipeline.runs.folder import read_run_log
 from combo_avs.pipeline.train.loop import train
 
 CACHES = ("felzenszwalb", "logmel")
@@ -29,7 +31,8 @@ def with_settings(config: Config, **train_settings) -> Config:
 
 
 def losses(run: Path) -> list[dict[str, float]]:
-    return [{k: v for k, v in e.items() if k.startswith("loss") or k == "total"} for e in read_log(run) if "total" in e]
+    steps = [entry for entry in read_run_log(run) if "total" in entry]
+    return [{k: v for k, v in entry.items() if k.startswith("loss") or k == "total"} for entry in steps]
 
 
 def await_checkpoint(run: Path) -> None:
@@ -40,21 +43,21 @@ def await_checkpoint(run: Path) -> None:
 def test_two_processes_train_as_one(prepared: Path, config: Config, tmp_path: Path) -> None:
     config = with_settings(config, steps=4, evaluate_every=2, checkpoint_every=2, ema_decay=0.5, device="cpu")
     one, two = tmp_path / "one", tmp_path / "two"
-    train(prepared, config, *CACHES, one)
-    assert exit_codes(start_ranks(2, prepared, config, *CACHES, two)) == [0, 0]
+    train(DataNames(prepared, *CACHES), config, one)
+    assert exit_codes(start_ranks(2, DataNames(prepared, *CACHES), config, two)) == [0, 0]
 
     for alone, shared in zip(losses(one), losses(two), strict=True):
         assert shared == pytest.approx(alone, rel=1e-4)
-    assert [e["grad_norm"] for e in read_log(two) if "total" in e] == pytest.approx(
-        [e["grad_norm"] for e in read_log(one) if "total" in e], rel=1e-3
+    assert [e["grad_norm"] for e in read_run_log(two) if "total" in e] == pytest.approx(
+        [e["grad_norm"] for e in read_run_log(one) if "total" in e], rel=1e-3
     )
     a, b = (load_file(checkpoints(run)[-1] / "model.safetensors") for run in (one, two))
     assert a.keys() == b.keys()
     assert all(torch.allclose(a[k], b[k], atol=1e-3) for k in a)
 
-    logged = [e for e in read_log(two) if "M_J" in e]
+    logged = [e for e in read_run_log(two) if "M_J" in e]
     best = max(logged, key=lambda e: e["M_J"])  # the first of equals
-    again = evaluate_run(two, "val", device="cpu")
+    again = evaluate_run(two, "val", device="cpu")["published"]
     assert {k: best[k] for k in ("M_J", "M_F")} == {"M_J": again.M_J, "M_F": again.M_F}
 
 
@@ -62,17 +65,18 @@ def test_a_run_goes_on_with_another_number_of_processes(prepared: Path, config: 
     # With power 0 the learning rate does not depend on the number of steps.
     steady = {"poly_power": 0, "evaluate_every": 9, "checkpoint_every": 9, "device": "cpu"}
     whole, run = tmp_path / "whole", tmp_path / "run"
-    train(prepared, with_settings(config, steps=4, **steady), *CACHES, whole)
-    assert exit_codes(start_ranks(2, prepared, with_settings(config, steps=2, **steady), *CACHES, run)) == [0, 0]
-    train(prepared, with_settings(config, steps=3, **steady), *CACHES, run, True)
-    again = start_ranks(2, prepared, with_settings(config, steps=4, **steady), *CACHES, run, True)
+    names = DataNames(prepared, *CACHES)
+    train(names, with_settings(config, steps=4, **steady), whole)
+    assert exit_codes(start_ranks(2, names, with_settings(config, steps=2, **steady), run)) == [0, 0]
+    train(names, with_settings(config, steps=3, **steady), run, resume=True)
+    again = start_ranks(2, names, with_settings(config, steps=4, **steady), run, resume=True)
     assert exit_codes(again) == [0, 0]
     assert losses(run) == [pytest.approx(loss, rel=1e-4) for loss in losses(whole)]
 
 
 def test_a_signal_to_one_process_stops_all_at_the_same_step(prepared: Path, config: Config, tmp_path: Path) -> None:
     config = with_settings(config, steps=10_000, evaluate_every=10_000, device="cpu")
-    processes = start_ranks(2, prepared, config, *CACHES, tmp_path / "run")
+    processes = start_ranks(2, DataNames(prepared, *CACHES), config, tmp_path / "run")
     await_checkpoint(tmp_path / "run")
     os.kill(processes[1].pid, signal.SIGTERM)
     assert exit_codes(processes) == [4, 4]
@@ -81,13 +85,13 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(prepared: Path, conf
 
 def test_bad_input_is_said_by_all_exit_codes(prepared: Path, config: Config, tmp_path: Path) -> None:
     odd = with_settings(config, clips_per_batch=3, device="cpu")
-    assert exit_codes(start_ranks(2, prepared, odd, *CACHES, tmp_path / "run")) == [1, 1]
+    assert exit_codes(start_ranks(2, DataNames(prepared, *CACHES), odd, tmp_path / "run")) == [1, 1]
     assert not (tmp_path / "run").exists()
 
 
 def test_when_one_process_dies_the_others_end(prepared: Path, config: Config, tmp_path: Path) -> None:
     config = with_settings(config, steps=10_000, evaluate_every=10_000, device="cpu")
-    processes = start_ranks(2, prepared, config, *CACHES, tmp_path / "run")
+    processes = start_ranks(2, DataNames(prepared, *CACHES), config, tmp_path / "run")
     await_checkpoint(tmp_path / "run")
     processes[1].kill()
     assert exit_codes(processes) == [5, -signal.SIGKILL]
@@ -102,8 +106,10 @@ def test_shares_are_the_whole() -> None:
 def test_alone_nothing_is_exchanged() -> None:
     ranks = Ranks()
     assert ranks.first
-    assert ranks.any(True)
-    assert not ranks.any(False)
+    event = Event()
+    assert not ranks.any_set(event)
+    event.set()
+    assert ranks.any_set(event)
     assert ranks.gather("x") == ["x"]
     assert ranks.first_does(lambda: 7) == ranks.all_do(lambda: 7) == 7
 

@@ -18,9 +18,11 @@ from combo_avs.data.store.root import create_proposals, open_cache
 from combo_avs.data.store.store import ClipStore
 from combo_avs.errors import BadInput, ComboError
 from combo_avs.pipeline.config.tree import Config, load_config
-from combo_avs.pipeline.evaluate.evaluate import evaluate_run, swap_partners
+from combo_avs.pipeline.evaluate.scores import evaluate_run
+from combo_avs.pipeline.evaluate.sounds import swap_partners
 from combo_avs.pipeline.runs.checkpoints import checkpoints
-from combo_avs.pipeline.runs.folder import read_log, read_run
+from combo_avs.pipeline.runs.data import DataNames
+from combo_avs.pipeline.runs.folder import read_run, read_run_log
 from combo_avs.pipeline.train import loop as train_module
 from combo_avs.pipeline.train.loop import train
 from combo_avs.pipeline.train.optim import parameter_groups, set_learning_rate
@@ -81,16 +83,16 @@ class TestPrefetch:
 
 class TestTraining:
     def test_writes_a_run_that_can_be_evaluated(self, prepared: Path, config: Config, tmp_path: Path) -> None:
-        scores = train(prepared, config, *CACHES, tmp_path / "run")
+        scores = train(DataNames(prepared, *CACHES), config, tmp_path / "run").scores
         assert 0 <= scores.M_J <= 1
         saved, info = read_run(tmp_path / "run")
         assert saved == config
         assert info.classes == ("background", "sounding")
-        losses = [e for e in read_log(tmp_path / "run") if "total" in e]
+        losses = [e for e in read_run_log(tmp_path / "run") if "total" in e]
         assert [e["step"] for e in losses] == [0, 1]
         assert {"loss_ce", "loss_mask_0", "loss_dice", "loss_cosine_0", "lr", "grad_norm"} <= losses[0].keys()
         for sound in ("right", "swapped", "silent", "noise"):
-            assert 0 <= evaluate_run(tmp_path / "run", "test", sound).M_J <= 1
+            assert 0 <= evaluate_run(tmp_path / "run", "test", sound)["published"].M_J <= 1
 
     def test_the_loss_falls_on_one_batch(self, prepared: Path, config: Config) -> None:
         clips = ClipStore(prepared)
@@ -105,9 +107,9 @@ class TestTraining:
     def test_no_generator_and_no_encoder_is_imported(self, prepared: Path, tmp_path: Path) -> None:
         code = (
             "import sys; from pathlib import Path; from combo_avs.pipeline.config.tree import load_config;"
-            "from combo_avs.pipeline.train.loop import train;"
-            f"train(Path({str(prepared)!r}), load_config('tiny', ['train.steps=1', 'train.clips_per_batch=1']),"
-            f"'felzenszwalb', 'logmel', Path({str(tmp_path / 'run')!r}));"
+            "from combo_avs.pipeline.train.loop import train; from combo_avs.pipeline.runs.data import DataNames;"
+            f"train(DataNames({str(prepared)!r}, 'felzenszwalb', 'logmel'),"
+            f"load_config('tiny', ['train.steps=1', 'train.clips_per_batch=1']), Path({str(tmp_path / 'run')!r}));"
             "frozen = [m for m in sys.modules if m.startswith(('combo_avs.model.foundation', 'combo_avs.model.audio',"
             "'combo_avs.pipeline.precompute.driver', 'combo_avs.pipeline.precompute.worker', 'skimage', 'dask'))];"
             "assert not frozen, frozen"
@@ -118,7 +120,7 @@ class TestTraining:
 class TestResume:
     def test_bit_equal_to_an_uninterrupted_run(self, prepared: Path, config: Config, tmp_path: Path) -> None:
         whole = with_settings(config, steps=4)
-        train(prepared, whole, *CACHES, tmp_path / "whole")
+        train(DataNames(prepared, *CACHES), whole, tmp_path / "whole")
 
         def stops(trainer, batch, step, original=train_step):
             if step == 2:
@@ -128,12 +130,12 @@ class TestResume:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(train_module, "train_step", stops)
             with pytest.raises(KeyboardInterrupt):
-                train(prepared, whole, *CACHES, tmp_path / "cut")
+                train(DataNames(prepared, *CACHES), whole, tmp_path / "cut")
         assert [p.name for p in checkpoints(tmp_path / "cut")] == ["step-00000001", "step-00000002"]
-        train(prepared, whole, *CACHES, tmp_path / "cut", resume=True)
+        train(DataNames(prepared, *CACHES), whole, tmp_path / "cut", resume=True)
         a, b = weights(tmp_path / "whole"), weights(tmp_path / "cut")
         assert all(torch.equal(a[k], b[k]) for k in a)
-        totals = [[e["total"] for e in read_log(tmp_path / n) if "total" in e] for n in ("whole", "cut")]
+        totals = [[e["total"] for e in read_run_log(tmp_path / n) if "total" in e] for n in ("whole", "cut")]
         assert totals[0] == totals[1]
 
     def test_sigterm_checkpoints_and_says_so(self, prepared: Path, tmp_path: Path) -> None:
@@ -155,41 +157,41 @@ class TestResume:
 
     def test_a_damaged_checkpoint_is_passed_over(self, prepared: Path, config: Config, tmp_path: Path) -> None:
         run = tmp_path / "run"
-        train(prepared, config, *CACHES, run)
+        train(DataNames(prepared, *CACHES), config, run)
         state = checkpoints(run)[-1] / "state.pt"
         state.write_bytes(state.read_bytes()[:-100])
         with pytest.warns(UserWarning, match="step-00000002.*passed over"):
-            train(prepared, with_settings(config, steps=3), *CACHES, run, resume=True)
+            train(DataNames(prepared, *CACHES), with_settings(config, steps=3), run, resume=True)
         assert checkpoints(run)[-1].name == "step-00000003"
 
     def test_a_finished_run_is_only_evaluated_again(self, prepared: Path, config: Config, tmp_path: Path) -> None:
         run = tmp_path / "run"
-        train(prepared, config, *CACHES, run)
+        train(DataNames(prepared, *CACHES), config, run)
         before = checkpoints(run)[-1].stat().st_mtime_ns
-        train(prepared, config, *CACHES, run, resume=True)
+        train(DataNames(prepared, *CACHES), config, run, resume=True)
         assert checkpoints(run)[-1].stat().st_mtime_ns == before
 
     def test_without_resume_a_run_is_not_overwritten(self, prepared: Path, config: Config, tmp_path: Path) -> None:
-        train(prepared, config, *CACHES, tmp_path / "run")
+        train(DataNames(prepared, *CACHES), config, tmp_path / "run")
         with pytest.raises(BadInput, match="--resume auto"):
-            train(prepared, config, *CACHES, tmp_path / "run")
+            train(DataNames(prepared, *CACHES), config, tmp_path / "run")
 
     def test_other_settings_are_refused_by_name(self, prepared: Path, config: Config, tmp_path: Path) -> None:
-        train(prepared, config, *CACHES, tmp_path / "run")
+        train(DataNames(prepared, *CACHES), config, tmp_path / "run")
         with pytest.raises(BadInput, match=r"train\.lr"):
-            train(prepared, with_settings(config, lr=0.5), *CACHES, tmp_path / "run", resume=True)
+            train(DataNames(prepared, *CACHES), with_settings(config, lr=0.5), tmp_path / "run", resume=True)
 
 
 class TestStartingWeights:
     def test_from_another_run(self, prepared: Path, config: Config, tmp_path: Path) -> None:
-        train(prepared, config, *CACHES, tmp_path / "first")
+        train(DataNames(prepared, *CACHES), config, tmp_path / "first")
         saved = checkpoints(tmp_path / "first")[-1] / "model.safetensors"
         trainer = make_trainer(with_settings(config, start_from=str(saved)), 2, 128)
         expected = weights(tmp_path / "first")
         assert all(torch.equal(value, expected[key]) for key, value in trainer.model.state_dict().items())
 
     def test_of_another_network_are_refused(self, prepared: Path, config: Config, tmp_path: Path) -> None:
-        train(prepared, config, *CACHES, tmp_path / "first")
+        train(DataNames(prepared, *CACHES), config, tmp_path / "first")
         saved = checkpoints(tmp_path / "first")[-1] / "model.safetensors"
         with pytest.raises(BadInput, match="class_embed"):
             make_trainer(with_settings(config, start_from=str(saved)), 71, 128)
@@ -210,36 +212,36 @@ class TestRecipe:
 
     @pytest.mark.parametrize("precision", ["fp32", "bf16"])
     def test_precisions(self, prepared: Path, config: Config, tmp_path: Path, precision: str) -> None:
-        train(prepared, with_settings(config, precision=precision, steps=1), *CACHES, tmp_path / "run")
+        train(DataNames(prepared, *CACHES), with_settings(config, precision=precision, steps=1), tmp_path / "run")
 
 
 class TestBadInput:
     def test_no_such_cache(self, prepared: Path, config: Config, tmp_path: Path) -> None:
         with pytest.raises(BadInput, match=r"combo precompute .* --proposals sam-vit-h"):
-            train(prepared, config, "sam-vit-h", "logmel", tmp_path / "run")
+            train(DataNames(prepared, "sam-vit-h", "logmel"), config, tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
     def test_a_cache_that_does_not_cover_the_split(self, root: Path, config: Config, tmp_path: Path) -> None:
         create_proposals(ClipStore(root), Provenance("half", "1", {}))
         with pytest.raises(BadInput, match="does not cover split 'train'"):
-            train(root, config, "half", "logmel", tmp_path / "run")
+            train(DataNames(root, "half", "logmel"), config, tmp_path / "run")
 
     def test_features_of_another_width(self, prepared: Path, config: Config, tmp_path: Path) -> None:
         other = config.model_copy(update={"model": config.model.model_copy(update={"audio_dim": 64})})
         with pytest.raises(BadInput, match=r"--set model\.audio_dim=128"):
-            train(prepared, other, *CACHES, tmp_path / "run")
+            train(DataNames(prepared, *CACHES), other, tmp_path / "run")
 
     def test_a_device_that_is_not_there(self, prepared: Path, config: Config, tmp_path: Path) -> None:
         with pytest.raises(BadInput, match="cuda:77"):
-            train(prepared, with_settings(config, device="cuda:77"), *CACHES, tmp_path / "run")
+            train(DataNames(prepared, *CACHES), with_settings(config, device="cuda:77"), tmp_path / "run")
 
     def test_a_loss_that_is_not_finite_stops_the_run(self, prepared: Path, config: Config, tmp_path: Path) -> None:
         wild = with_settings(config, lr=1e30, clip_norm=1e30, steps=30)
         with pytest.raises(ComboError, match=r"step \d+.*synth-ms3-"):
-            train(prepared, wild, *CACHES, tmp_path / "run")
+            train(DataNames(prepared, *CACHES), wild, tmp_path / "run")
 
     def test_clips_that_changed_since_training(self, root: Path, config: Config, tmp_path: Path) -> None:
-        train(root, config, *CACHES, tmp_path / "run")
+        train(DataNames(root, *CACHES), config, tmp_path / "run")
         (root / "clips.zarr" / "_done" / "000000.json").unlink()
         with pytest.raises(BadInput, match="combo import"):
             evaluate_run(tmp_path / "run")
@@ -296,7 +298,7 @@ class TestConfig:
 
 
 def test_json_of_a_run_is_plain(prepared: Path, config: Config, tmp_path: Path) -> None:
-    train(prepared, config, *CACHES, tmp_path / "run")
+    train(DataNames(prepared, *CACHES), config, tmp_path / "run")
     info = json.loads((tmp_path / "run" / "run.json").read_text())
     assert info["proposals"].startswith("felzenszwalb-")
     assert os.path.isabs(info["root"])

@@ -13,7 +13,8 @@ from processes import start_training
 
 from combo_avs.pipeline.config.tree import Config
 from combo_avs.pipeline.runs.checkpoints import checkpoints
-from combo_avs.pipeline.runs.folder import read_best, read_log
+from combo_avs.pipeline.runs.data import DataNames
+from combo_avs.pipeline.runs.folder import read_best, read_run_log
 
 CACHES = ("felzenszwalb", "logmel")
 CLOCKS = ("seconds", "clips_per_second", "data_wait", "memory_gb")
@@ -22,7 +23,7 @@ CLOCKS = ("seconds", "clips_per_second", "data_wait", "memory_gb")
 def what_was_learned(run: Path) -> dict[str, Any]:
     """Everything that must not depend on kills: the last checkpoint, bit by bit, the best weights and the log."""
     last = checkpoints(run)[-1]
-    log = [{k: v for k, v in entry.items() if k not in CLOCKS} for entry in read_log(run)]
+    log = [{k: v for k, v in entry.items() if k not in CLOCKS} for entry in read_run_log(run)]
     weights = {p.name: p.read_bytes() for p in (*last.glob("*.safetensors"), run / "best" / "model.safetensors")}
     return {"step": last.name, "log": log, "best": read_best(run), **weights}
 
@@ -40,7 +41,7 @@ def test_kill_at_random_instants(prepared: Path, config: Config, tmp_path: Path,
     rng, in_a_save = random.Random(kills), 0
 
     def start(out: Path) -> BaseProcess:
-        return start_training(prepared, config, *CACHES, out, True)
+        return start_training(DataNames(prepared, *CACHES), config, out, resume=True)
 
     def await_end(process: BaseProcess) -> None:
         process.join()

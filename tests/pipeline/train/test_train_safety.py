@@ -22,7 +22,7 @@ from combo_avs.errors import BadInput, ComboError, Interrupted
 from combo_avs.model.combo import COMBO
 from combo_avs.pipeline.config.precompute import PrecomputeConfig
 from combo_avs.pipeline.config.tree import Config, load_config, presets
-from combo_avs.pipeline.evaluate import evaluate as evaluate_module
+from combo_avs.pipeline.evaluate import scores as scores_module
 from combo_avs.pipeline.precompute.driver import plan_caches, run_plans
 from combo_avs.pipeline.runs.checkpoints import (
     Checkpoint,
@@ -31,18 +31,19 @@ from combo_avs.pipeline.runs.checkpoints import (
     read_checkpoint,
     write_checkpoint,
 )
+from combo_avs.pipeline.runs.data import DataNames
 from combo_avs.pipeline.runs.folder import (
-    append_log,
-    claimed,
+    append_run_log,
+    lock_run,
     mend_best,
     read_best,
-    read_log,
     read_run,
+    read_run_log,
 )
 from combo_avs.pipeline.runs.open import load_network
 from combo_avs.pipeline.train import loop as train_module
-from combo_avs.pipeline.train.ema import make_ema, update_ema
 from combo_avs.pipeline.train.loop import train
+from combo_avs.pipeline.train.optim import WeightAverage
 from combo_avs.pipeline.train.replay import replay
 from combo_avs.pipeline.train.step import make_trainer, train_step
 
@@ -57,7 +58,7 @@ def with_settings(config: Config, **train_settings) -> Config:
 def trained(prepared: Path, config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two steps, with an average of the weights. Do not write here."""
     run = tmp_path_factory.mktemp("runs") / "run"
-    train(prepared, with_settings(config, ema_decay=0.9, device="cpu"), *CACHES, run)
+    train(DataNames(prepared, *CACHES), with_settings(config, ema_decay=0.9, device="cpu"), run)
     return run
 
 
@@ -104,14 +105,14 @@ def test_leftovers_of_killed_saves_are_removed(run: Path) -> None:
     (run / "checkpoints" / ".step-00000003.tmp").mkdir()
     (run / "checkpoints" / ".step-00000003.tmp" / "model.safetensors").write_bytes(b"half")
     (run / "best" / ".model.safetensors.123.tmp").write_bytes(b"half")
-    with claimed(run):
+    with lock_run(run):
         assert not list(run.rglob("*.tmp"))
 
 
 def test_a_folder_in_use_is_refused(prepared: Path, config: Config, run: Path) -> None:
-    with claimed(run), pytest.raises(BadInput, match=r"in use: process \d+ on .* trains in it"):
-        train(prepared, config, *CACHES, run, resume=True)
-    with claimed(run):  # free again
+    with lock_run(run), pytest.raises(BadInput, match=r"in use: process \d+ on .* trains in it"):
+        train(DataNames(prepared, *CACHES), config, run, resume=True)
+    with lock_run(run):  # free again
         pass
 
 
@@ -120,23 +121,23 @@ def test_a_live_process_holds_its_folder_and_a_dead_one_does_not(
 ) -> None:
     out = tmp_path / "run"
     endless = with_settings(config, steps=100_000, evaluate_every=100_000, device="cpu")
-    process = start_training(prepared, endless, *CACHES, out)
+    process = start_training(DataNames(prepared, *CACHES), endless, out)
     try:
         while not checkpoints(out):
             assert process.is_alive()
-        with pytest.raises(BadInput, match=f"process {process.pid} on"), claimed(out):
+        with pytest.raises(BadInput, match=f"process {process.pid} on"), lock_run(out):
             pass
     finally:
         process.kill()
         exit_codes([process])
-    with claimed(out):
+    with lock_run(out):
         pass
 
 
 def test_a_file_is_no_run_folder(prepared: Path, config: Config, tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
     with pytest.raises(BadInput, match="is a file"):
-        train(prepared, config, *CACHES, tmp_path / "run")
+        train(DataNames(prepared, *CACHES), config, tmp_path / "run")
 
 
 class TestOtherData:
@@ -144,10 +145,10 @@ class TestOtherData:
         run_plans(plan_caches(root, PrecomputeConfig(), "none", None, None), workers=0, scheduler=None)
         longer = with_settings(read_run(run)[0], steps=3)
         with pytest.raises(BadInput, match=r"proposals was 'felzenszwalb-.*', is 'none-(.|\n)*allow proposals by name"):
-            train(root, longer, "none", "logmel", run, resume=True)
+            train(DataNames(root, "none", "logmel"), longer, run, resume=True)
         with pytest.raises(BadInput, match="proposals was"):
-            train(root, longer, "none", "logmel", run, resume=True, allow=["audio", "clips"])
-        train(root, longer, "none", "logmel", run, resume=True, allow=["proposals"])
+            train(DataNames(root, "none", "logmel"), longer, run, resume=True, allow=["audio", "clips"])
+        train(DataNames(root, "none", "logmel"), longer, run, resume=True, allow=["proposals"])
         assert read_checkpoint(checkpoints(run)[-1]).about["run"]["proposals"].startswith("none-")
 
     def test_a_checkpoint_of_another_run_is_refused(self, prepared: Path, run: Path) -> None:
@@ -156,7 +157,7 @@ class TestOtherData:
         about = {**foreign.about, "run": {**foreign.about["run"], "audio": "vggish-0"}}
         write_checkpoint(newest, Checkpoint(foreign.tensors, foreign.state, about))
         with pytest.raises(BadInput, match=r"step-00000002 was trained on other data(.|\n)*audio was 'vggish-0'"):
-            train(prepared, read_run(run)[0], *CACHES, run, resume=True)
+            train(DataNames(prepared, *CACHES), read_run(run)[0], run, resume=True)
 
 
 def test_a_kill_between_best_weights_and_metrics_is_mended(run: Path) -> None:
@@ -170,28 +171,28 @@ def test_a_kill_between_best_weights_and_metrics_is_mended(run: Path) -> None:
 
 
 def test_a_kill_before_the_scores_is_made_up_for(prepared: Path, run: Path) -> None:
-    before = read_log(run)
+    before = read_run_log(run)
     lines = (run / "log.jsonl").read_text().splitlines(keepends=True)
     assert "M_J" in lines[-1]
     (run / "log.jsonl").write_text("".join(lines[:-1]))
     shutil.rmtree(run / "best")
-    scores = train(prepared, read_run(run)[0], *CACHES, run, resume=True)
-    assert read_log(run) == before
+    scores = train(DataNames(prepared, *CACHES), read_run(run)[0], run, resume=True).scores
+    assert read_run_log(run) == before
     assert read_best(run)["M_J"] == scores.M_J
 
 
 def test_a_cut_line_of_the_log_does_not_spoil_the_next(tmp_path: Path) -> None:
-    append_log(tmp_path, [{"step": 0, "total": 1.0}])
+    append_run_log(tmp_path, [{"step": 0, "total": 1.0}])
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"step": 1, "tot')
-    append_log(tmp_path, [{"step": 1, "total": 2.0}])
-    assert [e["total"] for e in read_log(tmp_path)] == [1.0, 2.0]
+    append_run_log(tmp_path, [{"step": 1, "total": 2.0}])
+    assert [e["total"] for e in read_run_log(tmp_path)] == [1.0, 2.0]
 
 
 def test_a_signal_during_scoring_stops_and_scores_later(
     prepared: Path, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    segment = evaluate_module.segment
+    segment = scores_module.segment
 
     def signalled(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -199,12 +200,12 @@ def test_a_signal_during_scoring_stops_and_scores_later(
 
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(evaluate_module, "segment", signalled)
+        patch.setattr(scores_module, "segment", signalled)
         with pytest.raises(Interrupted, match="after step 2"):
-            train(prepared, config, *CACHES, out)
-    assert not any("M_J" in e for e in read_log(out))
-    assert train(prepared, config, *CACHES, out, resume=True) is not None
-    assert [e["step"] for e in read_log(out) if "M_J" in e] == [2]
+            train(DataNames(prepared, *CACHES), config, out)
+    assert not any("M_J" in e for e in read_run_log(out))
+    assert train(DataNames(prepared, *CACHES), config, out, resume=True).scores is not None
+    assert [e["step"] for e in read_run_log(out) if "M_J" in e] == [2]
 
 
 class TestNotFinite:
@@ -222,7 +223,7 @@ class TestNotFinite:
         monkeypatch.setattr(train_module, "train_batch", poisoned)
         config = with_settings(config, steps=30, evaluate_every=30, checkpoint_every=30, device="cpu")
         with pytest.raises(ComboError, match=r"broke at step 4 \(.*synth-ms3-.*combo replay .*step-00000004"):
-            train(prepared, config, *CACHES, tmp_path / "run")
+            train(DataNames(prepared, *CACHES), config, tmp_path / "run")
         return tmp_path / "run"
 
     def test_the_dump_breaks_again_and_holds_the_state_before_the_step(self, broken: Path) -> None:
@@ -245,9 +246,9 @@ class TestNotFinite:
         monkeypatch.setattr(train_module, "train_step", breaking)
         config = with_settings(config, steps=30, evaluate_every=30, checkpoint_every=6, device="cpu")
         with pytest.raises(ComboError, match=r"broke at step 4 \(not finite: (loss_ce, total|total, loss_ce)\)"):
-            train(prepared, config, *CACHES, tmp_path / "run")
+            train(DataNames(prepared, *CACHES), config, tmp_path / "run")
         assert checkpoints(tmp_path / "run") == []
-        assert read_log(tmp_path / "run")[-1]["step"] == 4
+        assert read_run_log(tmp_path / "run")[-1]["step"] == 4
         assert replay(tmp_path / "run" / "broken" / "step-00000004", "cpu")["total"] > 0
 
     def test_nothing_is_learned_from_the_broken_step_on(self, prepared: Path, config: Config) -> None:
@@ -283,16 +284,16 @@ def test_a_replay_of_a_healthy_step_gives_its_losses_bit_by_bit(
     def dumping(trainer, batch, number):
         if number == 2:
             about = {"step": 2, "config": trainer.config.model_dump(mode="json"), "run": info}
-            train_module.dump_step(dumps, trainer.model, trainer, batch, about)
+            train_module.dump_step(dumps, trainer, batch, about)
         return step(trainer, batch, number)
 
     out = tmp_path / "run"
     config = with_settings(config, steps=3, evaluate_every=3, checkpoint_every=3, device="cpu")
-    train(prepared, with_settings(config, steps=1), *CACHES, out)
+    train(DataNames(prepared, *CACHES), with_settings(config, steps=1), out)
     info = json.loads((out / "run.json").read_text())
     monkeypatch.setattr(train_module, "train_step", dumping)
-    train(prepared, config, *CACHES, tmp_path / "again")
-    logged = next(e for e in read_log(tmp_path / "again") if e["step"] == 2 and "total" in e)
+    train(DataNames(prepared, *CACHES), config, tmp_path / "again")
+    logged = next(e for e in read_run_log(tmp_path / "again") if e["step"] == 2 and "total" in e)
     replayed = replay(dumps, "cpu")
     assert replayed["total"] == logged["total"]
     assert replayed == {k: logged[k] for k in replayed}
@@ -302,15 +303,16 @@ class TestAverage:
     def test_it_follows_the_weights(self, config: Config) -> None:
         torch.manual_seed(0)
         model = COMBO(config.model, 2)
-        ema = make_ema(model)
+        average = WeightAverage(model, decay=0.75)
+        ema = average.model
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter += 1
         before = {k: v.clone() for k, v in ema.named_parameters()}
-        update_ema(ema, model, decay=0.75, step=1000)
+        average.update(model, step=1000)
         assert all(torch.allclose(v, before[k] + 0.25, atol=1e-5) for k, v in ema.named_parameters())
         assert not any(p.requires_grad for p in ema.parameters())
-        update_ema(ema, model, decay=0.75, step=0)  # soon forgets where it began: weight 0.9
+        average.update(model, step=0)  # soon forgets where it began: weight 0.9
         assert all(torch.allclose(v, before[k] + 0.925, atol=1e-5) for k, v in ema.named_parameters())
 
     def test_it_is_what_is_scored_and_kept(self, trained: Path, config: Config) -> None:
@@ -330,7 +332,7 @@ class TestAverage:
 
 class TestSeeing:
     def test_the_log_of_a_step(self, trained: Path) -> None:
-        entry = next(e for e in read_log(trained) if "total" in e)
+        entry = next(e for e in read_run_log(trained) if "total" in e)
         assert {"lr", "lr_backbone", "grad_norm", "clips_per_second", "data_wait", "memory_gb"} <= entry.keys()
         assert sum(v for k, v in entry.items() if k.startswith("loss_")) == pytest.approx(entry["total"], rel=1e-5)
 
@@ -338,7 +340,7 @@ class TestSeeing:
         board = EventAccumulator(str(trained / "tensorboard"))
         board.Reload()
         shown = [scalar.value for scalar in board.Scalars("loss/total")]
-        assert shown == pytest.approx([e["total"] for e in read_log(trained) if "total" in e])
+        assert shown == pytest.approx([e["total"] for e in read_run_log(trained) if "total" in e])
         assert {"loss/ce", "loss/dice_0", "loss/cosine_0", "train/lr", "val/M_J", "val/M_F"} <= set(
             board.Tags()["scalars"]
         )
@@ -363,7 +365,7 @@ class TestRefusedBeforeTheFirstStep:
         self, prepared: Path, config: Config, tmp_path: Path, settings: dict, message: str
     ) -> None:
         with pytest.raises(BadInput, match=message):
-            train(prepared, with_settings(config, **settings), *CACHES, tmp_path / "run")
+            train(DataNames(prepared, *CACHES), with_settings(config, **settings), tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
     def test_every_preset_of_a_subset_says_so(self) -> None:

@@ -1,8 +1,9 @@
-"""Pixel counts of one clip, from which every metric of every protocol follows.
+"""One clip: segmented by the network, and its pixels counted. Every metric of every protocol follows from the counts.
 
 They are made in one pass, on the device of the predictions.
 
-T frames of one clip, K classes, H W pixels, E thresholds, one half twice: "at least" for F, "above" for J.
+T frames of one clip, K classes, D audio features, H W pixels, E thresholds, one half twice: "at least" for F, "above"
+for J.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,10 @@ import torch
 from torch import Tensor
 
 from ...base import IGNORE_LABEL
-from ...model.inference import foreground_score, label_map
+from ...data.dataset import Sample
+from ...model.combo import COMBO
+from ...model.inference import foreground_score, label_map, semantic_scores
+from ..common.tensors import image_tensor, tensor_on
 
 # The published thresholds; in float32 the 128th is exactly 0.5 and the last exactly 1.
 THRESHOLDS = torch.linspace(0, 1 - 1e-10, 255)
@@ -29,6 +33,24 @@ class Counts:
 
     areas_3TK: np.ndarray
     curves_2TE: np.ndarray | None = None
+
+
+@torch.inference_mode()
+def segment(model: COMBO, sample: Sample, features_TD: np.ndarray) -> Tensor:
+    """Class scores of one clip, float32 [T, K, H, W] on the device of the model, which is in eval mode.
+
+    features_TD: float32, those of the clip or of another one.
+    """
+    device = next(model.parameters()).device
+    predictions = model(
+        image_tensor(sample.frames, device), image_tensor(sample.maskiges, device), tensor_on(features_TD, device)
+    )
+    return semantic_scores(predictions.logits[-1], predictions.masks[-1], sample.frames.shape[1:3])
+
+
+def count_clip(scores_TKHW: Tensor, sample: Sample) -> Counts:
+    """The pixel counts of the annotated frames of one clip, by its scores as `segment` returns them."""
+    return count_pixels(scores_TKHW[sample.supervised], torch.from_numpy(sample.labels[sample.supervised]))
 
 
 def count_pixels(scores_TKHW: Tensor, truth_THW: Tensor) -> Counts:

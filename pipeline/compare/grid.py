@@ -1,0 +1,216 @@
+"""Train and evaluate one recipe over a list of caches or settings and several seeds, and tabulate the scores.
+
+OUT/<variant>/seed-<n>/                      a run folder like any other
+OUT/<variant>/seed-<n>/scores-*.json         its scores on one split, with one sound, in one protocol
+OUT/compare.json  compare.txt  compare.md    the table
+"""
+
+import json
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from ...data.store.checksummed_json import digest
+from ...data.store.store import ClipStore
+from ...errors import BadInput, ComboError, Interrupted
+from ...files import write_atomic
+from ..common.choices import Sound
+from ..common.distributed import Ranks
+from ..common.progress import bar
+from ..config.tree import Config, load_config
+from ..evaluate.protocols import PUBLISHED, find_protocol, full_name
+from ..evaluate.scores import check_annotated, evaluate_run
+from ..evaluate.sounds import sound_source
+from ..runs.checkpoints import checkpoint_step, checkpoints
+from ..runs.data import DataNames, open_data
+from ..runs.folder import changed_settings, check_resumable, read_run
+from ..train.loop import prepare, train
+from .table import Row, Table, has_all_scores_of
+from .variants import Variant
+
+WITHOUT_EFFECT = ("train.device", "train.checkpoint_every")  # on the scores
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A recipe over variants and seeds, and what each run is scored on.
+
+    overrides: `section.key=value`, for all variants; the width of the audio features follows from each cache.
+    device: auto leaves train.device as it is.
+    """
+
+    root: Path
+    preset: str
+    variants: Sequence[Variant]
+    seeds: Sequence[int]
+    overrides: Sequence[str] = ()
+    device: str = "auto"
+    split: str = "test"
+    sounds: Sequence[Sound] = ("right",)
+    protocol: str = PUBLISHED
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One variant with one seed. fingerprint: of everything that its scores follow from."""
+
+    variant: Variant
+    seed: int
+    config: Config
+    folder: Path
+    fingerprint: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.variant.name}, seed {self.seed}"
+
+
+def compare(comparison: Comparison, out: Path) -> Table:
+    """Train and score every variant with every seed, as far as that is not done yet, and write the table to `out`.
+
+    A run that breaks is noted in the table, and the others go on. A call that finds everything done leaves a table
+    alone that holds more scores.
+    Raises `BadInput`, before the first run starts, that lists everything that does not fit, and `Interrupted` when
+    stopped: the same call goes on.
+    """
+    cells = plan_cells(comparison, out)
+    due = [cell for cell in cells if missing_sounds(cell, comparison)]
+    table = make_table(comparison, cells, run_cells(comparison, due))
+    if due or has_all_scores_of(table, out / "compare.json"):
+        write_atomic(out / "compare.json", json.dumps(table.to_json(), indent=1) + "\n")
+        write_atomic(out / "compare.txt", f"{table}\n")
+        write_atomic(out / "compare.md", table.markdown())
+    return table
+
+
+def tabulate(comparison: Comparison, out: Path) -> Table:
+    """The table of what is there. Nothing is trained or written. Raises `BadInput` as `compare`."""
+    return make_table(comparison, plan_cells(comparison, out), failed={})
+
+
+def plan_cells(comparison: Comparison, out: Path) -> list[Cell]:
+    """All cells, seed by seed, so that one seed's table is complete first. Nothing is written.
+
+    Raises `BadInput` that lists what does not fit, by variant.
+    """
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise BadInput(
+            "compare runs in one process, without torchrun; for several devices start it several times with the same "
+            "--out, each with its own --seeds, and once more with all of them for the table"
+        )
+    find_protocol(comparison.protocol, len(ClipStore(comparison.root).classes))
+    cells: list[Cell] = []
+    problems: list[str] = []
+    for variant in comparison.variants:
+        try:
+            cells += _plan_variant(comparison, variant, out)
+        except BadInput as error:
+            problems.append(f"{variant.name}: {error}")
+    if problems:
+        raise BadInput.listing("nothing was started:", problems)
+    return sorted(cells, key=lambda cell: comparison.seeds.index(cell.seed))
+
+
+def _plan_variant(comparison: Comparison, variant: Variant, out: Path) -> list[Cell]:
+    """The cells of one variant, after a look at all that its training and evaluation will need."""
+    names = DataNames(comparison.root, variant.proposals, variant.audio)
+    data = open_data(names)
+    dim, device = data.audio.dim, comparison.device
+    settings = [f"model.audio_dim={dim}", *comparison.overrides]
+    settings += [*([f"train.device={device}"] if device != "auto" else []), *variant.overrides]
+    configs = {seed: load_config(comparison.preset, [*settings, f"train.seed={seed}"]) for seed in comparison.seeds}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # training says it again
+        training = prepare(names, configs[comparison.seeds[0]], out, Ranks(), Event())
+    scored = training.data.dataset(comparison.split)
+    check_annotated(scored)
+    for sound in comparison.sounds:
+        sound_source(scored, sound)
+    cells = []
+    for seed, config in configs.items():
+        folder = out / variant.folder / f"seed-{seed}"
+        check_resumable(folder, config, training.info)
+        check_unchanged(folder, config)
+        left_out = {"train": {key.removeprefix("train.") for key in WITHOUT_EFFECT}}
+        chosen = config.model_dump(mode="json", exclude=left_out, exclude_defaults=True)
+        info = training.info
+        fingerprint = digest([chosen, info.clips_fingerprint, info.proposals, info.audio])
+        cells.append(Cell(variant, seed, config, folder, fingerprint))
+    return cells
+
+
+def check_unchanged(folder: Path, config: Config) -> None:
+    """Raise `BadInput` when a finished run was trained with settings that would give it other scores."""
+    newest = checkpoints(folder)[-1:]
+    if not newest or checkpoint_step(newest[0]) < config.train.steps:
+        return
+    changed = changed_settings(read_run(folder)[0], config)
+    if differing := [text for key, text in changed.items() if key not in WITHOUT_EFFECT]:
+        advice = "take the old values, more steps, or another --out"
+        raise BadInput.listing(f"{folder} is already at step {checkpoint_step(newest[0])}:", differing, advice)
+
+
+def run_cells(comparison: Comparison, cells: list[Cell]) -> dict[str, str]:
+    """Train and score cells. Returns the names of those that broke, with the reason."""
+    failed: dict[str, str] = {}
+    with bar(len(cells), "compare", "runs") as progress:
+        for cell in cells:
+            try:
+                run_cell(comparison, cell)
+            except Interrupted as stop:
+                again = "what is finished is kept, run the same command again to go on"
+                raise Interrupted(f"{cell.name}: stopped; {again}") from stop
+            except BadInput:
+                raise
+            except ComboError as error:
+                failed[cell.name] = str(error)
+            progress.update()
+    return failed
+
+
+def run_cell(comparison: Comparison, cell: Cell) -> None:
+    """Train and score one cell, as far as that is not done yet."""
+    names = DataNames(comparison.root, cell.variant.proposals, cell.variant.audio)
+    train(names, cell.config, cell.folder, resume=True)
+    split, protocol = comparison.split, comparison.protocol
+    for sound in missing_sounds(cell, comparison):
+        scores = evaluate_run(cell.folder, split, sound, cell.config.train.device, [protocol])[protocol]
+        entry = {"cell": cell.fingerprint, "split": split, "sound": sound, **scores.summary()}
+        write_atomic(scores_path(cell, comparison, sound), json.dumps(entry, indent=1) + "\n")
+
+
+def missing_sounds(cell: Cell, comparison: Comparison) -> list[Sound]:
+    """The sounds that a cell is still to be scored with."""
+    return [sound for sound in comparison.sounds if read_scores(cell, comparison, sound) is None]
+
+
+def read_scores(cell: Cell, comparison: Comparison, sound: Sound) -> dict[str, Any] | None:
+    """The scores of a finished cell; None when there are none, or those of other settings."""
+    try:
+        entry = json.loads(scores_path(cell, comparison, sound).read_text())
+    except FileNotFoundError:
+        return None
+    return entry if entry["cell"] == cell.fingerprint else None
+
+
+def scores_path(cell: Cell, comparison: Comparison, sound: Sound) -> Path:
+    return cell.folder / f"scores-{comparison.split}-{sound}-{comparison.protocol}.json"
+
+
+def make_table(comparison: Comparison, cells: list[Cell], failed: dict[str, str]) -> Table:
+    """The table of all scores that are there."""
+    clips, c = ClipStore(comparison.root), comparison
+    protocol = full_name(c.protocol, find_protocol(c.protocol, len(clips.classes)))
+    rows = tuple(_row(variant, sound, cells, c) for sound in c.sounds for variant in c.variants)
+    dataset = clips.dataset
+    return Table(dataset, c.preset, tuple(c.overrides), c.split, protocol, tuple(c.seeds), rows, failed)
+
+
+def _row(variant: Variant, sound: Sound, cells: list[Cell], comparison: Comparison) -> Row:
+    found = {cell.seed: read_scores(cell, comparison, sound) for cell in cells if cell.variant == variant}
+    done = {seed: entry for seed, entry in found.items() if entry is not None}
+    return Row(variant.name, sound, *({seed: e[name] for seed, e in done.items()} for name in ("M_J", "M_F")))
