@@ -1,15 +1,17 @@
-"""Visual backbones: plain timm networks that give maps at strides 4, 8, 16 and 32.
+"""Visual backbones: timm networks with feature maps at strides 4, 8, 16 and 32.
 
-Nothing is ever downloaded: ImageNet weights come in through `checkpoint.load_backbone`. A builder returns the
-network and the channels of its four maps.
+Nothing is downloaded: ImageNet weights are loaded by `published_keys.load_backbone`. A builder returns the network
+and the channels of its four maps.
 """
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import timm
 import torch
-from timm.layers import DropPath, GroupNorm
+from timm.layers.drop import DropPath
+from timm.layers.norm import GroupNorm
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -29,7 +31,7 @@ def _pvt_v2_b5() -> Built:
     for block in list(network.modules()):
         for name, child in block.named_children():
             if isinstance(child, DropPath):
-                setattr(block, name, DrawnDropPath(child.drop_prob))
+                setattr(block, name, PerClipDropPath(child.drop_prob))
     return network, channels
 
 
@@ -49,15 +51,16 @@ def _tiny() -> Built:
 BACKBONES: dict[str, Callable[[], Built]] = {"r50": _r50, "pvt-v2-b5": _pvt_v2_b5, "tiny": _tiny}
 
 
-def _features(name: str, **options: object) -> Built:
-    network = timm.create_model(name, pretrained=False, features_only=True, **options)
+def _features(name: str, **options: Any) -> Built:
+    network: Any = timm.create_model(name, pretrained=False, features_only=True, **options)
     return network, network.feature_info.channels()
 
 
-class DrawnDropPath(DropPath):
-    """Stochastic depth by numbers that were drawn before, so that they can belong to clips; without them by its own."""
+class PerClipDropPath(DropPath):
+    """Stochastic depth by given random numbers in [0, 1), so that they can be per-clip; without them by torch's."""
 
     drawn_B: Tensor | None = None
+    drop_prob: float
 
     def forward(self, x: Tensor) -> Tensor:
         if self.drawn_B is None or not self.training:
@@ -66,18 +69,18 @@ class DrawnDropPath(DropPath):
         return x * keep_B.to(x.dtype).view(-1, *[1] * (x.ndim - 1))
 
 
-def draw_paths(backbone: nn.Module, uniform: Uniform | None, frames: int) -> None:
-    """Draw the stochastic depth of the next forward pass in training; None leaves it to torch."""
-    paths = [module for module in backbone.modules() if isinstance(module, DrawnDropPath)]
+def set_drop_path(backbone: nn.Module, uniform: Uniform | None, frames: int) -> None:
+    """Set the random numbers of the next forward pass in training, a row per frame; None: torch's own."""
+    paths = [module for module in backbone.modules() if isinstance(module, PerClipDropPath)]
     if paths:
         drawn = [None] * len(paths) if uniform is None else uniform((frames, len(paths))).unbind(1)
         for path, drawn_B in zip(paths, drawn, strict=True):
             path.drawn_B = drawn_B
 
 
-def checkpoint_stages(backbone: nn.Module, enable: bool) -> None:
-    """Whether backward computes activations again: block by block where timm can, else stage by stage."""
-    inner = [m for m in backbone.modules() if m is not backbone and hasattr(m, "grad_checkpointing")]
+def checkpoint_stages(backbone: nn.Module, *, enable: bool) -> None:
+    """Activation checkpointing: per block where timm can, else per stage."""
+    inner: list[Any] = [m for m in backbone.modules() if m is not backbone and hasattr(m, "grad_checkpointing")]
     for module in inner or [backbone]:
         module.grad_checkpointing = enable
 
@@ -85,15 +88,20 @@ def checkpoint_stages(backbone: nn.Module, enable: bool) -> None:
 class FrozenNorm(FrozenBatchNorm2d):
     """Torchvision's frozen norm in one pass over the map, and in the map's dtype under autocast."""
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
         scale_C = self.weight * (self.running_var + self.eps).rsqrt()
         shift_C = self.bias - self.running_mean * scale_C
-        scale, shift = (v.to(x_BCHW.dtype)[:, None, None] for v in (scale_C, shift_C))
-        return torch.addcmul(shift, x_BCHW, scale)
+        scale, shift = (v.to(x.dtype)[:, None, None] for v in (scale_C, shift_C))
+        return torch.addcmul(shift, x, scale)
 
 
 def _frozen_batch_norm(
     channels: int, device: torch.device | None = None, dtype: torch.dtype | None = None
 ) -> nn.Module:
-    """Newer timm hands `device` and `dtype` to every norm; torchvision's frozen norm takes neither."""
+    """timm passes `device` and `dtype`, which torchvision's frozen norm does not take."""
     return FrozenNorm(channels).to(device=device, dtype=dtype)

@@ -1,15 +1,16 @@
-"""The Bilateral-Fusion Module: sound and picture of a frame attend to each other (variants: Table 5).
+"""The Bilateral-Fusion Module: mask features and audio features of a frame attend to each other (Table 5).
 
-Where paper and published code differ, this is the code: the softmax runs over pixels in both directions,
-residuals are the layer-normalised inputs (residual "raw": the inputs themselves), positions reach queries and
+Where paper and published code differ, this follows the code: the softmax runs over pixels in both directions,
+residuals are the layer-normalised inputs (residual "raw": the inputs themselves), positions are added to queries and
 keys only, and a learned layer scale starts at 1e-4.
 
-With one audio vector per frame, no linear map has to run over pixels: it runs over what a head asks of them, or takes
-from them, instead. Heads hold few vectors and a frame thousands of pixels; the numbers are the same.
+A frame has one audio vector, so projections of pixels are folded onto the audio side: same result, fewer FLOPs.
 
-Letters: B frames, C channels, H W height and width of the stride-4 map, L = H * W, D width of the audio
-features, N heads, E = C / N.
+Letters: B frames, C channels of the mask features, H W height and width of the stride-4 map, L = H * W, D channels of
+the audio features, N heads, E = C / N.
 """
+
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -24,17 +25,22 @@ DROPOUT = 0.1  # of attention probabilities, in training
 
 
 class NoFusion(nn.Module):
-    """fusion "none" (MHA-None): picture and sound pass by each other; the picture still gets its embedding.
+    """fusion "none" (MHA-None): no fusion, but mask features still get the learned level embedding.
 
-    `audio_pos` is read by the attending variants only, but every published checkpoint holds it.
+    The base of all variants: `COMBO` calls `__init__` and `forward` with these arguments, and freezes the parameters
+    of `without_effect`. Only attention reads `audio_pos`, but every published checkpoint has it.
     """
 
     def __init__(self, width: int, audio_dim: int, heads: int, residual: str = "normalised") -> None:
-        """`residual` as `fusion_residual` in `ModelConfig`; here nothing is added, so it has no meaning."""
+        """width: C. residual: `fusion_residual` of `ModelConfig`; without fusion it means nothing."""
         super().__init__()
         self.heads, self.raw = heads, residual == "raw"
         self.level_embed = nn.Embedding(1, width)
         self.audio_pos = nn.Embedding(1, audio_dim)
+
+    def without_effect(self, *, audio_is_read: bool) -> tuple[str, ...]:
+        """Prefixes of parameters that change no output; audio_is_read: whether queries use the audio features."""
+        return ("audio_pos.",)
 
     def embed(self, visual_BCHW: Tensor) -> Tensor:
         return visual_BCHW + self.level_embed.weight[0, :, None, None]
@@ -42,16 +48,16 @@ class NoFusion(nn.Module):
     def forward(self, visual_BCHW: Tensor, audio_BD: Tensor, uniform: Uniform | None = None) -> tuple[Tensor, Tensor]:
         """Mask features [B, C, H, W] and audio features [B, D], both in and out.
 
-        uniform: draws for dropout in training, a row for each frame; None: torch's own.
+        uniform: random numbers for dropout in training, a row per frame; None: torch's own.
         """
         return self.embed(visual_BCHW), audio_BD
 
 
 class VisualFusion(NoFusion):
-    """fusion "visual" (MHA-S): sound enters the picture, as published.
+    """fusion "visual" (MHA-S): the audio vector is added to the mask features, as published.
 
-    With one audio vector per frame its softmax over keys is 1, so every pixel gets the same vector and
-    `query_proj` and `key_proj` have no effect; they stay because published checkpoints hold them.
+    With one audio vector per frame the softmax over keys is 1: every pixel gets the same vector, and `query_proj` and
+    `key_proj` have no effect. They exist because published checkpoints have them.
     """
 
     def __init__(self, width: int, audio_dim: int, heads: int, residual: str = "normalised") -> None:
@@ -64,6 +70,9 @@ class VisualFusion(NoFusion):
         self.out_proj = _projection(width, width)
         self.gamma = nn.Parameter(torch.full((width,), LAYER_SCALE))
 
+    def without_effect(self, *, audio_is_read: bool) -> tuple[str, ...]:
+        return ("audio_pos.", "query_proj.", "key_proj.", *(["query_norm."] if self.raw else []))
+
     def forward(self, visual_BCHW: Tensor, audio_BD: Tensor, uniform: Uniform | None = None) -> tuple[Tensor, Tensor]:
         pixels_BLC = _tokens(self.embed(visual_BCHW))
         sound_BC = self.out_proj(self.value_proj(self.key_norm(audio_BD)))
@@ -72,10 +81,10 @@ class VisualFusion(NoFusion):
 
 
 class AudioFusion(NoFusion):
-    """fusion "audio": the picture enters the sound, and the picture stays as under "none".
+    """fusion "audio": audio features attend to the mask features, which stay as under "none".
 
-    The published variant of that purpose, MHA-S-Audio, hands on the fused picture too and so equals
-    "bilateral"; its checkpoints load there.
+    The published MHA-S-Audio also returns the fused mask features and so equals "bilateral"; load its checkpoints
+    as that.
     """
 
     def __init__(self, width: int, audio_dim: int, heads: int, residual: str = "normalised") -> None:
@@ -88,9 +97,13 @@ class AudioFusion(NoFusion):
         self.out_a_proj = _projection(width, audio_dim)
         self.gamma_a = nn.Parameter(torch.full((audio_dim,), LAYER_SCALE))
 
-    def attention(self, x_BLC: Tensor, a_BD: Tensor, size: tuple[int, int]) -> Tensor:
-        """[B, L, N]: per head, how the sound spreads over the pixels; sums to 1 over L. Inputs normalised."""
-        position_LC = sine_position_encoding(*size, x_BLC.shape[-1], x_BLC.device).flatten(1).T
+    def without_effect(self, *, audio_is_read: bool) -> tuple[str, ...]:
+        return () if audio_is_read else ("gamma_a", "values_v_proj.", "out_a_proj.")
+
+    def attention(self, x_BLC: Tensor, a_BD: Tensor, size: Sequence[int]) -> Tensor:
+        """[B, L, N]: attention of each head over the pixels, sums to 1 over L. size: H, W. Inputs normalised."""
+        height, width = size
+        position_LC = sine_position_encoding(height, width, x_BLC.shape[-1], x_BLC.device).flatten(1).T
         k_BNE = self._heads(self.a_proj(a_BD + self.audio_pos.weight))
         k_BNE = k_BNE * k_BNE.shape[-1] ** -0.5
         # Query times key, (W x + b) k, is x (W' k) + b k.
@@ -104,13 +117,13 @@ class AudioFusion(NoFusion):
         return x.unflatten(dim, (self.heads, -1))
 
     def dropout(self, attention_BLN: Tensor, uniform: Uniform | None) -> Tensor:
-        """In training, a tenth of the attention is dropped and the rest enlarged in turn."""
+        """Dropout of attention probabilities, in training."""
         if uniform is None or not self.training:
             return F.dropout(attention_BLN, DROPOUT, self.training)
         return attention_BLN * (uniform(attention_BLN.shape) >= DROPOUT) / (1 - DROPOUT)
 
     def picture_into_sound(self, kept_BD: Tensor, x_BLC: Tensor, attention_BLN: Tensor) -> Tensor:
-        """The audio features [B, D] after fusion: `kept_BD` and what each head sees where it attends."""
+        """Fused audio features [B, D]: the residual `kept_BD` plus the attended pixels of all heads."""
         seen_BNC = attention_BLN.mT @ x_BLC
         heard_BNE = torch.einsum("bnc,nec->bne", seen_BNC, self._heads(self.values_v_proj.weight, 0))
         heard_BNE = heard_BNE + attention_BLN.sum(1)[..., None] * self._heads(self.values_v_proj.bias)
@@ -125,7 +138,7 @@ class AudioFusion(NoFusion):
 
 
 class BilateralFusion(AudioFusion):
-    """fusion "bilateral" (MHA-B): both directions, with one and the same attention."""
+    """fusion "bilateral" (MHA-B): both directions, with the same attention probabilities."""
 
     def __init__(self, width: int, audio_dim: int, heads: int, residual: str = "normalised") -> None:
         super().__init__(width, audio_dim, heads, residual)
@@ -134,7 +147,7 @@ class BilateralFusion(AudioFusion):
         self.gamma_v = nn.Parameter(torch.full((width,), LAYER_SCALE))
 
     def sound_into_picture(self, a_BD: Tensor, attention_BLN: Tensor) -> Tensor:
-        """What fusion adds to the pixels, unscaled, [B, L, C]: each head's part of the sound where it attends."""
+        """What fusion adds to the pixels before the layer scale, [B, L, C]: each head's audio values, by attention."""
         values_BNE = self._heads(self.values_a_proj(a_BD))
         given_BNC = torch.einsum("bne,cne->bnc", values_BNE, self._heads(self.out_v_proj.weight, 1))
         return attention_BLN @ given_BNC + self.out_v_proj.bias
@@ -149,7 +162,8 @@ class BilateralFusion(AudioFusion):
         return _image(kept_BLC + self.gamma_v * added_BLC, visual_BCHW), fused_BD
 
 
-FUSIONS: dict[str, type[NoFusion]] = {
+# The values of `model.fusion`. A new entry is all that another fusion needs to train, evaluate and be saved.
+FUSIONS: dict[str, Callable[[int, int, int, str], NoFusion]] = {
     "none": NoFusion,
     "visual": VisualFusion,
     "audio": AudioFusion,

@@ -1,7 +1,6 @@
-"""The transformer decoder: queries that carry the sound look into the picture where their last mask lies.
+"""The transformer decoder: audio-conditioned queries with masked cross-attention.
 
-Mask2Former's masked attention, post-norm and without dropout; what is COMBO's own is how sound enters the
-queries.
+Mask2Former's decoder, post-norm and without dropout; how audio enters the queries is COMBO's.
 Letters: B frames, Q queries, C channels, K classes, H W height and width of the stride-4 map, L tokens of
 one map, P predictions.
 """
@@ -14,16 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .config import ModelConfig
 from .position_encoding import sine_position_encoding
 
 SCALES = 3  # feature maps that the layers take in turn: strides 32, 16, 8
 
 
 class Predictions(NamedTuple):
-    """What the network says of every frame, after each of P = decoder layers + 1 steps.
+    """Predictions of every frame, one from the raw queries and one after each layer: P = decoder layers + 1.
 
-    Step 0 is the raw queries' guess, the last step the result; those before the last serve deep supervision
-    and the consistency loss. Dtype is that of the computation: float32, or the autocast dtype.
+    The last one is the result; the others serve deep supervision and the consistency loss. Dtype: float32, or the
+    autocast dtype.
 
     logits: float [P, B, Q, K + 1]: class scores before softmax; K counts background, the last is "no object".
     masks: float [P, B, Q, ceil(H/4), ceil(W/4)]: mask logits, H and W those of the frame.
@@ -84,37 +84,27 @@ class DecoderLayer(nn.Module):
 
 
 class MaskedDecoder(nn.Module):
-    """Queries in, classes and masks out."""
+    """Class and mask logits of the queries, after every layer."""
 
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        layers: int,
-        ffn: int,
-        num_queries: int,
-        num_classes: int,
-        queries: str,
-        audio_queries: str,
-    ) -> None:
-        """`queries` and `audio_queries` as in `ModelConfig`."""
+    def __init__(self, config: ModelConfig, num_classes: int) -> None:
         super().__init__()
-        self.mode, self.layout, self.checkpointing = queries, audio_queries, False
-        self.query_feat = nn.Embedding(num_queries, query_width(width, queries))
-        self.query_embed = nn.Embedding(num_queries, width)
+        c, width = config, config.width
+        self.mode, self.layout, self.checkpointing = c.queries, c.audio_queries, False
+        self.query_feat = nn.Embedding(c.num_queries, query_width(width, c.queries))
+        self.query_embed = nn.Embedding(c.num_queries, width)
         self.level_embed = nn.Embedding(SCALES, width)
-        self.layers = nn.ModuleList(DecoderLayer(width, heads, ffn) for _ in range(layers))
+        self.layers = nn.ModuleList(DecoderLayer(width, c.heads, c.decoder_ffn) for _ in range(c.decoder_layers))
         self.decoder_norm = nn.LayerNorm(width)
         self.class_embed = nn.Linear(width, num_classes + 1)
-        self.mask_embed = mlp(width, width, width, width)
+        self.mask_embed = mlp(width, width, width, c.mask_channels)
 
     def forward(self, scales: list[Tensor], mask_features_BCHW: Tensor, audio: Tensor) -> Predictions:
-        """Classes and masks after every step.
-
-        scales: [B, C, h, w] at strides 32, 16 and 8. audio: [B, `query_width`], one vector per frame.
-        """
+        """scales: [B, C, h, w] at strides 32, 16 and 8. audio: [B, `query_width`], one vector per frame."""
         memories = [m.flatten(2).transpose(1, 2) + e for m, e in zip(scales, self.level_embed.weight, strict=True)]
-        positions = [sine_position_encoding(*m.shape[-2:], m.shape[1], m.device).flatten(1).T for m in scales]
+        positions = []
+        for m in scales:
+            _, channels, h, w = m.shape
+            positions.append(sine_position_encoding(h, w, channels, m.device).flatten(1).T)
         looked_at = [F.interpolate(mask_features_BCHW.detach(), m.shape[-2:], mode="bilinear") for m in scales]
         x_BQC = self._queries(audio)
         steps = [self.decoder_norm(x_BQC)]
@@ -123,12 +113,12 @@ class MaskedDecoder(nn.Module):
             with torch.no_grad():
                 allowed = allowed_tokens(self.mask_embed(steps[-1]), looked_at[scale])
             inputs = x_BQC, self.query_embed.weight, memories[scale], positions[scale], allowed
-            x_BQC = maybe_checkpoint(self.checkpointing, layer, *inputs)
+            x_BQC = maybe_checkpoint(layer, *inputs, enable=self.checkpointing)
             steps.append(self.decoder_norm(x_BQC))
         return self._predict(torch.stack(steps, dim=1), mask_features_BCHW)
 
     def _queries(self, audio_BC: Tensor) -> Tensor:
-        """[B, Q, C]: how sound enters the queries (Table 6)."""
+        """[B, Q, C]: audio-conditioned queries (Table 6)."""
         learned = self.query_feat.weight.expand(len(audio_BC), -1, -1)
         heard = audio_per_query(audio_BC, self.query_feat.num_embeddings, self.layout)
         match self.mode:
@@ -142,7 +132,7 @@ class MaskedDecoder(nn.Module):
                 return learned
 
     def _predict(self, y_BPQC: Tensor, mask_features_BCHW: Tensor) -> Predictions:
-        """Classes and masks of all steps at once, from the normalised queries; the same heads serve all steps."""
+        """Predictions from the normalised queries of all steps, which share their heads."""
         embedded_BLC = self.mask_embed(y_BPQC).flatten(1, 2)
         masks = (embedded_BLC @ mask_features_BCHW.flatten(2)).unflatten(2, mask_features_BCHW.shape[-2:])
         logits = self.class_embed(y_BPQC)
@@ -150,11 +140,11 @@ class MaskedDecoder(nn.Module):
 
 
 def audio_per_query(audio_BC: Tensor, num_queries: int, layout: str) -> Tensor:
-    """[B, Q, C]: the audio vector that each query of each frame hears.
+    """[B, Q, C]: the audio vector for each query of each frame.
 
-    "per_frame": its own frame's. "published": the released code expands the vectors to [B, Q, C] and then
-    reads that memory as [Q, B, C], so that query q of frame b hears frame (q * B + b) // Q, also of another
-    clip. Published weights were trained so; to repeat published numbers, give the network one clip a time.
+    "per_frame": that of the frame. "published": the released code expands the vectors to [B, Q, C] and then
+    views that memory as [Q, B, C], so that query q of frame b gets the vector of frame (q * B + b) // Q, which may be
+    of another clip. Published weights were trained this way; evaluate them with one clip per batch.
     """
     heard = audio_BC[:, None].expand(-1, num_queries, -1)
     if layout == "per_frame":
@@ -163,31 +153,30 @@ def audio_per_query(audio_BC: Tensor, num_queries: int, layout: str) -> Tensor:
 
 
 def allowed_tokens(embedded_BQC: Tensor, features_BChw: Tensor) -> Tensor:
-    """bool [B, 1, Q, L]: the tokens of a map where the query's mask, resized to that map, is at least 0.5.
+    """bool [B, 1, Q, L]: attention mask; True where the query's mask, resized to that map, is at least 0.5.
 
-    features_BChw: the mask features, resized. A mask is their product with the query's mask embedding, so that
-    resizing them once does for all queries and layers.
-    A query whose mask is empty there may look everywhere. No gradient passes.
+    features_BChw: the resized mask features. Masks are linear in them, so resizing the features once replaces
+    resizing the masks of every layer. A query whose mask is empty may attend everywhere.
     """
     inside = embedded_BQC @ features_BChw.flatten(2) >= 0
     return (inside | ~inside.any(-1, keepdim=True))[:, None]
 
 
 def query_width(width: int, queries: str) -> int:
-    """Channels of learned and of heard queries: under "dim" each fills one half."""
+    """Channels of the learned queries and of the audio queries: half each under "dim"."""
     return width // 2 if queries == "dim" else width
 
 
 def mlp(*widths: int) -> nn.Sequential:
-    """Linear layers from width to width with ReLU between them."""
+    """Linear layers with ReLU between them."""
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(widths):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
 
-def maybe_checkpoint(enable: bool, module: nn.Module, *inputs: Any) -> Any:
-    """`module(*inputs)`; in training and if enabled, backward computes its activations again."""
+def maybe_checkpoint(module: nn.Module, *inputs: Any, enable: bool) -> Any:
+    """`module(*inputs)`, with activation checkpointing if enabled and in training."""
     if enable and module.training:
         return checkpoint(module, *inputs, use_reentrant=False)
     return module(*inputs)

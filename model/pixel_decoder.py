@@ -1,9 +1,10 @@
 """The pixel decoder: Mask2Former's deformable encoder over strides 32 to 8, and one FPN step to stride 4.
 
-COMBO's; Semantic-SAM's differs in what the arguments say.
+Semantic-SAM has the same one with other options.
 Letters: B frames, C channels, H W height and width of the (padded) frame, L tokens of all levels together.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -17,12 +18,30 @@ GROUPS = 32  # of every GroupNorm here
 POINTS = 4  # sampled per level and head
 
 
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The deformable encoder.
+
+    width: C. ffn: hidden channels of the feed-forward networks.
+    extra_level: one more level, of stride 64, made from the map of stride 32.
+    finest_first: order of the levels, and so of the parameters that belong to them; else coarsest first.
+    """
+
+    width: int
+    heads: int
+    layers: int
+    ffn: int
+    extra_level: bool = False
+    finest_first: bool = False
+    sampler: Sampler = deformable_sample
+
+
 class PixelFeatures(NamedTuple):
-    """What the pixel decoder gives: float32, C channels each.
+    """Output of the pixel decoder, float32.
 
     scales: [B, C, H/32, W/32], [B, C, H/16, W/16], [B, C, H/8, W/8]: keys and values of the transformer
-    decoder. With an extra level, [B, C, H/64, W/64], rounded up, stands before them.
-    mask_features: [B, C, H/4, W/4].
+    decoder. With an extra level, [B, C, H/64, W/64], rounded up, comes first.
+    mask_features: [B, mask_dim, H/4, W/4].
     """
 
     scales: list[Tensor]
@@ -30,48 +49,34 @@ class PixelFeatures(NamedTuple):
 
 
 class PixelDecoder(nn.Module):
-    """Always computed in float32, also under autocast: sampling places lose too much in half precision."""
+    """Always computed in float32, also under autocast: sampling locations need the precision."""
 
-    def __init__(
-        self,
-        channels: list[int],
-        width: int,
-        heads: int,
-        layers: int,
-        ffn: int,
-        extra_level: bool = False,
-        finest_first: bool = False,
-        sampler: Sampler = deformable_sample,
-    ) -> None:
-        """`channels` are those of the four incoming maps, stride 4 first.
-
-        extra_level: the encoder also gets a level of stride 64, made from the map of stride 32.
-        finest_first: the order of the encoder's levels, and so of its parameters; else coarsest first.
-        """
+    def __init__(self, channels: list[int], encoder: EncoderConfig, mask_dim: int) -> None:
+        """channels: of the four input maps, stride 4 first. mask_dim: channels of the mask features."""
         super().__init__()
-        self.extra_level, self.finest_first = extra_level, finest_first
-        coarse_to_fine = [nn.Conv2d(c, width, 1) for c in channels[:0:-1]]
-        if extra_level:
+        c, width = encoder, encoder.width
+        self.extra_level, self.finest_first = c.extra_level, c.finest_first
+        coarse_to_fine = [nn.Conv2d(n, width, 1) for n in channels[:0:-1]]
+        if c.extra_level:
             coarse_to_fine.insert(0, nn.Conv2d(channels[-1], width, 3, stride=2, padding=1))
-        levels = len(coarse_to_fine)
-        self.input_proj = nn.ModuleList(
-            nn.Sequential(conv, nn.GroupNorm(GROUPS, width)) for conv in self._ordered(coarse_to_fine)
-        )
-        self.level_embed = nn.Parameter(torch.randn(levels, width))
+        levels = self._ordered(coarse_to_fine)
+        self.input_proj = nn.ModuleList(nn.Sequential(conv, nn.GroupNorm(GROUPS, width)) for conv in levels)
+        self.level_embed = nn.Parameter(torch.randn(len(levels), width))
         self.layers = nn.ModuleList(
-            DeformableEncoderLayer(width, ffn, levels, heads, POINTS, sampler) for _ in range(layers)
+            DeformableEncoderLayer(width, c.ffn, len(levels), c.heads, POINTS, c.sampler) for _ in range(c.layers)
         )
-        self.lateral = nn.Sequential(nn.Conv2d(channels[0], width, 1, bias=False), nn.GroupNorm(GROUPS, width))
-        self.smooth = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.GroupNorm(GROUPS, width), nn.ReLU()
-        )
-        self.mask_features = nn.Conv2d(width, width, 1)
-        for projection, _ in self.input_proj:
-            nn.init.xavier_uniform_(projection.weight)
-            nn.init.zeros_(projection.bias)
-        for conv in (self.lateral[0], self.smooth[0], self.mask_features):
+        lateral = nn.Conv2d(channels[0], width, 1, bias=False)
+        smooth = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.lateral = nn.Sequential(lateral, nn.GroupNorm(GROUPS, width))
+        self.smooth = nn.Sequential(smooth, nn.GroupNorm(GROUPS, width), nn.ReLU())
+        self.mask_features = nn.Conv2d(width, mask_dim, 1)
+        for conv in levels:
+            nn.init.xavier_uniform_(conv.weight)
+        for conv in (lateral, smooth, self.mask_features):
             nn.init.kaiming_uniform_(conv.weight, a=1)
-        nn.init.zeros_(self.mask_features.bias)
+        for conv in (*levels, self.mask_features):
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
 
     def forward(self, maps: list[Tensor]) -> PixelFeatures:
         """`maps`: float [B, *, H/s, W/s] for strides s = 4, 8, 16, 32, in this order."""
@@ -84,13 +89,13 @@ class PixelDecoder(nn.Module):
             return PixelFeatures(scales, self.mask_features(self.smooth(lateral + upsampled)))
 
     def _ordered(self, levels: list) -> list:
-        """From coarsest first to the order of the encoder's levels, or back."""
+        """Coarsest first to the encoder's order, or back."""
         return levels[::-1] if self.finest_first else levels
 
     def _encode(self, maps: list[Tensor]) -> list[Tensor]:
-        """Deformable encoder over `maps`, in the order of its levels; gives maps of the projections' sizes."""
+        """The deformable encoder; `maps` and result in the order of its levels."""
         maps = [proj(m) for proj, m in zip(self.input_proj, maps, strict=True)]
-        shapes = [tuple(m.shape[-2:]) for m in maps]
+        shapes = [(m.shape[-2], m.shape[-1]) for m in maps]
         x_BLC = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)
         position_LC = torch.cat(
             [

@@ -1,4 +1,4 @@
-"""The Siam-Encoder: frames and Maskiges go through twin backbones and are joined channel by channel.
+"""The Siam-Encoder: twin backbones for frames and Maskiges, whose maps are added with channel weights.
 
 Letters: B frames, C channels, H W height and width.
 """
@@ -6,14 +6,14 @@ Letters: B frames, C channels, H W height and width.
 import torch
 from torch import Tensor, nn
 
-from .backbones import BACKBONES, draw_paths
+from .backbones import BACKBONES, set_drop_path
 from .random_numbers import Uniform
 
 
 class ChannelWeightedBlock(nn.Module):
-    """How much each channel of a Maskige map counts, judged from that map's mean (squeeze and excitation).
+    """Channel weights of a Maskige map from its mean over pixels (squeeze and excitation).
 
-    The paper's Eq. 3 has one linear map; the published code has this bottleneck of C // 16 and a sigmoid.
+    The paper's Eq. 3 has one linear layer; the published code has this bottleneck of C // 16 and a sigmoid.
     """
 
     def __init__(self, channels: int) -> None:
@@ -28,10 +28,9 @@ class ChannelWeightedBlock(nn.Module):
 
 
 class SiamEncoder(nn.Module):
-    """Four maps of each frame, enriched by the same maps of its Maskige.
+    """Four feature maps per frame, fused with those of its Maskige.
 
-    siam "separate": two backbones (published). "shared": one backbone sees frames and Maskiges, each
-    normalised as an image. "none": frames alone.
+    siam "separate": two backbones (published). "shared": one for frames and Maskiges. "none": frames only.
     """
 
     def __init__(self, backbone: str, siam: str) -> None:
@@ -46,11 +45,11 @@ class SiamEncoder(nn.Module):
     ) -> list[Tensor]:
         """Maps at strides 4, 8, 16, 32 with `self.channels`; inputs normalised, H and W multiples of 32.
 
-        uniform: draws for stochastic depth in training, a row for each frame; None: torch's own.
+        uniform: random numbers for stochastic depth in training, a row per frame; None: torch's own.
         """
         if self.training:
-            self._draw(uniform, len(frames_B3HW))
-        if self.gates is None:
+            self._set_drop_path(uniform, len(frames_B3HW))
+        if self.gates is None or maskiges_B3HW is None:
             return self.image_backbone(frames_B3HW)
         if self.maskige_backbone is None:
             both = self.image_backbone(torch.cat([frames_B3HW, maskiges_B3HW]))
@@ -61,14 +60,15 @@ class SiamEncoder(nn.Module):
         joined = zip(self.gates, image_maps, maskige_maps, strict=True)
         return [image + gate(maskige) * maskige for gate, image, maskige in joined]
 
-    def _draw(self, uniform: Uniform | None, frames: int) -> None:
-        if self.gates is not None and self.maskige_backbone is None and uniform is not None:
-            draw_paths(
+    def _set_drop_path(self, uniform: Uniform | None, frames: int) -> None:
+        if self.maskige_backbone is not None:
+            set_drop_path(self.image_backbone, uniform, frames)
+            set_drop_path(self.maskige_backbone, uniform, frames)
+        elif self.gates is None or uniform is None:
+            set_drop_path(self.image_backbone, uniform, frames)
+        else:  # one pass over frames and Maskiges, each with its own numbers
+            set_drop_path(
                 self.image_backbone,
-                lambda shape: torch.cat([uniform((frames, *shape[1:])) for _ in range(2)]),
+                lambda shape, of=uniform: torch.cat([of((frames, *shape[1:])) for _ in range(2)]),
                 2 * frames,
             )
-            return
-        draw_paths(self.image_backbone, uniform, frames)
-        if self.maskige_backbone is not None:
-            draw_paths(self.maskige_backbone, uniform, frames)

@@ -64,6 +64,7 @@ def head_network(name: str, monkeypatch: pytest.MonkeyPatch, **named: str) -> CO
         audio_queries="published",
         num_queries=spec["num_queries"],
         width=spec["hidden_dim"],
+        mask_dim=spec["mask_dim"],
         audio_dim=spec["audio_dim"],
         audio_hidden=spec["audio_mlp"][1],
         heads=spec["nheads"],

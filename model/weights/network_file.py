@@ -56,6 +56,7 @@ def network_config(network: State, source: str | Path = "the state dict") -> tup
         "queries": "dim" if size("audio_mlp.4.weight", 0, width) * 2 == width else "add",
         "num_queries": size("decoder.query_embed.weight", 0, d.num_queries),
         "width": width,
+        "mask_dim": None if (mask_dim := size("decoder.mask_embed.4.weight", 0, width)) == width else mask_dim,
         "audio_dim": size("audio_mlp.0.weight", 1, d.audio_dim),
         "audio_hidden": size("audio_mlp.0.weight", 0, d.audio_hidden),
         "heads": size("pixel_decoder.layers.0.self_attn.sampling_offsets.weight", 0, d.heads * 6 * POINTS)

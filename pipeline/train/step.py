@@ -81,7 +81,7 @@ def make_trainer(config: Config, num_classes: int, audio_dim: int) -> Trainer:
             stacklevel=2,
         )
     model = model.to(device).train()
-    model.set_checkpointing(config.train.checkpointing)
+    model.set_checkpointing(enable=config.train.checkpointing)
     scaler = GradScaler(device.type, enabled=config.train.precision == "fp16")
     return Trainer(model, make_optimizer(model, config.train), scaler, device, config, torch.ones((), device=device))
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from combo_avs.errors import BadInput
-from combo_avs.model.combo import COMBO, PIXEL_MEAN, without_effect
+from combo_avs.model.combo import COMBO, PIXEL_MEAN
 from combo_avs.model.config import ModelConfig
 from combo_avs.model.decoder import Attention, allowed_tokens, audio_per_query
 from combo_avs.model.siam_encoder import SiamEncoder
@@ -76,11 +76,46 @@ def test_every_switch_trains_all_that_is_trainable(siam, fusion, queries):
     assert still == []
 
 
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_mask_features_may_have_other_channels_than_queries(fusion):
+    model = tiny(fusion=fusion, mask_dim=48)
+    assert model.pixel_decoder.mask_features.weight.shape == (48, 32, 1, 1)
+    assert model.decoder.mask_embed[4].weight.shape == (48, 32)
+    assert model.fusion.level_embed.weight.shape == (1, 48)
+    logits, masks = model(*inputs())
+    assert masks.shape == (4, 2, 6, 16, 16)
+    (logits.square().mean() + masks.square().mean()).backward()
+    assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+def test_mask_channels_that_hold_zeros_change_nothing():
+    """A network of 48 mask channels, of which 16 are zero in features and embeddings, against one of 32."""
+    narrow, wide = tiny(fusion="none"), tiny(fusion="none", mask_dim=48)
+    state = narrow.state_dict()
+    for name, tensor in wide.state_dict().items():
+        if tensor.shape != state[name].shape:
+            filled = torch.zeros(tensor.shape)
+            filled[tuple(map(slice, state[name].shape))] = state[name]
+            state[name] = filled
+    wide.load_state_dict(state)
+    torch.testing.assert_close(run(wide, *inputs()), run(narrow, *inputs()), rtol=1e-5, atol=1e-6)
+
+
+def test_mask_dim_of_the_width_is_the_default():
+    torch.testing.assert_close(run(tiny(mask_dim=32), *inputs()), run(tiny(), *inputs()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("mask_dim", "word"), [(36, "mask_dim=36 is not divisible by heads=8"), (33, "multiple of 2")])
+def test_mask_dims_that_do_not_fit(mask_dim, word):
+    with pytest.raises((BadInput, ValueError), match=word):
+        tiny(mask_dim=mask_dim, heads=8)
+
+
 @pytest.mark.parametrize(("fusion", "queries"), [("none", "all"), ("visual", "add"), ("bilateral", "none")])
 def test_parameters_without_effect_have_none(fusion, queries):
     model = tiny(fusion=fusion, queries=queries)
     before = run(model, *inputs())
-    prefixes = without_effect(model.config)
+    prefixes = model.without_effect()
     changed = [p for name, p in model.named_parameters() if name.startswith(prefixes)]
     assert changed
     for parameter in changed:

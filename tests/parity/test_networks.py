@@ -14,7 +14,7 @@ from combo_avs.model.combo import COMBO
 from combo_avs.model.config import ModelConfig
 from combo_avs.model.decoder import MaskedDecoder, Predictions, mlp
 from combo_avs.model.deformable_attention import DeformableAttention, deformable_sample
-from combo_avs.model.pixel_decoder import PixelDecoder
+from combo_avs.model.pixel_decoder import EncoderConfig, PixelDecoder
 from combo_avs.model.position_encoding import sine_position_encoding
 from combo_avs.model.siam_encoder import ChannelWeightedBlock
 
@@ -67,7 +67,7 @@ def test_channel_weighted_block(name):
 def test_fusion(name):
     spec, arrays = load_json("combo", name), load_arrays("combo", name)
     kind = FUSION_NAMES[spec["fused_type"]]
-    fusion = FUSIONS[kind](spec["fused_backbone_dim"][0], spec["audio_dim"], spec["num_heads"])
+    fusion = FUSIONS[kind](spec["fused_backbone_dim"][0], spec["audio_dim"], spec["num_heads"], "normalised")
     fill(fusion, name, HEAD + "fusion_module.", "fusion.")
     projected = {}
     for leaf in ("out_a_proj", "out_proj"):
@@ -125,13 +125,8 @@ def test_deformable_attention(name):
 @pytest.mark.parametrize("name", fixtures("combo", "pixel_decoder*.json"))
 def test_pixel_decoder(name):
     spec = load_json("combo", name)
-    decoder = PixelDecoder(
-        list(spec["in_channels"].values()),
-        spec["conv_dim"],
-        spec["nheads"],
-        spec["enc_layers"],
-        spec["dim_feedforward"],
-    )
+    encoder = EncoderConfig(spec["conv_dim"], spec["nheads"], spec["enc_layers"], spec["dim_feedforward"])
+    decoder = PixelDecoder(list(spec["in_channels"].values()), encoder, spec["mask_dim"])
     fill(decoder, name, HEAD + "pixel_decoder.", "pixel_decoder.")
     scales, mask_features = decoder([given(name, key) for key in spec["in_channels"]])
     check(name, "mask_features", mask_features, 1e-4)
@@ -156,16 +151,17 @@ def prediction_difference(name: str, predictions: Predictions) -> float:
 def test_transformer_decoder(name):
     spec = load_json("combo", name)
     mode = spec["queries_fuse_type"]
-    decoder = MaskedDecoder(
-        spec["hidden_dim"],
-        spec["nheads"],
-        spec["dec_layers_built"],
-        spec["dim_feedforward"],
-        spec["num_queries"],
-        spec["num_classes"],
+    config = ModelConfig(
+        width=spec["hidden_dim"],
+        mask_dim=spec["mask_dim"],
+        heads=spec["nheads"],
+        decoder_layers=spec["dec_layers_built"],
+        decoder_ffn=spec["dim_feedforward"],
+        num_queries=spec["num_queries"],
         queries="none" if mode == "cat" else mode,  # "cat" is not in the published code: it acts as "none"
         audio_queries="published",
     )
+    decoder = MaskedDecoder(config, spec["num_classes"])
     fill(decoder, name, HEAD + "predictor.", "decoder.")
     scales = [given(name, f"ms{i}", 1.5) for i in range(3)]
     predictions = decoder(scales, given(name, "mask_features", 2), given(name, "audio", 2)[:, 0])

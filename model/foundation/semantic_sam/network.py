@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ....errors import BadInput
 from ...deformable_attention import deformable_gather
-from ...pixel_decoder import PixelDecoder
+from ...pixel_decoder import EncoderConfig, PixelDecoder
 from ...weights.state import State
 from .decoder import MaskDecoder, Memory
 from .swin import Swin
@@ -52,8 +52,7 @@ class SemanticSam(nn.Module):
         super().__init__()
         heads, levels = 8, 4
         self.backbone = Swin(sizes.backbone_width, sizes.backbone_heads, sizes.depths, sizes.window)
-        self.pixel_decoder = PixelDecoder(
-            self.backbone.channels,
+        encoder = EncoderConfig(
             sizes.width,
             heads,
             sizes.layers,
@@ -62,6 +61,7 @@ class SemanticSam(nn.Module):
             finest_first=True,
             sampler=deformable_gather,
         )
+        self.pixel_decoder = PixelDecoder(self.backbone.channels, encoder, mask_dim=sizes.width)
         self.decoder = MaskDecoder(sizes.width, heads, sizes.decoder_layers, sizes.ffn, levels)
 
     def encode(self, frames_BHW3: Tensor) -> ImageState:

@@ -156,6 +156,7 @@ class TestReport:
         {"siam": "separate"},
         {"queries": "dim"},
         {"heads": 4, "width": 64, "audio_dim": 40},
+        {"mask_dim": 64},
         {"backbone": "pvt-v2-b5"},
     ],
     ids=str,
