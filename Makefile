@@ -31,7 +31,7 @@ parity: $(VENV)/.installed-test
 bench: $(VENV)/.installed-test
 	mkdir -p build/bench
 	$(BIN)/python benchmarks/loader.py --out build/bench/loader
-	$(BIN)/python benchmarks/memory.py --out build/bench/memory
+	$(BIN)/python benchmarks/memory.py --out build/bench/memory.json
 	$(BIN)/python benchmarks/train_step.py --out build/bench/train_step
 	$(BIN)/python benchmarks/stage_one.py --out build/bench/stage_one.json
 	$(BIN)/python benchmarks/mask_generation.py --out build/bench/mask_generation

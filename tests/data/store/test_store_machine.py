@@ -20,7 +20,7 @@ class BehindAUrl(StoreMachine):
     KIND = "memory"
 
 
-FEW = settings(max_examples=25, stateful_step_count=20, deadline=None, derandomize=True)
+FEW = settings(max_examples=8, stateful_step_count=12, deadline=None, derandomize=True)
 MANY = settings(max_examples=200, stateful_step_count=30, deadline=None)
 
 TestFolder = StoreMachine.TestCase
