@@ -124,9 +124,11 @@ def reproduce(
 
     All inputs are checked first. The same command resumes. Exit code 5 when the published numbers are not met.
     """
+    from .pipeline.published.inputs import Request
     from .pipeline.published.reproduce import reproduce as reproduce_it
 
-    report = reproduce_it(subset, backbone, source, checkpoint, maskiges, vggish, root, device, proposals, fusion)
+    request = Request(subset, backbone, source, checkpoint, root, maskiges, vggish, proposals, fusion)
+    report = reproduce_it(request, device)
     typer.echo(json.dumps(report.summary(), indent=1) if as_json else report)
     if not report.met:
         typer.echo("the published numbers were not met; all files are kept", err=True)

@@ -16,7 +16,7 @@ from ...data.sources.avsbench.layout import SUBSETS, Subset, locate, read_clips
 from ...data.sources.avsbench.source_videos import shared_sources
 from ...errors import BadInput
 from ..common.progress import bar
-from ..published.numbers import CLIPS
+from ..published.paper import CLIPS
 from .findings import Finding
 
 THREADS = 8  # decoding releases the GIL

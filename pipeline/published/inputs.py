@@ -1,9 +1,9 @@
-"""Everything that a reproduction needs, looked at before anything is started, and all that is wrong listed at once."""
+"""Everything that a reproduction needs, checked before anything is started; all that is wrong is listed at once."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -20,7 +20,7 @@ from ...model.config import ModelConfig
 from ...model.weights.published_keys import from_published, published_config
 from ...model.weights.state import State, read_state_dict
 from ..imports.maskiges import NAME as OFFICIAL
-from .numbers import CLASSES, CLIPS, FUSIONS
+from .paper import CLASSES, CLIPS, FUSIONS
 
 SIZE = 224  # pixels; all published numbers
 BACKBONES = {"r50": "r50", "pvt": "pvt-v2-b5"}
@@ -41,30 +41,43 @@ class PublishedCheckpoint:
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """What was asked for, found whole and fit."""
+class Request:
+    """Which number to reproduce, and with what.
 
+    subset: s4, ms3 or avss. backbone: r50 or pvt. source: AVSBench, see `AvsBenchSource`. checkpoint: the published
+    file. root: the cache root to work in; what is finished there is used again. maskiges: the folder with the released
+    Maskiges; None: they are in `source`, or in `root` as a cache. vggish: VGGish weights; None: those in the
+    checkpoint. proposals: another cache of `root` to use instead of the released Maskiges. fusion: evaluate with this
+    one; None: the one that the checkpoint has weights for.
+    """
+
+    subset: str
+    backbone: str
+    source: Path
+    checkpoint: Path
+    root: Path
+    maskiges: Path | None = None
+    vggish: Path | None = None
+    proposals: str = OFFICIAL
+    fusion: Literal["none", "bilateral"] | None = None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What was asked for, complete and valid. maskiges: the released pictures to import; None: a cache is finished."""
+
+    request: Request
     source: AvsBenchSource
     checkpoint: PublishedCheckpoint
-    vggish: Path | None  # None: the checkpoint's own
-    maskiges: Path | None  # the released pictures to import; None: there is a finished cache
+    maskiges: Path | None
 
 
-def check_inputs(
-    subset: str,
-    backbone: str,
-    source: Path,
-    checkpoint: Path,
-    maskiges: Path | None,
-    vggish: Path | None,
-    root: Path,
-    proposals: str,
-    fusion: str | None,
-) -> Inputs:
-    """Look at all files of the data set, all weights, and the Maskiges. Writes nothing.
+def check_inputs(request: Request) -> Inputs:
+    """Check all files of the data set, all weights, and the Maskiges. Writes nothing.
 
     Raises `BadInput` that lists everything that is missing or unfit.
     """
+    subset, backbone, vggish = request.subset, request.backbone, request.vggish
     if subset not in CLIPS or backbone not in BACKBONES:
         known = f"{', '.join(CLIPS)} with {' or '.join(BACKBONES)}"
         raise BadInput(f"the paper has no numbers for {subset!r} with {backbone!r}; there are {known}")
@@ -77,24 +90,26 @@ def check_inputs(
             problems.append(str(error).replace("\n", "\n    "))
             return None
 
-    data = attempt(AvsBenchSource, source, subset, SIZE)
-    classes = len(data.classes) if data else CLASSES[subset]
-    weights = attempt(_check_checkpoint, checkpoint, backbone, classes, fusion)
-    if vggish or weights:
-        attempt(_check_vggish, vggish, weights)
-    pictures = attempt(_find_maskiges, root, proposals, maskiges, source, data)
-    if data and (root / "clips.zarr").exists():
-        attempt(_check_root, root, data)
-    if problems:
+    data = attempt(AvsBenchSource, request.source, subset, SIZE)
+    weights = attempt(_read_checkpoint, request, len(data.classes) if data else CLASSES[subset])
+    if vggish is not None:
+        attempt(lambda: check_vggish(read_vggish(vggish), vggish))
+    elif weights is not None:
+        attempt(_check_own_vggish, weights)
+    pictures = attempt(_find_maskiges, request, data)
+    if data and (request.root / "clips.zarr").exists():
+        attempt(_check_root, request.root, data)
+    if problems or data is None or weights is None:
         raise BadInput.listing(f"{subset} with {backbone} cannot be reproduced yet:", problems, "Nothing was started.")
-    return Inputs(data, weights, vggish, pictures)
+    return Inputs(request, data, weights, pictures)
 
 
-def _check_checkpoint(path: Path, backbone: str, classes: int, fusion: str | None) -> PublishedCheckpoint:
+def _read_checkpoint(request: Request, classes: int) -> PublishedCheckpoint:
+    path, backbone, fusion = request.checkpoint, BACKBONES[request.backbone], request.fusion
     state = read_state_dict(path)
     found, found_classes = published_config(state, str(path))
-    if found.backbone != BACKBONES[backbone]:
-        raise BadInput(f"{path} has backbone {found.backbone}, not {BACKBONES[backbone]}; name the other checkpoint")
+    if found.backbone != backbone:
+        raise BadInput(f"{path} has backbone {found.backbone}, not {backbone}; name the other checkpoint")
     if found_classes != classes:
         raise BadInput(f"{path} is of {found_classes} classes, the data set of {classes}; name its own checkpoint")
     network, vggish, _ = from_published(state)
@@ -111,29 +126,25 @@ def _is_fusing(key: str) -> bool:
     return key.startswith("fusion.") and not key.startswith(("fusion.level_embed.", "fusion.audio_pos."))
 
 
-def _check_vggish(path: Path | None, checkpoint: PublishedCheckpoint | None) -> None:
-    if path is not None:
-        check_vggish(read_vggish(path), path)
-    elif checkpoint.vggish:
-        check_vggish(checkpoint.vggish, checkpoint.path)
-    else:
+def _check_own_vggish(checkpoint: PublishedCheckpoint) -> None:
+    if not checkpoint.vggish:
         raise BadInput(f"{checkpoint.path} holds no VGGish weights; name them with --vggish vggish-10086976.pth")
+    check_vggish(checkpoint.vggish, checkpoint.path)
 
 
-def _find_maskiges(
-    root: Path, proposals: str, maskiges: Path | None, source: Path, data: AvsBenchSource | None
-) -> Path | None:
-    """The released pictures to import: where the user says, else in the data set; None when a cache will do."""
+def _find_maskiges(request: Request, data: AvsBenchSource | None) -> Path | None:
+    """The folder of the released pictures to import: the one named, else the data set; None when a cache will do."""
+    maskiges, proposals = request.maskiges, request.proposals
     if maskiges is not None and proposals != OFFICIAL:
         raise BadInput(f"--maskiges is for --proposals {OFFICIAL}, not {proposals}; leave one of them out")
     if maskiges is None:
         try:
-            _check_cache(root, proposals)
+            _check_cache(request.root, proposals)
             return None
         except BadInput:
             if proposals != OFFICIAL:
                 raise
-    folder = maskiges or source
+    folder = maskiges or request.source
     if data is not None:
         try:
             MaskigeTree(folder, data.clips, data.size)
@@ -158,8 +169,9 @@ def _check_root(root: Path, data: AvsBenchSource) -> None:
         raise BadInput(f"{there.path} holds other clips; name another root")
 
 
-def obstacles(inputs: Inputs, subset: str, backbone: str, generator: str) -> list[str]:
+def obstacles(inputs: Inputs, generator: str) -> list[str]:
     """Why scores of these inputs, with Maskiges of that generator, are not those of the published experiment."""
+    subset, backbone, vggish = inputs.request.subset, inputs.request.backbone, inputs.request.vggish
     clips = inputs.source.clips
     found = {split: sum(c.split == split for c in clips) for split in SPLITS}
     checkpoint, config = inputs.checkpoint, inputs.checkpoint.config
@@ -177,8 +189,8 @@ def obstacles(inputs: Inputs, subset: str, backbone: str, generator: str) -> lis
     reasons += [f"model.{k} of the checkpoint is {getattr(config, k)}, not {getattr(official, k)}" for k in differing]
     if config.fusion not in FUSIONS[subset, backbone]:
         reasons.append(f"fusion is {config.fusion}, not {' or '.join(FUSIONS[subset, backbone])}")
-    if inputs.vggish and checkpoint.vggish and not _same(read_vggish(inputs.vggish), checkpoint.vggish):
-        reasons.append(f"{inputs.vggish} holds other weights than the VGGish of the checkpoint")
+    if vggish and checkpoint.vggish and not _same(read_vggish(vggish), checkpoint.vggish):
+        reasons.append(f"{vggish} holds other weights than the VGGish of the checkpoint")
     return reasons
 
 
@@ -186,8 +198,9 @@ def _same(a: State, b: State) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-def notes(inputs: Inputs, subset: str, backbone: str) -> list[str]:
-    """What nobody can tell from these inputs, and what is known to differ from the published route."""
+def notes(inputs: Inputs) -> list[str]:
+    """What cannot be told from these inputs, and what is known to differ from the published route."""
+    subset, backbone = inputs.request.subset, inputs.request.backbone
     known = ["no checksums were published: that checkpoint and Maskiges are the published ones is taken on trust"]
     if len(FUSIONS[subset, backbone]) > 1:
         known.append(

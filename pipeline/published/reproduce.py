@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from safetensors.torch import save
 
@@ -16,61 +15,44 @@ from ..config.tree import load_config
 from ..evaluate.protocols import PUBLISHED
 from ..evaluate.scores import evaluate_run
 from ..imports.clips import import_clips
-from ..imports.maskiges import NAME as OFFICIAL
 from ..imports.maskiges import import_maskiges
 from ..precompute.driver import plan_caches, run_plans
 from ..runs.data import RunData
 from ..runs.folder import create_converted_run
-from .inputs import PublishedCheckpoint, check_inputs, notes, obstacles
-from .numbers import Numbers
-from .reproduction import Reproduction
+from .inputs import PublishedCheckpoint, Request, check_inputs, notes, obstacles
+from .outcome import Reproduction
+from .paper import Numbers
 
 
-def reproduce(
-    subset: str,
-    backbone: str,
-    source: Path,
-    checkpoint: Path,
-    maskiges: Path | None,
-    vggish: Path | None,
-    root: Path,
-    device: str = "auto",
-    proposals: str = OFFICIAL,
-    fusion: Literal["none", "bilateral"] | None = None,
-) -> Reproduction:
+def reproduce(request: Request, device: str = "auto") -> Reproduction:
     """Score published weights on the test split as published, and compare with the paper.
-
-    subset: s4, ms3 or avss. backbone: r50 or pvt. source: AVSBench, see `AvsBenchSource`. checkpoint: the published
-    file. maskiges: the folder with the released Maskiges; None: they are in `source`, or the proposals cache of
-    that name is in `root` already. proposals: another cache of `root` to use instead of the released Maskiges.
-    vggish: VGGish weights; None: those that the checkpoint carries. root: the cache root to work in; what is
-    finished there is used again. fusion: evaluate with this one; None: the one that the checkpoint has weights for.
 
     Raises `BadInput` listing everything that is missing or unfit, before anything is written; `ComboError` when a
     step fails, to be run again.
     """
     pick_device(device)
-    inputs = check_inputs(subset, backbone, source, checkpoint, maskiges, vggish, root, proposals, fusion)
+    inputs = check_inputs(request)
+    root, checkpoint = request.root, inputs.checkpoint
     clips = import_clips(inputs.source, root).store
     if inputs.maskiges is not None:
-        found = import_maskiges(root, inputs.maskiges).cache
+        proposals = import_maskiges(root, inputs.maskiges).cache
     else:
-        found = open_cache(clips, "proposals", proposals)
-    features = _listen(root, vggish or _own_vggish(root, inputs.checkpoint), device)
-    run = _convert(inputs.checkpoint, root, f"{subset}-{backbone}", RunData(clips, found, features))
+        proposals = open_cache(clips, "proposals", request.proposals)
+    features = _encode_sound(root, request.vggish or _own_vggish(root, checkpoint), device)
+    run = _convert(checkpoint, root, f"{request.subset}-{request.backbone}", RunData(clips, proposals, features))
     scores = evaluate_run(run, "test", device=device)[PUBLISHED]
     return Reproduction(
-        subset=subset,
-        backbone=backbone,
-        fusion=inputs.checkpoint.config.fusion,
+        subset=request.subset,
+        backbone=request.backbone,
+        fusion=checkpoint.config.fusion,
         ours=Numbers(scores.M_J, scores.M_F),
         protocol=scores.protocol,
         scored_clips=len(clips.usable_rows("test")),
-        checkpoint=f"{checkpoint.name} (sha256 {inputs.checkpoint.sha256[:12]})",
-        proposals=found.name,
+        checkpoint=f"{checkpoint.path.name} (sha256 {checkpoint.sha256[:12]})",
+        proposals=proposals.name,
         run=run,
-        obstacles=(*obstacles(inputs, subset, backbone, found.provenance.name), *_left_out(clips, found)),
-        notes=tuple(notes(inputs, subset, backbone)),
+        obstacles=(*obstacles(inputs, proposals.provenance.name), *_left_out(clips, proposals)),
+        notes=tuple(notes(inputs)),
     )
 
 
@@ -82,7 +64,7 @@ def _own_vggish(root: Path, checkpoint: PublishedCheckpoint) -> Path:
     return path
 
 
-def _listen(root: Path, vggish: Path, device: str) -> Cache:
+def _encode_sound(root: Path, vggish: Path, device: str) -> Cache:
     """The VGGish features of the test split."""
     config = PrecomputeConfig(device=device, encoder={"weights": str(vggish)})
     plans = plan_caches(root, config, None, "vggish", "test")

@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,9 +23,10 @@ from combo_avs.model.weights.state import read_state_dict
 from combo_avs.pipeline.config.precompute import PrecomputeConfig
 from combo_avs.pipeline.evaluate.scores import evaluate_run
 from combo_avs.pipeline.precompute.driver import plan_caches, run_plans
-from combo_avs.pipeline.published.numbers import CLIPS, PAPER, Numbers
+from combo_avs.pipeline.published.inputs import Request
+from combo_avs.pipeline.published.outcome import Reproduction
+from combo_avs.pipeline.published.paper import CLIPS, PAPER, Numbers
 from combo_avs.pipeline.published.reproduce import reproduce
-from combo_avs.pipeline.published.reproduction import Reproduction
 from combo_avs.pipeline.runs.folder import check_resumable, create_converted_run, read_run
 
 SMALL = {"num_queries": 6, "width": 32, "audio_hidden": 16, "encoder_layers": 1, "encoder_ffn": 16}
@@ -68,7 +70,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def done(tree: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Reproduction]:
     root = tmp_path_factory.mktemp("reproduce") / "root"
-    return root, reproduce("ms3", "r50", tree, checkpoint, None, None, root, "cpu")
+    return root, reproduce(Request("ms3", "r50", tree, checkpoint, root), "cpu")
 
 
 class TestToTheEnd:
@@ -140,13 +142,13 @@ class TestToTheEnd:
     def test_again_reuses_everything(self, done: tuple, tree: Path, checkpoint: Path) -> None:
         root, report = done
         before = {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file() and p.name not in ALWAYS}
-        assert reproduce("ms3", "r50", tree, checkpoint, None, None, root, "cpu") == report
+        assert reproduce(Request("ms3", "r50", tree, checkpoint, root), "cpu") == report
         assert {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file() and p.name not in ALWAYS} == before
 
     def test_with_maskiges_of_a_cache_and_without_fusion(self, done: tuple, tree: Path, checkpoint: Path) -> None:
         root, report = done
         run_plans(plan_caches(root, PrecomputeConfig(), "none", None, "test"), workers=0, scheduler=None)
-        other = reproduce("ms3", "r50", tree, checkpoint, None, None, root, "cpu", proposals="none", fusion="none")
+        other = reproduce(Request("ms3", "r50", tree, checkpoint, root, proposals="none", fusion="none"), "cpu")
         assert other.run != report.run
         assert other.ours != report.ours
         assert other.fusion == "none"
@@ -174,10 +176,12 @@ def test_a_conversion_that_was_killed_is_done_again(done: tuple, tmp_path: Path)
 class TestRefusals:
     """All before anything is written."""
 
-    def refused(self, tmp_path: Path, *arguments: object, **options: object) -> str:
+    def refused(self, tmp_path: Path, *arguments: Any, **options: Any) -> str:
+        """arguments: those of `Request` without the root."""
         root = tmp_path / "root"
+        request = Request(*arguments[:4], root, *arguments[4:], **options)
         with pytest.raises(BadInput) as error:
-            reproduce(*arguments, root, "cpu", **options)
+            reproduce(request, "cpu")
         assert not root.exists()
         return str(error.value)
 
@@ -228,7 +232,7 @@ class TestRefusals:
 
     def test_a_root_with_other_clips(self, root: Path, tree: Path, bare: Path) -> None:
         with pytest.raises(BadInput, match="holds other clips"):
-            reproduce("ms3", "r50", tree, bare, maskiges_of(tree), None, root, "cpu")
+            reproduce(Request("ms3", "r50", tree, bare, root, maskiges_of(tree)), "cpu")
 
     def test_other_weights_as_vggish(self, tmp_path: Path, tree: Path, bare: Path) -> None:
         wrong = tmp_path / "wrong.pth"
@@ -295,7 +299,7 @@ def test_the_full_size_network(tree: Path, vggish: dict[str, torch.Tensor], tmp_
     path = tmp_path / "model_best.pth"
     torch.save({"model": {**published_state(ModelConfig()), **vggish}}, path)
     root = tmp_path / "root"
-    report = reproduce("ms3", "r50", tree, path, maskiges_of(tree), None, root, "cpu")
+    report = reproduce(Request("ms3", "r50", tree, path, root, maskiges_of(tree)), "cpu")
     assert report.ours == pytest.approx(scored_by_hand(tree, path, ModelConfig()), abs=1e-4)
     assert [r for r in report.obstacles if "official" not in r] == []
     assert not report.met

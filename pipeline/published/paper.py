@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Numbers(NamedTuple):
-    """Shares of 1, as this package gives all scores; the paper prints them times 100, with one decimal."""
+    """Shares of 1, as all scores of this package; the paper prints them times 100, with one decimal."""
 
     M_J: float
     M_F: float
@@ -34,6 +34,5 @@ CLASSES = {"s4": 2, "ms3": 2, "avss": 71}  # background counted
 
 # How the released test settings fuse. The one of AVSS with ResNet-50 says none where its training settings say
 # bilateral; which of them gave the printed numbers is not known.
-FUSIONS: dict[tuple[str, str], tuple[str, ...]] = dict.fromkeys(PAPER, ("bilateral",)) | {
-    ("avss", "r50"): ("none", "bilateral")
-}
+FUSIONS: dict[tuple[str, str], tuple[str, ...]] = dict.fromkeys(PAPER, ("bilateral",))
+FUSIONS["avss", "r50"] = ("none", "bilateral")

@@ -1,10 +1,10 @@
-"""What `combo reproduce` gives: our scores beside the paper's, and what stands between them."""
+"""The outcome of `combo reproduce`: our scores beside the paper's, and what keeps them from being compared."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .numbers import PAPER, TOLERANCE, Numbers
+from .paper import PAPER, TOLERANCE, Numbers
 
 
 @dataclass(frozen=True)
