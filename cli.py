@@ -92,9 +92,10 @@ def report(
     device: Device = "auto",
 ) -> None:
     """Write a page about runs, comparisons and caches, with their pictures and sounds. It needs no network."""
-    from .pipeline.report.build import report as build_it
+    from .pipeline.report.report import report as write_report
+    from .pipeline.report.scoring import Scoring
 
-    typer.echo(build_it(targets, out, split, protocol, device))
+    typer.echo(write_report(targets, out, Scoring(split, protocol), device))
 
 
 @app.command()

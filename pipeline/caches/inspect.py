@@ -1,6 +1,7 @@
 """Inspect the stores of a cache root: what is there, how much is finished, and what is damaged."""
 
 from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from statistics import mean
@@ -9,7 +10,7 @@ from typing import Any
 from ...data.store.attributes import Provenance
 from ...data.store.location import REQUESTS_AT_ONCE, Location, location
 from ...data.store.metadata import is_begun
-from ...data.store.receipts import log_path, read_log
+from ...data.store.receipts import Receipt, log_path, read_log
 from ...data.store.root import AGREEMENT, cache_paths
 from ...data.store.store import Cache, ClipStore, Store
 from ...data.store.verify import damaged
@@ -58,9 +59,14 @@ def _store_info(store: Store) -> dict[str, Any]:
         "frames": store.frames,
         "shards": store.num_shards,
         "shards_done": len(done),
-        "bytes": sum(file[0] for receipt in done.values() for file in receipt.files.values() if file),
+        "bytes": stored_bytes(done.values()),
         "quarantined": store.quarantined(),
     }
+
+
+def stored_bytes(receipts: Iterable[Receipt]) -> int:
+    """The size of the files of finished shards."""
+    return sum(file[0] for receipt in receipts for file in receipt.files.values() if file)
 
 
 def _cache_info(clips: ClipStore, cache: Cache, clips_fingerprint: str | None) -> dict[str, Any]:
@@ -83,11 +89,11 @@ def _cache_info(clips: ClipStore, cache: Cache, clips_fingerprint: str | None) -
         **({"masks_per_frame": masks / frames} if cache.kind == "proposals" and frames else {}),
         **({"dropped_masks": dropped} if dropped else {}),
         **_agreement(cache),
-        **_made_with(cache, list(done)),
+        **made_with(cache, list(done)),
     }
 
 
-def _made_with(cache: Cache, shards: list[int]) -> dict[str, Any]:
+def made_with(cache: Cache, shards: list[int]) -> dict[str, Any]:
     """Mean seconds per frame, devices and versions, from the logs of its shards; empty without logs."""
     with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
         some = shards[:: -(-len(shards) // MAX_LOGS) or 1]

@@ -1,6 +1,6 @@
-"""The gallery of a cache root: every clip with the masks and Maskiges that each foundation model made of it.
+"""The gallery of a cache root: every clip with the masks and Maskiges of each proposals cache.
 
-T frames of one clip, K masks of one frame, H W pixels, h w those of a picture.
+Shapes: T frames of one clip, K masks of one frame, H W pixels, h w those of a picture.
 """
 
 import os
@@ -17,13 +17,14 @@ from ...data.dataset import prefetch
 from ...data.masks import unpack_stats
 from ...data.palette import PALETTE
 from ...data.store.attributes import Provenance
-from ...data.store.receipts import log_path, read_log
 from ...data.store.root import cache_paths
 from ...data.store.store import Cache, ClipStore
 from ...errors import BadInput, ComboError
-from ..common.pictures import label_colours, outlined
+from ..caches.inspect import made_with, stored_bytes
+from ..common.pictures import outlined
 from ..common.progress import bar
-from .gallery import Gallery, Item, Measure, pick_pixels, shrink, truth_row, write_sheet
+from ..common.text import quarantine_lines
+from .gallery import Gallery, Item, Measure, clip_rows, pick_pixels, shrink, write_sheet
 from .paired import Paired, compare_clips
 
 COUNT, COVERAGE, FIT = "masks", "coverage", "fit"
@@ -32,7 +33,7 @@ LABELS = {COUNT: "masks per frame", COVERAGE: "coverage", FIT: "fit to the truth
 
 @dataclass(frozen=True)
 class CacheRow:
-    """One cache of the table: how much of it there is, and what it cost. values: by kind, those of all its clips."""
+    """One cache in the table: its size and cost, and by kind the values of all its clips."""
 
     label: str
     provenance: Provenance
@@ -50,7 +51,7 @@ class CacheRow:
 
 @dataclass(frozen=True)
 class CacheSection:
-    """All that the page shows of one cache root. kinds: key -> label of the numbers that there are."""
+    """What the page shows of one cache root. kinds: keys and labels of the numbers that it has."""
 
     name: str
     about: str
@@ -60,13 +61,13 @@ class CacheSection:
     gallery: Gallery
 
     def bars(self, kind: str) -> dict[str, list[float]]:
-        """The values of one kind by cache; those that have none are left out."""
+        """The values of one kind by cache, without caches that have none."""
         return {row.label: row.values[kind] for row in self.rows if row.values[kind]}
 
 
 @dataclass(frozen=True)
 class _Column:
-    """A cache beside others, and what of it can be read: finished shards, but for these clips."""
+    """A cache in the gallery. Finished shards can be read, except for quarantined clips."""
 
     cache: Cache
     label: str
@@ -75,7 +76,7 @@ class _Column:
 
 
 def is_untrained(provenance: Provenance) -> bool:
-    """Whether a cache was made with random weights, as for trials."""
+    """Whether a cache was made with random weights."""
     return provenance.name.startswith("untrained-") or bool(provenance.parameters.get("untrained"))
 
 
@@ -95,36 +96,26 @@ def cache_labels(caches: list[Cache]) -> list[str]:
 
 
 def cache_section(root: Path, names: list[str] | None, out: Path, prefix: str, problems: list[str]) -> CacheSection:
-    """Write the pictures of all imported clips of a root to `out`; names: of the caches, None: all.
+    """Write the pictures of all imported clips of a root to `out`.
 
-    prefix: of the files' names. What is missing, damaged or left out goes to `problems`.
-    Raises `BadInput` when the root has no clip store that can be read.
+    names: of the caches; None: all. prefix: of the files' names. What is missing, damaged or left out is added to
+    `problems`. Raises `BadInput` when the root has no clip store that can be read.
     """
     clips = ClipStore(root)
     caches = _open_caches(clips, root, names, problems)
-    labels = cache_labels(caches)
+    problems += _missing_data(clips, caches)
     imported, bad = clips.receipts(), clips.quarantined()
-    if missing := clips.num_shards - len(imported):
-        problems.append(
-            f"{clips.path}: {missing} of {clips.num_shards} shards are not imported, their clips are left out"
-        )
-    for store in (clips, *caches):
-        problems += [
-            f"{store.path}: clip {c} is quarantined: {w.splitlines()[-1]}" for c, w in store.quarantined().items()
-        ]
-    for cache in caches:
-        if missing := len(imported.keys() - cache.receipts().keys()):
-            problems.append(
-                f"{cache.path}: {missing} of {cache.num_shards} shards are missing; 'combo precompute' goes on"
-            )
     shown = [row for row in range(len(clips.table)) if clips.span(row)[0] // clips.shard_frames in imported]
     shown = [row for row in shown if not bad or clips.table[row].id not in bad]
     labelled = any(any(clips.table[row].frame_annotated) for row in shown)
-    columns = [_Column(c, n, c.receipts().keys(), c.quarantined().keys()) for c, n in zip(caches, labels, strict=True)]
+    columns = [
+        _Column(cache, label, cache.receipts().keys(), cache.quarantined().keys())
+        for cache, label in zip(caches, cache_labels(caches), strict=True)
+    ]
 
     def make(step: int) -> Item | str:
         try:
-            return _item(clips, shown[step], columns, labelled, out, f"{prefix}-{step:06d}")
+            return _write_item(clips, shown[step], columns, out, f"{prefix}-{step:06d}", labelled=labelled)
         except ComboError as error:  # damaged data
             return str(error)
 
@@ -136,11 +127,32 @@ def cache_section(root: Path, names: list[str] | None, out: Path, prefix: str, p
             else:
                 problems.append(item)
             progress.update()
-    return _section(clips, root, caches, labels, items, labelled)
+    height, width = clips.size
+    splits = ", ".join(f"{count} {split}" for split, count in clips.table.splits().items())
+    about = f"{clips.dataset}: {splits} clips, {clips.frames} frames of {width} x {height}"
+    return _assemble(root.name, about, columns, items, ["frame", "truth"] if labelled else ["frame"])
+
+
+def _missing_data(clips: ClipStore, caches: list[Cache]) -> list[str]:
+    """Shards that are missing, and clips that are quarantined."""
+    imported = clips.receipts()
+    problems = []
+    if missing := clips.num_shards - len(imported):
+        problems.append(
+            f"{clips.path}: {missing} of {clips.num_shards} shards are not imported; their clips are left out"
+        )
+    for store in (clips, *caches):
+        problems += [f"{store.path}: quarantined {line}" for line in quarantine_lines(store.quarantined())]
+    for cache in caches:
+        if missing := len(imported.keys() - cache.receipts().keys()):
+            problems.append(
+                f"{cache.path}: {missing} of {cache.num_shards} shards are missing; 'combo precompute' goes on"
+            )
+    return problems
 
 
 def _open_caches(clips: ClipStore, root: Path, names: list[str] | None, problems: list[str]) -> list[Cache]:
-    """Those that were made of these clips."""
+    """The proposals caches of a root that were made from these clips."""
     paths = [p for p in cache_paths(root) if p.parent.name == "proposals" and (names is None or p.stem in names)]
     if gone := set(names or ()) - {path.stem for path in paths}:
         problems.append(f"{root}: no store in {', '.join(sorted(gone))}")
@@ -164,45 +176,34 @@ def _open_caches(clips: ClipStore, root: Path, names: list[str] | None, problems
     return found
 
 
-def _item(
-    clips: ClipStore,
-    row: int,
-    columns: list[_Column],
-    labelled: bool,
-    out: Path,
-    name: str,
-) -> Item:
+def _write_item(clips: ClipStore, row: int, columns: list[_Column], out: Path, name: str, *, labelled: bool) -> Item:
     """Write the sheets of one clip."""
     clip, span = clips.table[row], clips.span(row)
-    frames, truth = clips.read("frames", *span), clips.read("labels", *span)
+    truth = clips.read("labels", *span)
     item = Item.of(clip, clips.size)
-    colours = label_colours(len(clips.classes))
-    base = [shrink(frames), *([truth_row(frames, truth, colours)] if labelled else [])]
+    base = clip_rows(clips, row, labelled=labelled)
     item.sheets.append(write_sheet(out, name, base))
     for number, column in enumerate(columns):
-        if span[0] // column.cache.shard_frames not in column.shards or clip.id in column.quarantined:
+        cache, label = column.cache, column.label
+        if span[0] // cache.shard_frames not in column.shards or clip.id in column.quarantined:
             item.sheets.append(None)
             continue
-        cache, label = column.cache, column.label
         maskiges = cache.read("maskige", *span)
-        counts = cache.read("mask_count", *span).astype(float).tolist()
-        numbers = {
-            COUNT: counts,
+        numbers: dict[str, list[float | None]] = {
+            COUNT: cache.read("mask_count", *span).astype(float).tolist(),
             COVERAGE: [float((m != PALETTE[0]).any(axis=2).mean()) for m in maskiges],
             FIT: [fit_to_truth(m, t) for m, t in zip(maskiges, truth, strict=True)],
         }
         for kind, values in numbers.items():
-            present = [v for v in values if v is not None]
-            if present:
+            if present := [v for v in values if v is not None]:
                 item.frames[f"{kind}:{label}"] = values
                 item.values[f"{kind}:{label}"] = statistics.mean(present)
-        rows = [_mask_row(base[0], cache, span), shrink(maskiges)]
-        item.sheets.append(write_sheet(out, f"{name}-{number}", rows))
+        item.sheets.append(write_sheet(out, f"{name}-{number}", [_mask_row(base[0], cache, span), shrink(maskiges)]))
     return item
 
 
 def _mask_row(frames: np.ndarray, cache: Cache, span: tuple[int, int]) -> np.ndarray:
-    """Outlines over frames [T, h, w, 3], the smallest mask on top as in a Maskige."""
+    """Outline masks over frames [T, h, w, 3], the smallest mask on top as in a Maskige."""
     found = cache.read_masks_of(*span)
     stats = [unpack_stats(packed)["area"] for packed in cache.read_bytes("mask_stats", *span)]
     size = frames.shape[1:3]
@@ -211,11 +212,10 @@ def _mask_row(frames: np.ndarray, cache: Cache, span: tuple[int, int]) -> np.nda
 
 
 def fit_to_truth(maskige: np.ndarray, truth: np.ndarray) -> float | None:
-    """How well the regions of a Maskige could give the truth: J of its objects, if each region were named at best.
+    """J of the true objects if every region of a Maskige got its best class: an upper bound for its regions.
 
-    Every region, an area of one colour, takes the class that most of its pixels have; J is intersection over union
-    of what is then an object. maskige: uint8 [H, W, 3]. truth: uint8 [H, W].
-    None for frames without ground truth or without an object in it.
+    A region, the pixels of one colour, gets the class that most of its pixels have; J is the intersection over union of
+    all objects. maskige: uint8 [H, W, 3]. truth: uint8 [H, W]. None for frames without ground truth or objects.
     """
     if not ((truth > 0) & (truth != IGNORE_LABEL)).any():
         return None
@@ -224,16 +224,15 @@ def fit_to_truth(maskige: np.ndarray, truth: np.ndarray) -> float | None:
     counts = np.zeros((region.max() + 1, 256), np.int64)
     np.add.at(counts, (region, truth.reshape(-1)), 1)
     counts[:, IGNORE_LABEL] = 0
-    named = counts.argmax(axis=1)[region].reshape(truth.shape)
+    best = counts.argmax(axis=1)[region].reshape(truth.shape)
     scored = truth != IGNORE_LABEL
-    hits = ((named == truth) & (truth > 0) & scored).sum()
-    union = (((named > 0) | (truth > 0)) & scored).sum()
+    hits = ((best == truth) & (truth > 0) & scored).sum()
+    union = (((best > 0) | (truth > 0)) & scored).sum()
     return float(hits / union)
 
 
-def _section(
-    clips: ClipStore, root: Path, caches: list[Cache], labels: list[str], items: list[Item], labelled: bool
-) -> CacheSection:
+def _assemble(name: str, about: str, columns: list[_Column], items: list[Item], base_rows: list[str]) -> CacheSection:
+    labels = [column.label for column in columns]
     present = {key for item in items for key in item.values}
     kinds = {k: text for k, text in LABELS.items() if any(f"{k}:{label}" in present for label in labels)}
     measures = [
@@ -244,33 +243,23 @@ def _section(
     paired = compare_clips(items, opening, LABELS[opening], labels) if labels else []
     measures += [m for pair in paired for m in pair.measures]
     sort = next((m.key for m in measures if m.key.startswith(f"{opening}:")), "")
-    sheets = [["frame", "truth"] if labelled else ["frame"], *([f"masks, {n}", f"Maskige, {n}"] for n in labels)]
-    height, width = clips.size
-    splits = ", ".join(f"{count} {split}" for split, count in clips.table.splits().items())
-    return CacheSection(
-        name=root.name,
-        about=f"{clips.dataset}: {splits} clips, {clips.frames} frames of {width} x {height}",
-        kinds=kinds,
-        rows=[_cache_row(cache, label, items) for cache, label in zip(caches, labels, strict=True)],
-        paired=paired,
-        gallery=Gallery(f"Clips of {root.name}", sheets, measures, items, sort),
-    )
+    sheets = [base_rows, *([f"masks, {label}", f"Maskige, {label}"] for label in labels)]
+    rows = [_cache_row(column.cache, column.label, items) for column in columns]
+    return CacheSection(name, about, kinds, rows, paired, Gallery(f"Clips of {name}", sheets, measures, items, sort))
 
 
 def _cache_row(cache: Cache, label: str, items: list[Item]) -> CacheRow:
     values = {k: [i.values[f"{k}:{label}"] for i in items if f"{k}:{label}" in i.values] for k in LABELS}
     receipts = cache.receipts()
-    logs = [read_log(log_path(cache.path, shard)) for shard in receipts]
-    seconds = [log["seconds_per_frame"] for log in logs if "seconds_per_frame" in log]
-    size = sum(file[0] for receipt in receipts.values() for file in receipt.files.values() if file)
+    made, size = made_with(cache, list(receipts)), stored_bytes(receipts.values())
     frames = sum(receipt.frames[1] - receipt.frames[0] for receipt in receipts.values())
     return CacheRow(
         label=label,
         provenance=cache.provenance,
         clips=len(values[COUNT]),
         values=values,
-        seconds_per_frame=statistics.mean(seconds) if seconds else None,
-        devices=tuple(sorted({str(log["device"]) for log in logs if "device" in log})),
+        seconds_per_frame=made.get("seconds_per_frame"),
+        devices=tuple(sorted(made.get("devices", ()))),
         bytes=size,
         bytes_per_frame=size / frames if frames else None,
     )

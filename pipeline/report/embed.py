@@ -1,4 +1,4 @@
-"""Pictures, curves and sounds as data addresses, for pages that consist of one file."""
+"""Parts of pages: templates, and pictures, curves and sounds as data URLs, for pages that consist of one file."""
 
 import base64
 import io
@@ -6,6 +6,7 @@ import wave
 
 import matplotlib
 import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
@@ -16,11 +17,16 @@ from ...data.clip import SAMPLE_RATE
 plt.switch_backend("svg")  # never a window, whatever the machine has
 
 
+def templates() -> Environment:
+    """The page templates of this folder; text put into them is escaped, and an unknown name is an error."""
+    return Environment(loader=PackageLoader(str(__package__), "."), autoescape=True, undefined=StrictUndefined)
+
+
 def png(image: np.ndarray) -> str:
     """uint8 [H, W, 3] or [H, W]."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG", optimize=True)
-    return _address("image/png", buffer.getvalue())
+    return _data_url("image/png", buffer.getvalue())
 
 
 def wav(waveform: np.ndarray) -> str:
@@ -31,23 +37,18 @@ def wav(waveform: np.ndarray) -> str:
         file.setsampwidth(2)
         file.setframerate(SAMPLE_RATE)
         file.writeframes(waveform.astype("<i2").tobytes())
-    return _address("audio/wav", buffer.getvalue())
-
-
-def log_mel_picture(log_mel: np.ndarray) -> str:
-    """float32 [T, 96, 64] as one picture, see `log_mel_image`."""
-    return png(log_mel_image(log_mel))
+    return _data_url("audio/wav", buffer.getvalue())
 
 
 def log_mel_image(log_mel: np.ndarray) -> np.ndarray:
-    """float32 [T, 96, 64] as uint8 [64, T x 96, 3], low bands at the bottom; -4.6 (silence) is dark."""
+    """An image of a log-mel: float32 [T, 96, 64] to uint8 [64, T x 96, 3]; low bands at the bottom, silence dark."""
     picture = np.concatenate(list(log_mel)).T[::-1]
     shade = np.clip((picture + 4.605) / 6.0, 0, 1)
     return (matplotlib.colormaps["magma"](shade)[..., :3] * 255).astype(np.uint8)
 
 
-def curves(series: dict[str, tuple[list[float], list[float]]], ylabel: str, log: bool = False) -> str:
-    """Lines over training steps, name -> (steps, values), as SVG."""
+def curves(series: dict[str, tuple[list[float], list[float]]], ylabel: str, *, log: bool = False) -> str:
+    """Plot series over training steps, name -> (steps, values), as SVG."""
     figure, axes = plt.subplots(figsize=(5.2, 3.0), layout="constrained")
     for name, (x, y) in series.items():
         axes.plot(x, y, label=literal(name), marker="o" if len(x) < 20 else None, markersize=4)
@@ -65,7 +66,7 @@ def curves(series: dict[str, tuple[list[float], list[float]]], ylabel: str, log:
 
 
 def literal(name: str) -> str:
-    """A name as a label: neither mathematics between dollar signs, nor hidden for a leading underscore."""
+    """A label that matplotlib shows as it is: dollar signs are no mathematics, a leading underscore hides nothing."""
     return f"\u200b{name}".replace("$", r"\$")
 
 
@@ -74,14 +75,14 @@ def svg(figure: Figure) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     plt.close(figure)
-    return _address("image/svg+xml", buffer.getvalue().encode())
+    return _data_url("image/svg+xml", buffer.getvalue().encode())
 
 
 def smooth(values: list[float], window: int) -> list[float]:
-    """Mean over the last `window` values, at every place."""
+    """The running mean over the last `window` values."""
     sums = np.cumsum([0.0, *values])
     return [(sums[i + 1] - sums[max(0, i + 1 - window)]) / min(i + 1, window) for i in range(len(values))]
 
 
-def _address(kind: str, data: bytes) -> str:
+def _data_url(kind: str, data: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,9 +1,9 @@
-"""What a gallery shows: clips with picture sheets and numbers, as files beside the page and JSON inside it.
+"""What a gallery shows: clips with sheets of pictures, as files beside the page, and numbers, as JSON inside it.
 
-A sheet is one picture: a column for each frame of a clip, a row for each kind of picture. The page cuts single frames
-out of it. Files are numbered, so that no clip's name becomes a path.
+A sheet is one image with a column for each frame of a clip and a row for each kind of picture; the page cuts single
+frames out of it. Files are numbered, so that no clip's name becomes a path.
 
-T frames of one clip, H W pixels, h w those of a picture.
+Shapes: T frames of one clip, H W pixels, h w those of a picture.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -16,9 +16,10 @@ from PIL import Image
 
 from ...base import IGNORE_LABEL
 from ...data.clip import SAMPLE_RATE, Clip
-from ..common.pictures import overlay_labels
+from ...data.store.store import ClipStore
+from ..common.pictures import label_colours, overlay_labels
 
-PICTURE = 128  # pixels, the longer side at most
+MAX_SIDE = 128  # pixels, of a picture
 QUALITY = 82  # of WebP
 FILES = "files"
 
@@ -27,7 +28,7 @@ FILES = "files"
 class Measure:
     """A number of every clip, and perhaps of every frame, to sort by.
 
-    what, of: the column and the row that it has in the table beside the clip; without them it is in none.
+    what, of: its column and row in the table beside each clip; a measure without them is in no table.
     """
 
     key: str
@@ -38,9 +39,9 @@ class Measure:
 
 @dataclass
 class Item:
-    """One clip. values: by measure; frames: by measure, one for each frame; None: it has none.
+    """One clip. values: by measure. frames: by measure, one value for each frame, or None.
 
-    sheets: file names relative to the page, one for each of the gallery's sheets; None: it was not made.
+    sheets: file names relative to the page, one for each of the gallery's sheets; None: there is none.
     """
 
     id: str
@@ -49,7 +50,7 @@ class Item:
     length: int  # T
     aspect: float  # width / height of a frame
     sheets: list[str | None] = field(default_factory=list)
-    values: dict[str, float | None] = field(default_factory=dict)
+    values: dict[str, float] = field(default_factory=dict)
     frames: dict[str, list[float | None]] = field(default_factory=dict)
     sound: str | None = None
 
@@ -60,7 +61,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Gallery:
-    """rows: for each sheet the names of its rows. sort: the measure that it opens with, highest first or lowest."""
+    """rows: for each sheet the names of its rows. sort: the measure to sort by at first."""
 
     title: str
     rows: list[list[str]]
@@ -70,7 +71,7 @@ class Gallery:
     highest_first: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Short numbers: with thousands of clips they are most of the page."""
+        """With short numbers, which are most of the page for thousands of clips."""
         items = [
             asdict(item)
             | {
@@ -87,7 +88,7 @@ def _short(value: float | None) -> float | None:
 
 
 def shrink(images: np.ndarray) -> np.ndarray:
-    """uint8 [T, H, W, 3] to [T, h, w, 3], with no side above `PICTURE`; smaller ones stay."""
+    """uint8 [T, H, W, 3] to [T, h, w, 3], with no side above `MAX_SIDE`."""
     height, width = picture_size(*images.shape[1:3])
     if (height, width) == images.shape[1:3]:
         return images
@@ -96,19 +97,19 @@ def shrink(images: np.ndarray) -> np.ndarray:
 
 def picture_size(height: int, width: int) -> tuple[int, int]:
     """(h, w) of the pictures of frames of (H, W)."""
-    scale = min(1.0, PICTURE / max(height, width))
+    scale = min(1.0, MAX_SIDE / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def pick_pixels(masks: np.ndarray, height: int, width: int) -> np.ndarray:
-    """[..., H, W] to [..., height, width] by taking pixels, for masks and labels."""
+    """Resize masks or labels, [..., H, W] to [..., height, width], by picking the nearest pixels."""
     rows = np.arange(height) * masks.shape[-2] // height
     columns = np.arange(width) * masks.shape[-1] // width
     return masks[..., rows[:, None], columns]
 
 
 def write_sheet(out: Path, name: str, rows: list[np.ndarray]) -> str:
-    """Write rows of pictures, each uint8 [T, h, w, 3], as one WebP. Gives its name relative to the page."""
+    """Write rows of pictures, each uint8 [T, h, w, 3], as one WebP. Returns its name relative to the page."""
     lines = [
         np.concatenate(list(np.pad(row, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)), 1) for row in rows
     ]
@@ -123,12 +124,23 @@ def write_sound(out: Path, name: str, waveform: np.ndarray) -> str:
 
 
 def sound_row(log_mel: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The picture of a log-mel, uint8 [64, T x 96, 3], as a row of T pictures of `size` = (h, w)."""
+    """Cut the image of a log-mel, uint8 [64, T x 96, 3], into a row of T pictures of `size` = (h, w)."""
     seconds = np.stack(np.split(log_mel, log_mel.shape[1] // 96, axis=1))
-    return np.stack([np.asarray(Image.fromarray(s).resize(size[::-1], Image.Resampling.BILINEAR)) for s in seconds])
+    return np.stack(
+        [np.asarray(Image.fromarray(s).resize((size[1], size[0]), Image.Resampling.BILINEAR)) for s in seconds]
+    )
 
 
-def truth_row(frames: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
+def clip_rows(clips: ClipStore, row: int, *, labelled: bool) -> list[np.ndarray]:
+    """Pictures of the clip in a row of the table, its frames and, if labelled, its truth: uint8 [T, h, w, 3] each."""
+    span = clips.span(row)
+    frames = clips.read("frames", *span)
+    if not labelled:
+        return [shrink(frames)]
+    return [shrink(frames), _truth_row(frames, clips.read("labels", *span), label_colours(len(clips.classes)))]
+
+
+def _truth_row(frames: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
     """Frames [T, H, W, 3] with their labels [T, H, W] painted over, as pictures; those without truth are blank."""
     pairs = zip(frames, labels, strict=True)
     shown = [

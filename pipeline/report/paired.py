@@ -1,4 +1,4 @@
-"""Two runs or caches compared clip by clip: what the means hide, and on which clips they differ most."""
+"""Compare runs or caches clip by clip: what means hide, and on which clips they differ most."""
 
 import statistics
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ CONFIDENCE = 1.96  # standard errors of the mean on either side: 95 %
 
 @dataclass(frozen=True)
 class Paired:
-    """Differences second - first over the clips that both have, ascending."""
+    """Differences second - first on the clips that both have, ascending."""
 
     first: str
     second: str
     what: str
     differences: list[float]
-    measures: list[Measure]  # of the items: the difference, and its size
+    measures: list[Measure]  # the difference, and its absolute value
 
     @property
     def distance(self) -> str:
-        """The key by which the clips that differ most come first."""
+        """The key of the absolute difference, to sort the clips by."""
         return self.measures[-1].key
 
     @property
@@ -29,13 +29,13 @@ class Paired:
 
     @property
     def half_width(self) -> float:
-        """Of the 95 % confidence interval of the mean; 0 for a single clip."""
+        """Half the width of the 95 % confidence interval of the mean; 0 for a single clip."""
         n = len(self.differences)
         return CONFIDENCE * statistics.stdev(self.differences) / n**0.5 if n > 1 else 0.0
 
     @property
     def better(self) -> int:
-        """Clips on which the second has more."""
+        """Clips on which the second has the higher value."""
         return sum(d > 0 for d in self.differences)
 
     @property
@@ -44,9 +44,9 @@ class Paired:
 
 
 def compare_clips(items: list[Item], kind: str, what: str, names: list[str]) -> list[Paired]:
-    """Every name with the first one, by the items' values `kind:name`; the differences become values of the items.
+    """Compare the first name with each other one by the items' values `kind:name`.
 
-    Pairs that share no clip are left out.
+    The differences become values of the items. Pairs that share no clip are left out.
     """
     found = []
     for number, (first, second) in enumerate((names[0], name) for name in names[1:]):
@@ -58,7 +58,7 @@ def compare_clips(items: list[Item], kind: str, what: str, names: list[str]) -> 
         signed = Measure(
             f"{kind}-difference-{number}", f"{what}: {second} minus {first}", f"{what} minus that of {first}", second
         )
-        size = Measure(f"{kind}-distance-{number}", f"{what}: how far {second} and {first} differ")
+        size = Measure(f"{kind}-distance-{number}", f"{what}: difference between {second} and {first}")
         for item, difference in both:
             item.values[signed.key], item.values[size.key] = difference, abs(difference)
         found.append(Paired(first, second, what, sorted(d for _, d in both), [signed, size]))

@@ -1,4 +1,4 @@
-"""The report's diagrams, drawn by matplotlib as SVG when the page is made."""
+"""The diagrams of the report, plotted by matplotlib as SVG."""
 
 import re
 from typing import Any
@@ -13,13 +13,11 @@ from .targets import Run
 POINTS = 400  # of one curve; a page does not show more
 
 
-def run_curves(run: Run) -> list[tuple[str, str]]:
+def run_curves(log: list[dict[str, Any]]) -> list[tuple[str, str]]:
     """(what it shows, SVG) for the losses, the learning rate and the scores on val, as far as they were logged."""
-    steps = [entry for entry in run.log if "total" in entry]
-    scored = [entry for entry in run.log if "M_J" in entry]
+    x, steps = _entries(log, "total")
     found = []
     if steps:
-        x = [float(entry["step"]) for entry in steps]
         terms = {key: smooth([e.get(key, np.nan) for e in steps], 20) for key in _last_terms(steps[-1])}
         losses = {"total": smooth([e["total"] for e in steps], 20), **terms}
         thin = {re.sub(r"^loss_|_\d+$", "", key): _thin(x, values) for key, values in losses.items()}
@@ -27,39 +25,39 @@ def run_curves(run: Run) -> list[tuple[str, str]]:
         found.append((what, curves(thin, "loss", log=_positive(thin))))
         rates = {key: _thin(x, [e[key] for e in steps]) for key in ("lr", "lr_backbone") if key in steps[-1]}
         found.append(("learning rate", curves(rates, "learning rate")))
+    x, scored = _entries(log, "M_J")
     if scored:
-        x = [float(entry["step"]) for entry in scored]
         found.append(("score on val", curves({m: (x, [e[m] for e in scored]) for m in ("M_J", "M_F")}, "score on val")))
     return found
 
 
 def joint_curves(runs: list[Run]) -> list[tuple[str, str]]:
-    """The same of several runs in one diagram: loss, and M_J on val."""
+    """The loss of several runs in one diagram, and M_J on val in another."""
     losses, scores = {}, {}
     for run in runs:
         name = f"{run.variant}, seed {run.seed}"
-        steps = [entry for entry in run.log if "total" in entry]
-        scored = [entry for entry in run.log if "M_J" in entry]
+        x, steps = _entries(run.log, "total")
         if steps:
-            losses[name] = _thin([float(e["step"]) for e in steps], smooth([e["total"] for e in steps], 20))
+            losses[name] = _thin(x, smooth([e["total"] for e in steps], 20))
+        x, scored = _entries(run.log, "M_J")
         if scored:
-            scores[name] = [float(e["step"]) for e in scored], [e["M_J"] for e in scored]
+            scores[name] = x, [e["M_J"] for e in scored]
     found = [("loss of all runs", curves(losses, "loss, all terms", log=_positive(losses)))] if losses else []
     return found + ([("M_J on val of all runs", curves(scores, "M_J on val"))] if scores else [])
 
 
 def score_bars(rows: list[dict[str, Any]], names: list[str]) -> str:
-    """Rows as in compare.json: a bar for the mean of each measure, its spread over seeds, and a dot for every seed."""
+    """For rows as in compare.json: a bar for each mean, with its spread over seeds, and a dot for each seed."""
     figure, axes = plt.subplots(figsize=(6, 1.2 + 0.45 * len(rows)), layout="constrained")
     height = 0.8 / len(names)
     for index, name in enumerate(names):
-        places = np.arange(len(rows)) + (index - (len(names) - 1) / 2) * height
+        positions = np.arange(len(rows)) + (index - (len(names) - 1) / 2) * height
         means = [np.nan if row[name]["mean"] is None else 100 * row[name]["mean"] for row in rows]  # nan: no bar
         spread = [100 * (row[name]["std"] or 0) for row in rows]
-        axes.barh(places, means, height * 0.9, xerr=spread, label=name, alpha=0.75, error_kw={"capsize": 3})
-        for place, row in zip(places, rows, strict=True):
+        axes.barh(positions, means, height * 0.9, xerr=spread, label=name, alpha=0.75, error_kw={"capsize": 3})
+        for position, row in zip(positions, rows, strict=True):
             seeds = [100 * value for value in row[name]["by_seed"].values()]
-            axes.plot(seeds, [place] * len(seeds), "o", color="black", markersize=3)
+            axes.plot(seeds, [position] * len(seeds), "o", color="black", markersize=3)
     sounds = {row["sound"] for row in rows}
     labels = [_cut(row["variant"] + (f", {row['sound']} sound" if len(sounds) > 1 else "")) for row in rows]
     axes.set_yticks(range(len(rows)), labels)
@@ -93,8 +91,14 @@ def difference_plot(pair: Paired) -> str:
     return svg(figure)
 
 
+def _entries(log: list[dict[str, Any]], key: str) -> tuple[list[float], list[dict[str, Any]]]:
+    """Steps and entries of the log that have a key."""
+    entries = [entry for entry in log if key in entry]
+    return [float(entry["step"]) for entry in entries], entries
+
+
 def _last_terms(entry: dict[str, Any]) -> list[str]:
-    """The key of each loss term in the last prediction that has it: the final one has no number, earlier ones have."""
+    """The key of each loss term for the last prediction that has it: the final one without a number, else a number."""
     last: dict[str, str] = {}
     for key in (key for key in entry if key.startswith("loss_")):
         term = re.sub(r"_\d+$", "", key)
@@ -109,7 +113,7 @@ def _thin(x: list[float], y: list[float]) -> tuple[list[float], list[float]]:
 
 
 def _positive(series: dict[str, tuple[list[float], list[float]]]) -> bool:
-    """Whether a logarithmic axis can show it."""
+    """Whether a logarithmic axis can show all values."""
     return all(value > 0 for _, y in series.values() for value in y)
 
 

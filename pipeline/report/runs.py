@@ -1,6 +1,6 @@
 """Training runs on the page: their scores on one split, clip by clip, and what they predict on it.
 
-T frames of one clip, H W pixels, h w those of a picture.
+Shapes: T frames of one clip, H W pixels, h w those of a picture.
 """
 
 import statistics
@@ -13,15 +13,16 @@ import numpy as np
 import torch
 
 from ...data.dataset import ClipDataset
+from ...data.store.store import ClipStore
 from ...errors import ComboError
 from ..common.pictures import heat, label_colours, overlay_labels
 from ..compare.table import summary
 from ..evaluate.protocols import find_protocol, full_name
 from .caches import is_untrained
 from .embed import log_mel_image
-from .gallery import Gallery, Item, Measure, picture_size, shrink, sound_row, truth_row, write_sheet, write_sound
+from .gallery import Gallery, Item, Measure, clip_rows, picture_size, shrink, sound_row, write_sheet, write_sound
 from .paired import Paired, compare_clips
-from .scoring import Scorer, Segmented
+from .scoring import ClipScore, Scorer, Scoring, Segmented
 from .targets import Run
 
 Table = list[tuple[str, int, list[float | None]]]  # name, how many, J by variant
@@ -29,7 +30,7 @@ Table = list[tuple[str, int, list[float | None]]]  # name, how many, J by varian
 
 @dataclass(frozen=True)
 class RunScores:
-    """One run on one split. weights: which ones were scored. result: M_J, M_F and what stands behind them."""
+    """One run on one split. weights: which ones were scored. result: M_J, M_F and their details; None without truth."""
 
     run: Run
     weights: str
@@ -40,12 +41,11 @@ class RunScores:
 class RunSection:
     """Runs that were trained on the same clips, on one split of these.
 
-    variants: their names in order. rows: scores over seeds, as the rows of compare.json. categories: by object name
-    of the clips; classes: by class, for sets that have several.
+    variants: their names in order. rows: scores over seeds, as the rows of compare.json. categories: J by object name
+    of the clips. classes: J by class, for data sets with several.
     """
 
     about: str
-    split: str
     protocol: str
     scores: list[RunScores]
     variants: list[str]
@@ -67,133 +67,140 @@ def consistency(run: Run) -> str:
 
 
 def untrained_parts(run: Run) -> list[str]:
-    """The caches it was trained on that were made with random weights."""
+    """Caches that the run was trained on and that were made with random weights."""
     parts = {run.info.proposals: run.info.proposals_provenance, run.info.audio: run.info.audio_provenance}
     return [name for name, provenance in parts.items() if is_untrained(provenance)]
 
 
 def run_sections(
-    runs: list[Run], out: Path, split: str, protocol: str, device: torch.device, problems: list[str]
+    runs: list[Run], out: Path, scoring: Scoring, device: torch.device, problems: list[str]
 ) -> list[RunSection]:
-    """Score all runs and write the pictures of the split, one section for each set of clips that runs share."""
+    """Score all runs and write the pictures of the split, in one section for each set of clips that runs share."""
     groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for run in runs:
         groups[run.info.root, run.info.clips_fingerprint].append(run)
     sections = []
     for number, group in enumerate(groups.values()):
-        section = _section(group, out, f"run-{number}", split, protocol, device, problems)
+        section = _section(group, out, f"run-{number}", scoring, device, problems)
         if section is not None:
             sections.append(section)
     return sections
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What one run made of one clip, see `Segmented`. sheet: its picture, if it was drawn."""
+class _Scored(RunScores):
+    """clips: by id, the scores and the sheet that was drawn; None where another run of its variant was drawn."""
 
-    J: float | None
-    F: float | None
-    J_T: list[float | None]
-    sheet: str | None
+    clips: dict[str, tuple[ClipScore, str | None]]
 
 
 def _section(
-    runs: list[Run], out: Path, prefix: str, split: str, protocol: str, device: torch.device, problems: list[str]
+    runs: list[Run], out: Path, prefix: str, scoring: Scoring, device: torch.device, problems: list[str]
 ) -> RunSection | None:
-    """None when there is nothing that could be segmented."""
+    """None when no run could be scored."""
+    scored: list[_Scored] = []
+    clips: ClipStore | None = None
     items: dict[str, Item] = {}
-    by_seed: dict[tuple[str, str, str], list[float]] = defaultdict(list)  # clip, measure, variant
-    rows: list[list[str]] = []
-    scores: list[RunScores] = []
-    drawn: list[str] = []  # variants
-    scorer = None
+    sheets: list[list[str]] = []
     for run in runs:
+        variants = {one.run.variant for one in scored}
         try:
-            scorer = Scorer(run, split, protocol, device)
-            if not rows:
-                rows.append(_write_clips(scorer.dataset, out, prefix, items))
-            seen = _look(scorer, out, None if run.variant in drawn else f"{prefix}-{len(drawn)}")
+            scorer = Scorer(run, scoring, device)
+            if clips is None:
+                names, items = _write_clips(scorer.dataset, out, prefix)
+                sheets, clips = [names], scorer.dataset.clips
+            found = _score_clips(scorer, out, None if run.variant in variants else f"{prefix}-{len(variants)}")
         except ComboError as error:
             problems.append(f"{run.folder}: not scored: {error}")
             continue
-        scores.append(RunScores(run, scorer.weights, scorer.result()))
-        both = seen.keys() & items.keys()  # another cache may have quarantined a clip
-        for clip_id in both:
-            for key, value in (("J", seen[clip_id].J), ("F", seen[clip_id].F)):
-                if value is not None:
-                    by_seed[clip_id, key, run.variant].append(value)
-        if run.variant not in drawn:
-            drawn.append(run.variant)
-            rows.append([f"prediction, {run.variant}", f"heat map, {label_of(run)}"])
-            for clip_id, item in items.items():
-                item.sheets.append(seen[clip_id].sheet if clip_id in both else None)
-                if clip_id in both:
-                    item.frames[f"J:{run.variant}"] = seen[clip_id].J_T
-    if scorer is None or not scores:
+        scored.append(_Scored(run, scorer.weights, scorer.result(), found))
+    if clips is None or not scored:
         return None
-    for (clip_id, key, variant), values in by_seed.items():
-        items[clip_id].values[f"{key}:{variant}"] = statistics.mean(values)
-    shown = list(items.values())
-    measures = [Measure(f"{k}:{v}", f"{k}, {v}", k, v) for v in drawn for k in "JF"]
-    measures = [m for m in measures if any(m.key in item.values for item in shown)]
-    paired = compare_clips(shown, "J", "J", drawn)
+    by_variant: dict[str, list[_Scored]] = defaultdict(list)
+    for one in scored:
+        by_variant[one.run.variant].append(one)
+    for variant, seeds in by_variant.items():
+        sheets.append([f"prediction, {variant}", f"heat map, {label_of(seeds[0].run)}"])
+        for item in items.values():
+            _add_scores(item, variant, [one.clips[item.id] for one in seeds if item.id in one.clips], seeds[0])
+    return _assemble(clips, scoring, by_variant, sheets, list(items.values()))
+
+
+def _add_scores(item: Item, variant: str, seeds: list[tuple[ClipScore, str | None]], drawn: _Scored) -> None:
+    """Add the sheet of the run that was drawn, and the mean scores over seeds, to a clip.
+
+    Another cache may have quarantined a clip, so not every run has scores for it.
+    """
+    score, sheet = drawn.clips.get(item.id, (None, None))
+    item.sheets.append(sheet)
+    if score is not None:
+        item.frames[f"J:{variant}"] = score.J_T
+    for key in ("J", "F"):
+        values = [value for one, _ in seeds if (value := getattr(one, key)) is not None]
+        if values:
+            item.values[f"{key}:{variant}"] = statistics.mean(values)
+
+
+def _assemble(
+    clips: ClipStore, scoring: Scoring, by_variant: dict[str, list[_Scored]], sheets: list[list[str]], items: list[Item]
+) -> RunSection:
+    variants = list(by_variant)
+    measures = [Measure(f"{k}:{v}", f"{k}, {v}", k, v) for v in variants for k in "JF"]
+    measures = [m for m in measures if any(m.key in item.values for item in items)]
+    paired = compare_clips(items, "J", "J", variants)
     measures += [m for pair in paired for m in pair.measures]
-    clips = scorer.dataset.clips
-    several = len(clips.classes) > 2
+    scores: dict[str, list[RunScores]] = {variant: list(seeds) for variant, seeds in by_variant.items()}
+    sort = measures[0].key if measures else ""
     return RunSection(
-        about=f"{clips.dataset}, {split} split, {len(shown)} clips",
-        split=split,
-        protocol=full_name(protocol, find_protocol(protocol, len(clips.classes))),
-        scores=scores,
-        variants=drawn,
-        rows=_rows(scores, drawn),
-        categories=_categories(shown, drawn),
-        classes=_classes(scores, drawn, clips.classes) if several else [],
+        about=f"{clips.dataset}, {scoring.split} split, {len(items)} clips",
+        protocol=full_name(scoring.protocol, find_protocol(scoring.protocol, len(clips.classes))),
+        scores=[one for seeds in scores.values() for one in seeds],
+        variants=variants,
+        rows=_rows(scores),
+        categories=_categories(items, variants),
+        classes=_classes(scores, clips.classes) if len(clips.classes) > 2 else [],
         paired=paired,
-        gallery=Gallery(f"Clips of the {split} split", rows, measures, shown, measures[0].key if measures else ""),
+        gallery=Gallery(f"Clips of the {scoring.split} split", sheets, measures, items, sort),
     )
 
 
-def _write_clips(dataset: ClipDataset, out: Path, prefix: str, items: dict[str, Item]) -> list[str]:
-    """Make the items of a split, with frames, truth, log-mel and sound. Gives the names of the sheet's rows."""
-    clips = dataset.clips
+def _write_clips(dataset: ClipDataset, out: Path, prefix: str) -> tuple[list[str], dict[str, Item]]:
+    """Write frames, truth, log-mel and sound of all clips. Returns the names of the sheet's rows, and items by id."""
+    clips, items = dataset.clips, {}
     labelled = any(any(dataset.clip(index).frame_annotated) for index in range(len(dataset)))
-    colours = label_colours(len(clips.classes))
-    for index in range(len(dataset)):
-        clip, span = dataset.clip(index), clips.span(int(dataset.rows[index]))
-        frames = clips.read("frames", *span)
+    for index, row in enumerate(dataset.rows.tolist()):
+        span, name = clips.span(row), f"{prefix}-{index:06d}"
         sound = sound_row(log_mel_image(clips.read("log_mel", *span)), picture_size(*clips.size))
-        truth = [truth_row(frames, clips.read("labels", *span), colours)] if labelled else []
-        item = Item.of(clip, clips.size)
-        item.sheets.append(write_sheet(out, f"{prefix}-{index:06d}", [shrink(frames), *truth, sound]))
-        item.sound = write_sound(out, f"{prefix}-{index:06d}", clips.read("waveform", *span).reshape(-1))
-        items[clip.id] = item
-    return ["frame", *(["truth"] if labelled else []), "log-mel"]
+        item = Item.of(clips.table[row], clips.size)
+        item.sheets.append(write_sheet(out, name, [*clip_rows(clips, row, labelled=labelled), sound]))
+        item.sound = write_sound(out, name, clips.read("waveform", *span).reshape(-1))
+        items[item.id] = item
+    return ["frame", *(["truth"] if labelled else []), "log-mel"], items
 
 
-def _look(scorer: Scorer, out: Path, prefix: str | None) -> dict[str, _Seen]:
-    """Segment every clip of the split, by id; with a prefix of file names, draw what is found, too."""
+def _score_clips(scorer: Scorer, out: Path, prefix: str | None) -> dict[str, tuple[ClipScore, str | None]]:
+    """Segment and score all clips; returns scores and sheets by id. prefix: of the sheets' names; None: no sheets."""
     colours = label_colours(len(scorer.dataset.clips.classes))
-    seen = {}
+    found = {}
     for index, clip in enumerate(scorer.clips()):
         sheet = None if prefix is None else write_sheet(out, f"{prefix}-{index:06d}", _prediction_rows(clip, colours))
-        seen[clip.sample.clip.id] = _Seen(clip.J, clip.F, clip.J_T, sheet)
-    return seen
+        found[clip.sample.clip.id] = clip.score, sheet
+    return found
 
 
 def _prediction_rows(clip: Segmented, colours: np.ndarray) -> list[np.ndarray]:
     """Overlay and heat map, each uint8 [T, h, w, 3]."""
     frames = clip.sample.frames
-    labelled = [overlay_labels(frame, labels, colours) for frame, labels in zip(frames, clip.labels, strict=True)]
-    warm = [heat(frame, probability) for frame, probability in zip(frames, clip.object, strict=True)]
-    return [shrink(np.stack(labelled)), shrink(np.stack(warm))]
+    overlays = [overlay_labels(frame, labels, colours) for frame, labels in zip(frames, clip.labels, strict=True)]
+    heat_maps = [heat(frame, probability) for frame, probability in zip(frames, clip.object, strict=True)]
+    return [shrink(np.stack(overlays)), shrink(np.stack(heat_maps))]
 
 
-def _rows(scores: list[RunScores], variants: list[str]) -> list[dict[str, Any]]:
+def _rows(scores: dict[str, list[RunScores]]) -> list[dict[str, Any]]:
     """Mean and spread over the seeds of each variant."""
     rows = []
-    for variant in variants:
-        results = {s.run.seed: s.result for s in scores if s.run.variant == variant and s.result is not None}
+    for variant, seeds in scores.items():
+        results = {one.run.seed: one.result for one in seeds if one.result is not None}
         if results:
             values = {k: summary({seed: result[k] for seed, result in results.items()}) for k in ("M_J", "M_F")}
             rows.append({"variant": variant, "sound": "right", **values})
@@ -210,17 +217,13 @@ def _categories(items: list[Item], variants: list[str]) -> Table:
     return table
 
 
-def _classes(scores: list[RunScores], variants: list[str], classes: tuple[str, ...]) -> Table:
-    """J of every class that occurs, mean over seeds; counted are the frames with it in the first run."""
-    results = [[s.result for s in scores if s.run.variant == v and s.result is not None] for v in variants]
-    if not any(results):
-        return []
+def _classes(scores: dict[str, list[RunScores]], classes: tuple[str, ...]) -> Table:
+    """J of every class that occurs, mean over seeds, and the frames that hold it."""
+    results = [[one.result for one in seeds if one.result is not None] for seeds in scores.values()]
     table = []
     for index, name in enumerate(classes):
         frames = max((r["classes"][index]["frames"] for of_one in results for r in of_one), default=0)
         if frames:
-            means = [
-                statistics.mean(r["classes"][index]["J"] for r in of_one) if of_one else None for of_one in results
-            ]
-            table.append((name, frames, means))
+            js = [[r["classes"][index]["J"] for r in of_one] for of_one in results]
+            table.append((name, frames, [statistics.mean(j) if j else None for j in js]))
     return table

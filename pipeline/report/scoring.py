@@ -20,41 +20,62 @@ from .targets import Run
 
 
 @dataclass(frozen=True)
-class Segmented:
-    """What a run says to one clip. labels: uint8 [T, H, W]. object: float32 [T, H, W], 0..1, of any object.
+class Scoring:
+    """What runs are scored on, and how; see `find_protocol`."""
 
-    J, F: of the clip by the protocol; with classes, J is the mean of J_T and there is no F. None without ground truth.
-    J_T: by frame, mean over the classes of its objects, present or predicted; None without truth or without any.
+    split: str = "test"
+    protocol: str = "published"
+
+
+DEFAULT_SCORING = Scoring()
+
+
+@dataclass(frozen=True)
+class ClipScore:
+    """J and F of a clip by the protocol, and J by frame.
+
+    With several classes, J_T is the mean over the classes present or predicted, J the mean of J_T, and there is no F.
+    None without ground truth, and in frames without any object.
     """
 
-    sample: Sample
-    labels: np.ndarray
-    object: np.ndarray
     J: float | None
     F: float | None
     J_T: list[float | None]
 
 
-class Scorer:
-    """A run with its data. Raises `BadInput` when weights, clips or caches are gone or are others."""
+@dataclass(frozen=True)
+class Segmented:
+    """What a run predicts for one clip.
 
-    def __init__(self, run: Run, split: str, protocol: str, device: torch.device) -> None:
+    labels: uint8 [T, H, W]. object: float32 [T, H, W], 0..1, the probability of any object.
+    """
+
+    sample: Sample
+    labels: np.ndarray
+    object: np.ndarray
+    score: ClipScore
+
+
+class Scorer:
+    """A run with its data. Raises `BadInput` when weights, clips or caches are gone or have changed."""
+
+    def __init__(self, run: Run, scoring: Scoring, device: torch.device) -> None:
         opened = open_run(run.folder, device)
-        self.dataset = opened.data.dataset(split)
+        self.dataset = opened.data.dataset(scoring.split)
         self.model, self.weights = opened.network, opened.weights
         self.run = run
         num_classes = len(opened.info.classes)
-        self.metrics = make_metrics(find_protocol(protocol, num_classes), num_classes)
+        self.metrics = make_metrics(find_protocol(scoring.protocol, num_classes), num_classes)
 
     def clips(self) -> Iterator[Segmented]:
-        """All clips in order; `result` then gives the scores of all of them."""
+        """All clips in order; afterwards `result` returns the scores over all of them."""
         with bar(len(self.dataset), f"segment with {self.run.variant}, seed {self.run.seed}", "clips") as progress:
             for index in range(len(self.dataset)):
                 yield self._clip(self.dataset[index])
                 progress.update()
 
     def result(self) -> dict[str, Any] | None:
-        """M_J, M_F and what stands behind them; None when no clip has ground truth."""
+        """M_J, M_F and their details; None when no clip has ground truth."""
         try:
             return asdict(self.metrics.result())
         except ValueError:
@@ -62,26 +83,24 @@ class Scorer:
 
     def _clip(self, sample: Sample) -> Segmented:
         scores_TKHW = segment(self.model, sample, sample.features)
-        labels_THW = label_map(scores_TKHW)
-        object_THW = (scores_TKHW[:, 1:].amax(dim=1) - scores_TKHW[:, 0]).sigmoid()
-        j, f, j_T = self._score(sample, scores_TKHW)
-        return Segmented(sample, labels_THW.cpu().numpy(), object_THW.cpu().numpy(), j, f, j_T)
+        labels_THW = label_map(scores_TKHW).cpu().numpy()
+        object_THW = (scores_TKHW[:, 1:].amax(dim=1) - scores_TKHW[:, 0]).sigmoid().cpu().numpy()
+        return Segmented(sample, labels_THW, object_THW, self._score(sample, scores_TKHW))
 
-    def _score(self, sample: Sample, scores_TKHW: Tensor) -> tuple[float | None, float | None, list[float | None]]:
-        """The clip's J and F, and J by frame."""
+    def _score(self, sample: Sample, scores_TKHW: Tensor) -> ClipScore:
         if not sample.supervised.any():
-            return None, None, [None] * len(scores_TKHW)
+            return ClipScore(None, None, [None] * len(scores_TKHW))
         counts = count_clip(scores_TKHW, sample)
         j_of_supervised = iter(_object_j(counts.areas_3TK))
         j_T = [next(j_of_supervised) if there else None for there in sample.supervised]
         if (scored := self.metrics.update(counts, sample.clip.num_frames)) is not None:
-            return *scored, j_T
+            return ClipScore(*scored, j_T)
         seen = [j for j in j_T if j is not None]
-        return (statistics.mean(seen) if seen else None), None, j_T
+        return ClipScore(statistics.mean(seen) if seen else None, None, j_T)
 
 
 def _object_j(areas_3TK: np.ndarray) -> list[float | None]:
-    """J of each frame: mean over its objects' classes, present or predicted; None without any."""
+    """J of each frame: mean over the classes of objects present or predicted; None without any."""
     hits_TK, predicted_TK, truth_TK = areas_3TK[..., 1:]
     union_TK = predicted_TK + truth_TK - hits_TK
     seen_TK = union_TK > 0

@@ -1,8 +1,8 @@
-"""What `combo report` can show, told apart by what lies in the folder."""
+"""What `combo report` can show, recognised by the contents of each folder."""
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder. variant: what its seeds have in common, the name of runs to be averaged."""
+    """One run folder. variant: the name that its seeds share; runs of one variant are averaged."""
 
     folder: Path
     variant: str
@@ -32,9 +32,9 @@ class Run:
 
 @dataclass
 class Targets:
-    """tables: contents of compare.json by folder. roots: cache root -> names of the caches to show, None: all.
+    """tables: contents of compare.json, by folder. roots: names of the caches to show by cache root; None: all.
 
-    problems: what is missing or damaged, for people.
+    problems: messages about what is missing or damaged.
     """
 
     runs: list[Run] = field(default_factory=list)
@@ -44,7 +44,7 @@ class Targets:
 
 
 def find_targets(paths: list[Path]) -> Targets:
-    """Raises `BadInput` that lists every path that is nothing to show."""
+    """Raises `BadInput` that lists all paths that cannot be shown."""
     found = Targets()
     wrong: list[str] = []
     for path in dict.fromkeys(p.absolute() for p in paths):
@@ -76,25 +76,23 @@ def _add(found: Targets, path: Path) -> None:
 
 
 def _add_comparison(found: Targets, path: Path) -> None:
-    """The table, and all runs that it was made of; one that cannot be read is a problem, not the end."""
+    """Add the table and all runs of a comparison. A run that cannot be read is a problem, not an error."""
     try:
         table = json.loads((path / "compare.json").read_text())
         found.tables[path] = {key: table[key] for key in ("dataset", "preset", "split", "protocol", "rows", "failed")}
     except FileNotFoundError:
         found.problems.append(f"{path}: no compare.json yet; 'combo compare' writes it when its runs are done")
     except (ValueError, KeyError, TypeError) as error:
-        found.problems.append(
-            f"{path / 'compare.json'} is damaged ({error}); 'combo compare ... --table' writes it anew"
-        )
+        found.problems.append(f"{path / 'compare.json'} is damaged ({error}); run 'combo compare' again to rewrite it")
     variants = [row["variant"] for row in found.tables[path]["rows"]] if path in found.tables else []
     names = {Variant(name, "", "", ()).folder: name for name in variants}
 
-    def place(folder: Path) -> tuple[int, str, int]:
+    def rank(folder: Path) -> tuple[int, str, int]:
         known = list(names).index(folder.parent.name) if folder.parent.name in names else len(names)
         number = folder.name.removeprefix("seed-")
         return known, folder.parent.name, int(number) if number.isdecimal() else 0
 
-    for run in sorted(path.glob("*/seed-*/"), key=place):
+    for run in sorted(path.glob("*/seed-*/"), key=rank):
         try:
             found.runs.append(read_target(run, found.problems, names.get(run.parent.name)))
         except BadInput as error:
@@ -102,9 +100,9 @@ def _add_comparison(found: Targets, path: Path) -> None:
 
 
 def read_target(folder: Path, problems: list[str], variant: str | None = None) -> Run:
-    """variant: what to call it, else its folder's name.
+    """variant: the name to use instead of the folder's.
 
-    Raises `BadInput` when config or run.json cannot be read; what else is missing goes to `problems`.
+    Raises `BadInput` when config or run.json cannot be read; what else is missing is added to `problems`.
     """
     config, info = read_run(folder)
     log = read_run_log(folder)
@@ -121,9 +119,9 @@ def read_target(folder: Path, problems: list[str], variant: str | None = None) -
 
 
 def _separate_names(found: Targets) -> None:
-    """Folders of one name in different places are different variants, unless they are seeds of one."""
-    places: dict[str, set[Path]] = {}
+    """Give variants that lie in different folders under the same name the full paths as names."""
+    parents: dict[str, set[Path]] = {}
     for run in found.runs:
         of_many = re.fullmatch(r"seed-\d+", run.folder.name)
-        places.setdefault(run.variant, set()).add(run.folder.parent if of_many else run.folder)
-    found.runs = [Run(**{**vars(r), "variant": str(r.folder)}) if len(places[r.variant]) > 1 else r for r in found.runs]
+        parents.setdefault(run.variant, set()).add(run.folder.parent if of_many else run.folder)
+    found.runs = [replace(r, variant=str(r.folder)) if len(parents[r.variant]) > 1 else r for r in found.runs]

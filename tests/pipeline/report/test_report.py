@@ -28,8 +28,8 @@ from combo_avs.pipeline.compare.table import Row, Table
 from combo_avs.pipeline.config.precompute import PrecomputeConfig
 from combo_avs.pipeline.evaluate.scores import evaluate_run
 from combo_avs.pipeline.precompute.driver import plan_caches, run_plans
-from combo_avs.pipeline.report.build import report
 from combo_avs.pipeline.report.caches import cache_labels, fit_to_truth, is_untrained
+from combo_avs.pipeline.report.report import report
 
 
 @pytest.fixture(scope="module")

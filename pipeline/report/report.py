@@ -3,8 +3,6 @@
 import shutil
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from ...data.clip import SPLITS
 from ...errors import BadInput
 from ...files import write_atomic
@@ -12,41 +10,41 @@ from ..common.devices import pick_device
 from ..compare.table import spread
 from ..evaluate.protocols import find_protocol
 from .caches import CacheSection, cache_section
+from .embed import templates
 from .gallery import FILES
 from .plots import difference_plot, joint_curves, run_curves, score_bars, value_bars
 from .runs import RunSection, consistency, run_sections, untrained_parts
+from .scoring import DEFAULT_SCORING, Scoring
 from .targets import Targets, find_targets
 
 PAGE = "index.html"
 
 
-def report(
-    targets: list[Path], out: Path, split: str = "test", protocol: str = "published", device: str = "auto"
-) -> Path:
-    """Write `out`/index.html about run folders, comparisons, cache roots and caches; gives its path.
+def report(targets: list[Path], out: Path, scoring: Scoring = DEFAULT_SCORING, device: str = "auto") -> Path:
+    """Write `out`/index.html about run folders, comparisons, cache roots and caches. Returns its path.
 
-    split, protocol: on what and how runs are scored; caches show all splits. What is missing or damaged stands at the
-    head of the page. A report that is in `out` already is replaced.
-    Raises `BadInput` when a target is nothing to show, when `out` holds something else, and for a split or protocol
-    that does not fit.
+    Caches show all splits. What is missing or damaged is listed at the top of the page. An earlier report in `out` is
+    replaced.
+    Raises `BadInput` when a target cannot be shown, when `out` holds something else, and for a split or protocol that
+    does not fit.
     """
-    if split not in SPLITS:
-        raise BadInput(f"there is no split {split!r}; there are {', '.join(SPLITS)}")
+    if scoring.split not in SPLITS:
+        raise BadInput(f"there is no split {scoring.split!r}; there are {', '.join(SPLITS)}")
     found = find_targets(targets)
     for run in found.runs:
-        find_protocol(protocol, len(run.info.classes))
+        find_protocol(scoring.protocol, len(run.info.classes))
     where = pick_device(device)
     _make_room(out)
     caches = []
     for number, (root, names) in enumerate(found.roots.items()):
         caches.append(cache_section(root, names, out, f"cache-{number}", found.problems))
-    runs = run_sections(found.runs, out, split, protocol, where, found.problems) if found.runs else []
+    runs = run_sections(found.runs, out, scoring, where, found.problems)
     write_atomic(out / PAGE, render(found, caches, runs))
     return out / PAGE
 
 
 def _make_room(out: Path) -> None:
-    """An empty folder, but for the page of an earlier report, which is replaced last."""
+    """Make the folder, and empty it but for the page of an earlier report, which is replaced last."""
     if out.exists() and not out.is_dir():
         raise BadInput(f"{out} is a file; name a folder for the report")
     if out.exists() and (others := sorted({p.name for p in out.iterdir()} - {PAGE, FILES})):
@@ -57,7 +55,7 @@ def _make_room(out: Path) -> None:
 
 def render(found: Targets, caches: list[CacheSection], runs: list[RunSection]) -> str:
     """The page as HTML; all text in it is escaped."""
-    environment = Environment(loader=PackageLoader(__package__, "."), autoescape=True, undefined=StrictUndefined)
+    environment = templates()
     environment.filters |= {"percent": lambda value: "–" if value is None else f"{100 * value:.1f}"}
     environment.globals |= {
         "run_curves": run_curves,
