@@ -72,7 +72,7 @@ def predict(
     """
     from .pipeline.predict.predict import Outputs
     from .pipeline.predict.predict import predict as segment_videos
-    from .pipeline.predict.segment import StageOne
+    from .pipeline.predict.segmenter import StageOne
 
     stage_one = StageOne(tuple(settings or ()), proposals)
     for line in segment_videos(run, videos, out, stage_one, Outputs(masks, mask_size, every_frame), device):

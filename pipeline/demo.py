@@ -1,4 +1,4 @@
-"""The whole route on synthetic clips, small enough for two CPU cores, with a report to look at."""
+"""Run every step on synthetic clips, small enough for two CPU cores, and write a report."""
 
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from ..data.sources.synthetic.source import SyntheticSource, render_video
 from ..data.sources.video.writer import write_video
 from ..errors import ComboError
 from ..model.combo import COMBO
+from .common.text import columns
 from .config.precompute import PrecomputeConfig
 from .config.tree import load_config
 from .evaluate.protocols import PUBLISHED
@@ -24,14 +25,14 @@ SIZE = 96  # pixels
 SHARD_FRAMES = 100  # a dozen shards, so that workers have something to share
 PROPOSALS, AUDIO = "felzenszwalb", "logmel"
 VIDEO_SECONDS = 12
-MARGIN = 0.1  # of M_J: what "clearly above" means
+MARGIN = 0.1  # of M_J, by which the trained network must beat the others
 
 
 def demo(out: Path, clips: int, steps: int, seed: int = 0) -> str:
-    """Import, precompute, train, evaluate, predict, report; gives a summary. Running it again goes on or reuses.
+    """Import, precompute, train, evaluate, predict and report; returns a summary. A second call resumes.
 
-    Raises `ComboError` when the trained model is not clearly better than an untrained one, and than itself with
-    the sound of other clips.
+    Raises `ComboError` when the trained network is not clearly better than an untrained one, and than itself with the
+    sound of other clips.
     """
     root, run = out / "cache", out / "run"
     import_clips(SyntheticSource("ms3", clips, seed, SIZE), root, SHARD_FRAMES)
@@ -62,16 +63,15 @@ def demo(out: Path, clips: int, steps: int, seed: int = 0) -> str:
 
 
 def _table(scores: dict[str, Scores]) -> str:
-    rows = [f"{name:40s} {s.M_J:.3f}  {s.M_F:.3f}" for name, s in scores.items()]
-    return "\n".join([f"{'test split':40s} M_J    M_F", *rows])
+    rows = [(name, f"{s.M_J:.3f}", f"{s.M_F:.3f}") for name, s in scores.items()]
+    return "\n".join(columns([("test split", "M_J", "M_F"), *rows]))
 
 
 def _verdict(scores: dict[str, Scores]) -> str:
-    """Raises `ComboError` when the demo did not show what it is for."""
-    trained, *others = scores.items()
-    for name, other in others:
-        if trained[1].M_J < other.M_J + MARGIN:
+    """Raises `ComboError` when the trained network is not clearly the best."""
+    for name, other in scores.items():
+        if name != "trained" and scores["trained"].M_J < other.M_J + MARGIN:
             raise ComboError(
-                f"{_table(scores)}\nthe demo failed: M_J of the trained model is not {MARGIN} above that of {name!r}"
+                f"{_table(scores)}\nthe demo failed: M_J of the trained network is not {MARGIN} above that of {name!r}"
             )
-    return "the trained model finds the sounding objects, and needs the sound to do so"
+    return "the trained network finds the sounding objects, and needs the sound to do so"

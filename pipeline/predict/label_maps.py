@@ -22,7 +22,7 @@ from ...data.sources.video.sound import read_sound
 from ...data.sources.video.source import INSTANT, whole_seconds
 from ...errors import ComboError
 from ...files import write_atomic
-from .segment import Segmenter
+from .segmenter import Segmenter
 
 WINDOW_SECONDS = 5  # the length of stage one's clips, whose log-mels start with the clip
 FATAL = (torch.OutOfMemoryError, MemoryError, torch.AcceleratorError)

@@ -21,7 +21,7 @@ from .label_maps import LabelMaps, segment_video
 from .mask_writers import NAMES, Add, mask_writer
 from .overlay import painter
 from .resample import LabelsAt, hold_labels, interpolate_labels, resize_labels
-from .segment import AS_TRAINED, Segmenter, StageOne, open_segmenter
+from .segmenter import AS_TRAINED, Segmenter, StageOne, open_segmenter
 from .timeline import Timeline
 
 OVERLAY, ABOUT = "overlay.mp4", "prediction.json"

@@ -27,7 +27,7 @@ from combo_avs.pipeline.imports.clips import import_clips
 from combo_avs.pipeline.precompute.driver import plan_caches, run_plans
 from combo_avs.pipeline.predict.label_maps import LabelMaps, read_window, segment_video
 from combo_avs.pipeline.predict.predict import Outputs, predict
-from combo_avs.pipeline.predict.segment import AS_TRAINED, Segmenter, StageOne, open_segmenter
+from combo_avs.pipeline.predict.segmenter import AS_TRAINED, Segmenter, StageOne, open_segmenter
 from combo_avs.pipeline.runs.data import DataNames
 from combo_avs.pipeline.train.loop import train
 

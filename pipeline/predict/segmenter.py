@@ -1,6 +1,6 @@
-"""The whole system in one call: frozen models and network, from pictures and sound to label maps.
+"""The whole system in one call: from pictures and sound to label maps, through the frozen models and the network.
 
-Letters: n pictures, T seconds of sound, H W pixels of the network, D audio features.
+Shapes: n pictures, T seconds of sound, H W pixels of the network, D audio features.
 """
 
 import hashlib
@@ -33,15 +33,14 @@ from ..runs.open import load_network
 
 @dataclass(frozen=True)
 class Segmenter:
-    """Everything that turns pictures and sound into label maps, on its device. identity: of all that decides them."""
+    """The generator, encoder and network of a run on one device. identity: a digest of all that decides its results."""
 
     generator: ProposalGenerator
     encoder: AudioEncoder
     model: COMBO
     device: torch.device
     batch_frames: int
-    max_masks: int
-    temporal: bool
+    folding: Folding
     size: int
     classes: tuple[str, ...]
     weights: str
@@ -49,19 +48,19 @@ class Segmenter:
 
     @torch.inference_mode()
     def __call__(self, frames: np.ndarray, seconds: np.ndarray, log_mel: np.ndarray, waveform: np.ndarray) -> Tensor:
-        """Class index of every pixel, uint8 [n, H, W] on the CPU.
+        """The class index of every pixel, uint8 [n, H, W] on the CPU.
 
         frames: uint8 [n, H, W, 3], RGB. seconds: int64 [n], 0..T-1, the second whose sound goes with each frame.
         log_mel: float32 [T, 96, 64]. waveform: int16 [T, 16000].
         """
-        heard = torch.from_numpy(waveform).float() / 32768
-        features_TD = self.encoder(torch.from_numpy(log_mel).to(self.device), heard.to(self.device)).to(self.device)
+        samples = torch.from_numpy(waveform).float() / 32768
+        features_TD = self.encoder(torch.from_numpy(log_mel).to(self.device), samples.to(self.device)).to(self.device)
         features_nD = features_TD[torch.from_numpy(seconds).to(self.device)]
         starts = range(0, len(frames), self.batch_frames)
         batches = [slice(start, start + self.batch_frames) for start in starts]
         found = [p for batch in batches for p in self.generator(tensor_on(frames[batch], self.device))]
-        masks = [limit_masks(proposals, self.max_masks)[0].masks for proposals in found]
-        maskiges = temporal_maskiges(masks) if self.temporal else fold_and_colour_frames(masks)
+        masks = [limit_masks(proposals, self.folding.max_masks)[0].masks for proposals in found]
+        maskiges = temporal_maskiges(masks) if self.folding.temporal else fold_and_colour_frames(masks)
         labels = []
         for batch in batches:
             images = (image_tensor(pixels[batch], self.device) for pixels in (frames, maskiges))
@@ -107,7 +106,7 @@ def open_segmenter(run: Path, stage_one: StageOne, device: str) -> Segmenter:
     if proposals is None:
         _check_provenance(info.proposals_provenance, made["proposals"])
     _check_provenance(info.audio_provenance, made["audio"])
-    decisive = [
+    identity = [
         {kind: p.to_json() for kind, p in made.items()},
         _weights_digest(model),
         list(info.size),
@@ -120,28 +119,28 @@ def open_segmenter(run: Path, stage_one: StageOne, device: str) -> Segmenter:
         model,
         where,
         asked.batch_frames,
-        folding.max_masks,
-        folding.temporal,
+        folding,
         info.size[0],
         info.classes,
         weights,
-        digest(decisive)[:12],
+        digest(identity)[:12],
     )
 
 
 def _generator_of(provenance: Provenance) -> str:
     """The generator behind a cache. Raises `BadInput` for caches that no generator made, such as imported Maskiges."""
     name = provenance.name.removeprefix("untrained-")
-    known = [known.split()[0] for known in generator_names()]  # of plug-ins the package stands behind the name
+    known = [known.split()[0] for known in generator_names()]  # a plug-in's package follows its name
     if name not in known:
         raise BadInput(
             f"{name!r} is no proposal generator (there are {', '.join(known)}); for a run on imported "
-            "Maskiges name the generator that comes nearest: --proposals NAME"
+            "Maskiges name the most similar generator: --proposals NAME"
         )
     return name
 
 
 def _check_provenance(trained: Provenance, here: Provenance) -> None:
+    """Raises `BadInput` that names the differences."""
     if differing := trained.differing(here):
         raise BadInput(
             f"{trained.name} is not what the run was trained with (different: {', '.join(differing)}); "
