@@ -9,9 +9,9 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 from report_targets import HOSTILE_ID, HOSTILE_OBJECT, make_root, make_run
 
-from combo_avs.pipeline.report.report import render, report
 from combo_avs.pipeline.report.caches import CacheSection
 from combo_avs.pipeline.report.gallery import FILES, Gallery, Item, Measure, write_sheet
+from combo_avs.pipeline.report.report import render, report
 from combo_avs.pipeline.report.targets import Targets
 
 CLIPS = 42  # 14 of each split: two pages
