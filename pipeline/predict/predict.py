@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...data.sources.video.decoding import VideoFacts, play, readable_seconds
-from ...data.sources.video.remux import remake_video
+from ...data.sources.video.remux import replace_frames
 from ...data.sources.video.source import INSTANT, file_identity, inspect_videos
 from ...data.store.checksummed_json import digest
 from ...errors import QUARANTINED, BadInput, ComboError
@@ -166,7 +166,7 @@ def _write_pictures(
             progress.update(progress.total - progress.n)
 
     try:
-        remake_video(overlay, video, painted())
+        replace_frames(overlay, video, painted())
     except ValueError as error:
         raise ComboError(f"the overlay cannot be written: {error}") from error
     return count

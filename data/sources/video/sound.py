@@ -7,12 +7,13 @@ import itertools
 from collections.abc import Iterator
 from fractions import Fraction
 
-import av
 import numpy as np
+from av import AudioFrame
+from av.container import InputContainer
 
 from ...audio import resample
 from ...clip import SAMPLE_RATE
-from .decoding import VideoFacts, opened
+from .decoding import VideoFacts, open_video, seek, sound_stream, tick_of
 
 SOUND_MARGIN = 1  # seconds decoded around a window: the resampling filter and the codec's memory are far shorter
 SOUND_GAP = 0.02  # seconds: time stamps are rounded in some containers; only more than this is a gap in the sound
@@ -29,13 +30,12 @@ def read_sound(video: VideoFacts, start: int, seconds: int) -> np.ndarray:
         return np.zeros(0)
     begin = max(0, start - SOUND_MARGIN)
     end = start + seconds + SOUND_MARGIN
-    for seek in (True, False) if begin else (False,):
-        with opened(video.path) as container:
-            stream = container.streams.best("audio")
-            frames = _sound_frames(container, stream, video.start + begin - SOUND_MARGIN if seek else None)
+    for target in (video.start + begin - SOUND_MARGIN, None) if begin else (None,):
+        with open_video(video.path) as container:
+            frames = _sound_frames(container, target)
             first = next(frames, None)
-            if seek and (first is None or first.pts is None or first.time > video.start + begin):
-                continue  # it landed too late, or the sound begins only here: all of it will tell
+            if target is not None and (first is None or first.time is None or first.time > video.start + begin):
+                continue  # it landed too late, or the sound begins only here: decode from the start to find out
             if first is None:
                 return np.zeros(0)
             waveform = _mono_sound(first, frames, video.start + begin, end - begin)
@@ -45,28 +45,23 @@ def read_sound(video: VideoFacts, start: int, seconds: int) -> np.ndarray:
     raise AssertionError("the last round always returns")
 
 
-def _sound_frames(
-    container: av.container.InputContainer, stream: av.AudioStream, target: Fraction | None
-) -> Iterator[av.AudioFrame]:
+def _sound_frames(container: InputContainer, target: Fraction | None) -> Iterator[AudioFrame]:
     """All frames, or those from where a seek to `target` lands; none if the file cannot seek."""
-    if target is not None:
-        try:
-            container.seek(int(target / stream.time_base), stream=stream)
-        except av.FFmpegError:
-            return
-    yield from container.decode(stream)
+    stream = sound_stream(container)
+    if stream is not None and (target is None or seek(container, stream, target)):
+        yield from container.decode(stream)
 
 
-def _mono_sound(first: av.AudioFrame, following: Iterator[av.AudioFrame], begin: Fraction, seconds: int) -> np.ndarray:
+def _mono_sound(first: AudioFrame, following: Iterator[AudioFrame], begin: Fraction, seconds: int) -> np.ndarray:
     """The channel mean from `begin` (seconds, stream time) for `seconds` or to its end: float64, own rate."""
     rate = first.sample_rate
     waveform = np.zeros(seconds * rate)
-    place = None  # in the waveform, of the next frame
+    place: int | None = None  # in the waveform, of the next frame
     for frame in itertools.chain([first], following):
         if frame.sample_rate != rate:
             raise ValueError(f"its sound changes from {rate} to {frame.sample_rate} Hz")
         if frame.pts is not None:
-            stamped = round((frame.pts * frame.time_base - begin) * rate)
+            stamped = round((frame.pts * tick_of(frame) - begin) * rate)
             if place is None or abs(stamped - place) > SOUND_GAP * rate:
                 place = stamped
         if place is None:
@@ -77,10 +72,10 @@ def _mono_sound(first: av.AudioFrame, following: Iterator[av.AudioFrame], begin:
         room = waveform[max(0, place) :][: len(samples)]
         room[:] = samples[: len(room)]
         place += frame.samples
-    return waveform[: max(0, place)]
+    return waveform[: max(0, place or 0)]
 
 
-def _mono(frame: av.AudioFrame) -> np.ndarray:
+def _mono(frame: AudioFrame) -> np.ndarray:
     """float64 [samples], the channel mean, integers scaled to -1..1."""
     samples = frame.to_ndarray()
     if not frame.format.is_planar:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from coded_video import make_video, number_of, remux
 
-from combo_avs.data.sources.video import remux as video_remake
+from combo_avs.data.sources.video import writer as video_writer
 from combo_avs.data.sources.video.decoding import inspect, play, read_span, readable_seconds, upright
-from combo_avs.data.sources.video.remux import remake_video
+from combo_avs.data.sources.video.remux import replace_frames
 
 WEBM = {"codec": "libvpx", "sound": "libopus", "sound_rate": 48_000, "options": {"deadline": "realtime"}}
 
@@ -19,7 +19,7 @@ def remade(path: Path) -> Path:
     """A copy whose pictures were decoded and encoded again."""
     video = inspect(path)
     target = path.with_name(f"{path.name}.remade.mp4")
-    remake_video(target, video, ((time, upright(frame)) for time, frame in play(video)))
+    replace_frames(target, video, ((time, upright(frame)) for time, frame in play(video)))
     return target
 
 
@@ -94,20 +94,20 @@ def test_colours_stay(tmp_path):
     """Also where the original says nothing of its colour space."""
     video = inspect(make_video(tmp_path / "a.mp4", 5, sound=None))
     red = np.full((64, 160, 3), (200, 40, 30), np.uint8)
-    remake_video(tmp_path / "red.mp4", video, [(Fraction(k, 25), red) for k in range(5)])
+    replace_frames(tmp_path / "red.mp4", video, [(Fraction(k, 25), red) for k in range(5)])
     (_, frame), *_ = play(inspect(tmp_path / "red.mp4"))
     assert np.abs(upright(frame).astype(int) - red).mean() < 4
 
 
 def test_without_h264(tmp_path, monkeypatch):
-    monkeypatch.setattr(video_remake, "VIDEO_CODECS", ("mpeg4",))
+    monkeypatch.setattr(video_writer, "VIDEO_CODECS", ("mpeg4",))
     path = make_video(tmp_path / "a.mp4", 30, sound=None)
     assert shown(remade(path)) == shown(path)
 
 
 def test_no_pictures(tmp_path):
-    with pytest.raises(ValueError, match="no picture"):
-        remake_video(tmp_path / "b.mp4", inspect(make_video(tmp_path / "a.mp4", 5)), [])
+    with pytest.raises(ValueError, match="no frame of it can be decoded"):
+        replace_frames(tmp_path / "b.mp4", inspect(make_video(tmp_path / "a.mp4", 5)), [])
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.ts", "a.mkv", "a.avi"])
