@@ -108,7 +108,7 @@ def plain_augment(
     def images(images: np.ndarray, jitters: tuple[Jitter, ...], nearest: bool, fill: int) -> np.ndarray:
         done = []
         for i, image in enumerate(images):
-            image = resize(image, drawn.geometry.resized, nearest)[top : top + height, left : left + width]
+            image = resize(image, drawn.geometry.resized, nearest=nearest)[top : top + height, left : left + width]
             image = plain_jitter(image, jitters[i]) if jitters else image
             image = image[:, ::-1] if drawn.geometry.flip else image
             missing = [(0, whole - n) for whole, n in zip(images.shape[1:3], image.shape, strict=False)]

@@ -10,14 +10,11 @@ Letters: S samples, F steps of 10 ms, n examples, T seconds.
 
 import functools
 import math
-from typing import Literal
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from .clip import LOG_MEL_SHAPE, SAMPLE_RATE
-
-ShortAudio = Literal["repeat_last", "zero_log_mel", "silence"]
+from .clip import LOG_MEL_SHAPE, SAMPLE_RATE, ShortAudio
 
 WINDOW, HOP, FFT = 400, 160, 512  # samples: 25 ms, 10 ms, and the window's power of two
 MEL_RANGE = (125.0, 7500.0)  # Hz

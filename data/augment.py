@@ -20,13 +20,17 @@ PUBLISHED_SCALES = tuple(tenths / 10 for tenths in range(5, 21))  # at 224 pixel
 
 
 class AugmentConfig(Section):
-    """What is drawn for each training clip. Defaults are those of S4 and MS3; AVSS has `scale` empty."""
+    """Random changes of each training clip. Defaults are those of S4 and MS3; AVSS has `scale` empty."""
 
-    # Sizes that the short side may take, relative to itself; empty: no scaling, cropping or padding.
-    scale: tuple[Annotated[float, Field(gt=0)], ...] = PUBLISHED_SCALES
-    flip: float = Field(0.5, ge=0, le=1)  # probability
-    colour: bool = True
-    shared_colour: bool = False  # True: one jitter for all frames and Maskiges of the clip
+    scale: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        default=PUBLISHED_SCALES,
+        description="Factors by which a clip may be scaled before it is cropped or padded; empty: no scaling.",
+    )
+    flip: float = Field(default=0.5, ge=0, le=1, description="Probability of a flip from left to right.")
+    colour: bool = Field(default=True, description="Jitter brightness, contrast, saturation and hue.")
+    shared_colour: bool = Field(
+        default=False, description="One colour jitter for all frames and Maskiges of a clip, instead of one for each."
+    )
 
 
 @dataclass(frozen=True)
@@ -102,10 +106,10 @@ def draw_geometry(config: AugmentConfig, size: tuple[int, int], rng: np.random.G
         factor = config.scale[rng.integers(len(config.scale))]
         # The published list is 224 times the factor, truncated; rounding first keeps 0.7 * 90 at 63.
         short = max(1, int(round(min(size) * factor, 6)))
-        resized = tuple(int(n * short / min(size) + 0.5) for n in size)
-    window = tuple(min(n, limit) for n, limit in zip(resized, size, strict=True))
-    top, left = (int(rng.integers(n - w + 1)) for n, w in zip(resized, window, strict=True))
-    return Geometry(resized, (top, left, *window), bool(rng.random() < config.flip))
+        resized = (int(size[0] * short / min(size) + 0.5), int(size[1] * short / min(size) + 0.5))
+    height, width = min(resized[0], size[0]), min(resized[1], size[1])
+    top, left = int(rng.integers(resized[0] - height + 1)), int(rng.integers(resized[1] - width + 1))
+    return Geometry(resized, (top, left, height, width), bool(rng.random() < config.flip))
 
 
 def draw_jitter(rng: np.random.Generator) -> Jitter:
@@ -136,14 +140,14 @@ def apply(
 
 
 def _transform(
-    images: np.ndarray, geometry: Geometry, jitters: tuple[Jitter, ...], nearest: bool, fill: int
+    images: np.ndarray, geometry: Geometry, jitters: tuple[Jitter, ...], *, nearest: bool, fill: int
 ) -> np.ndarray:
     """Scale, crop, jitter, flip and pad uint8 [T, H, W, ...]; image i takes jitter i, if there are any."""
     _, _, height, width = geometry.crop
     padded = (height, width) != images.shape[1:3]
     out = np.full_like(images, fill) if padded else np.empty_like(images)
     for i, image in enumerate(images):
-        image = resize_window(image, geometry.resized, geometry.crop, nearest)
+        image = resize_window(image, geometry.resized, geometry.crop, nearest=nearest)
         if jitters:
             image = apply_jitter(image, jitters[i])
         out[i, :height, :width] = cv2.flip(image, 1) if geometry.flip else image

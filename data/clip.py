@@ -1,11 +1,11 @@
-"""What a clip is, and what every reader of clips gives.
+"""What a clip is, and what every source of clips returns.
 
 Letters used in shapes throughout the package: T frames of one clip (one per second), H W pixels, N clips, F frames
 of a whole store.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -13,6 +13,9 @@ SAMPLE_RATE = 16_000  # Hz; waveforms are mono
 LOG_MEL_SHAPE = (96, 64)  # 96 steps of 10 ms, 64 mel bands: one 0.96 s example (COMBO, section 3.1)
 CLIP_LENGTHS = (5, 10)  # frames; AVSBench has no others, and the store's chunks of 5 frames rely on it
 SPLITS = ("train", "val", "test")
+FRAME_OFFSET = 15 / 16  # seconds into its second at which a frame is taken, as in AVSBench: the last of 16 slots
+
+ShortAudio = Literal["repeat_last", "zero_log_mel", "silence"]  # what stands in for missing seconds of sound
 
 
 @dataclass(frozen=True)
@@ -58,17 +61,38 @@ class ClipArrays:
 
 
 class ClipSource(Protocol):
-    """A reader: AVSBench folders, video files, or the synthetic set.
+    """A data set: AVSBench folders, video files, or the synthetic set.
 
     Making one checks everything that can be known without decoding pixels, and raises `BadInput` that lists
-    every problem. `read` raises `ClipError` for a clip that turns out to be unreadable.
+    every problem. `ClipSourceContract` in tests/contracts.py holds an implementation to this.
     """
 
-    name: str  # for example "avsbench-s4"
-    classes: tuple[str, ...]  # names by label value; classes[0] is "background"
-    size: tuple[int, int]  # (H, W) of every frame
-    clips: tuple[Clip, ...]
-    short_audio: str  # what stands in for missing seconds: repeat_last, zero_log_mel or silence
-    parameters: dict  # JSON values: everything else that changes the arrays; part of the store's fingerprint
+    @property
+    def name(self) -> str:
+        """For example "avsbench-s4"."""
+        ...
 
-    def read(self, clip: Clip) -> ClipArrays: ...
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names by label value; classes[0] is "background"."""
+        ...
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of every frame."""
+        ...
+
+    @property
+    def clips(self) -> tuple[Clip, ...]: ...
+
+    @property
+    def short_audio(self) -> ShortAudio: ...
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """JSON values: everything else that changes the arrays; part of the store's fingerprint."""
+        ...
+
+    def read(self, clip: Clip) -> ClipArrays:
+        """The arrays of one of `clips`; called from several threads at once. Raises `ClipError` if it is unreadable."""
+        ...

@@ -10,29 +10,29 @@ from PIL import Image
 from ..resampling import FRACTION_BITS, bilinear_taps
 
 
-def fit_crop(image: np.ndarray, size: int, nearest: bool) -> np.ndarray:
+def fit_crop(image: np.ndarray, size: int, *, nearest: bool) -> np.ndarray:
     """Scale the short side to `size` and cut the centre out: what AVSS training reads.
 
     image: uint8 [H, W, 3] or [H, W]. nearest: True for labels and Maskiges, False (bilinear) for frames.
     The long side is truncated to whole pixels; the offset of the cut is rounded half to even.
-    Gives uint8 [size, size, 3] or [size, size].
+    Returns uint8 [size, size, 3] or [size, size].
     """
     height, width = image.shape[:2]
     short = min(height, width)
-    resized = resize(image, (height * size // short, width * size // short), nearest)
+    resized = resize(image, (height * size // short, width * size // short), nearest=nearest)
     top, left = (round((n - size) / 2) for n in resized.shape[:2])
     return np.ascontiguousarray(resized[top : top + size, left : left + size])
 
 
-def fit_squash(image: np.ndarray, size: int, nearest: bool) -> np.ndarray:
+def fit_squash(image: np.ndarray, size: int, *, nearest: bool) -> np.ndarray:
     """Scale both sides to `size`, whatever the aspect ratio: what AVSS validation and test read.
 
     Arguments and result are those of `fit_crop`.
     """
-    return resize(image, (size, size), nearest)
+    return resize(image, (size, size), nearest=nearest)
 
 
-def resize(image: np.ndarray, size: tuple[int, int], nearest: bool) -> np.ndarray:
+def resize(image: np.ndarray, size: tuple[int, int], *, nearest: bool) -> np.ndarray:
     """One uint8 image [H, W, 3] or [H, W] at `size` = (height, width), by Pillow's nearest or bilinear.
 
     Bilinear means Pillow's: when shrinking, the filter widens with the scale, so that every pixel counts.
@@ -47,7 +47,7 @@ def resize(image: np.ndarray, size: tuple[int, int], nearest: bool) -> np.ndarra
 
 
 def resize_window(
-    image: np.ndarray, size: tuple[int, int], window: tuple[int, int, int, int], nearest: bool
+    image: np.ndarray, size: tuple[int, int], window: tuple[int, int, int, int], *, nearest: bool
 ) -> np.ndarray:
     """`resize`, and of that the window (top, left, height, width) alone: the same bytes in less than half the time.
 
@@ -57,7 +57,7 @@ def resize_window(
     if image.shape[:2] == size:
         return image[top : top + height, left : left + width]
     if nearest or size[0] < image.shape[0] or size[1] < image.shape[1]:
-        return resize(image, size, nearest)[top : top + height, left : left + width]
+        return resize(image, size, nearest=nearest)[top : top + height, left : left + width]
     # Along rows, then along columns, and rounded in between, as Pillow does it, but nothing outside the window.
     rows = _Blend.of(image.shape[0], size[0], top, height)
     columns = _Blend.of(image.shape[1], size[1], left, width)

@@ -1,15 +1,24 @@
-"""What every proposal generator and every audio encoder must do: test classes inherit their contract."""
+"""What every clip source, proposal generator and audio encoder must do: test classes inherit their contract."""
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, replace
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
+from combo_avs.base import IGNORE_LABEL
 from combo_avs.data.audio import log_mel_examples
+from combo_avs.data.clip import LOG_MEL_SHAPE, SPLITS, Clip, ClipArrays, ClipSource, ShortAudio
+from combo_avs.data.store.store import ClipStore
+from combo_avs.errors import ClipError
 from combo_avs.model.audio.interface import AudioEncoder
 from combo_avs.model.foundation.interface import ProposalGenerator, Proposals
+from combo_avs.pipeline.imports.clips import import_clips
 
 
 def check_identity(model: ProposalGenerator | AudioEncoder) -> None:
@@ -19,6 +28,80 @@ def check_identity(model: ProposalGenerator | AudioEncoder) -> None:
     assert json.loads(json.dumps(model.parameters)) == model.parameters
     assert not re.search(r"\.(pth?|safetensors|ckpt|bin)\b", json.dumps(model.parameters))
     assert model.weights_sha256 is None or re.fullmatch(r"[0-9a-f]{64}", model.weights_sha256)
+
+
+# --- Clip sources ---
+
+
+def assert_equal_arrays(a: ClipArrays, b: ClipArrays) -> None:
+    for left, right in zip(astuple(a), astuple(b), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+class ClipSourceContract:
+    """Inherit, and give fixtures `source`, two clips or more, and `unreadable`: a source and a clip it cannot read."""
+
+    def test_description(self, source: ClipSource):
+        assert source.name
+        assert source.classes[0] == "background"
+        assert len(set(source.classes)) == len(source.classes) <= IGNORE_LABEL
+        assert all(side >= 1 for side in source.size)
+        assert source.short_audio in get_args(ShortAudio)
+        assert json.loads(json.dumps(source.parameters)) == source.parameters
+
+    def test_clip_table(self, source: ClipSource):
+        assert len({clip.id for clip in source.clips}) == len(source.clips) >= 2
+        for clip in source.clips:
+            assert clip.id
+            assert clip.source
+            assert clip.split in SPLITS
+            assert list(clip.frame_times) == sorted(set(clip.frame_times))
+            assert 0 <= clip.frame_times[0] <= clip.frame_times[-1] <= clip.num_frames
+            assert any(clip.frame_valid)
+            assert not any(a and not v for a, v in zip(clip.frame_annotated, clip.frame_valid, strict=True))
+
+    def test_shapes_types_and_ranges(self, source: ClipSource):
+        for clip in source.clips:
+            read = source.read(clip)
+            assert (read.frames.dtype, read.frames.shape) == (np.uint8, (clip.num_frames, *source.size, 3))
+            assert (read.labels.dtype, read.labels.shape) == (np.uint8, (clip.num_frames, *source.size))
+            annotated = np.array(clip.frame_annotated)
+            assert (read.labels[~annotated] == IGNORE_LABEL).all()
+            assert np.isin(read.labels[annotated], [*range(len(source.classes)), IGNORE_LABEL]).all()
+            assert (read.waveform.dtype, read.waveform.ndim) == (np.float64, 1)
+            assert np.isfinite(read.waveform).all()
+            assert np.abs(read.waveform).max(initial=0) <= 1
+            if read.log_mel is not None:
+                assert (read.log_mel.dtype, read.log_mel.shape) == (np.float32, (clip.num_frames, *LOG_MEL_SHAPE))
+                assert np.isfinite(read.log_mel).all()
+
+    def test_a_clip_is_the_same_in_any_order_and_thread(self, source: ClipSource):
+        clips = source.clips[:4]
+        once = [source.read(clip) for clip in clips]
+        with ThreadPoolExecutor(4) as pool:
+            again = list(pool.map(source.read, clips[::-1]))
+        for a, b in zip(once, again[::-1], strict=True):
+            assert_equal_arrays(a, b)
+
+    def test_clips_are_imported_as_they_are_read(self, source: ClipSource, tmp_path: Path):
+        report = import_clips(source, tmp_path, 20)
+        assert not report.quarantined
+        store = ClipStore(tmp_path)
+        assert (store.classes, store.size) == (source.classes, source.size)
+        assert sorted(clip.id for clip in store.table) == sorted(clip.id for clip in source.clips)
+        for row, clip in enumerate(store.table):
+            read = source.read(clip)
+            np.testing.assert_array_equal(store.read("frames", *store.span(row)), read.frames)
+            np.testing.assert_array_equal(store.read("labels", *store.span(row)), read.labels)
+
+    def test_an_unknown_clip_is_an_error(self, source: ClipSource):
+        with pytest.raises(ClipError, match="no-such-clip"):
+            source.read(replace(source.clips[0], id="no-such-clip"))
+
+    def test_an_unreadable_clip_is_an_error_that_names_it(self, unreadable: tuple[ClipSource, Clip]):
+        source, clip = unreadable
+        with pytest.raises(ClipError, match=re.escape(clip.id)):
+            source.read(clip)
 
 
 # --- Proposal generators ---

@@ -146,10 +146,11 @@ def _safe(clip: Clip) -> Clip:
 
 def _layout_of(clips: list[Clip]) -> Layout:
     layouts = {LAYOUTS.get(clip.subset) for clip in clips}
-    if len(layouts) != 1 or None in layouts:
+    layout = layouts.pop() if len(layouts) == 1 else None
+    if layout is None:
         subsets = ", ".join(sorted({clip.subset for clip in clips})) or "none"
         raise BadInput(f"published Maskiges exist for S4, MS3 and AVSS; these clips are of {subsets}")
-    return layouts.pop()
+    return layout
 
 
 def _locate(source_dir: Path, layout: Layout, clips: list[Clip]) -> Path:

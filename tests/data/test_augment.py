@@ -228,12 +228,14 @@ def test_resizing_a_window_is_resizing_all_and_cutting_it_out(source, size, ends
     (height, width), (a, b, c, d) = size, ends
     top, left = int(a * (height - 1)), int(b * (width - 1))
     window = (top, left, 1 + int(c * (height - top - 1)), 1 + int(d * (width - left - 1)))
-    expected = resize(image, size, nearest)[top : top + window[2], left : left + window[3]]
-    np.testing.assert_array_equal(resize_window(image, size, window, nearest), expected)
+    expected = resize(image, size, nearest=nearest)[top : top + window[2], left : left + window[3]]
+    np.testing.assert_array_equal(resize_window(image, size, window, nearest=nearest), expected)
 
 
 @pytest.mark.parametrize("factor", PUBLISHED_SCALES)
 def test_published_scales_are_resized_as_by_pillow(factor) -> None:
     image = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
     size = draw_geometry(only(scale=(factor,)), (224, 224), np.random.default_rng(0)).resized
-    np.testing.assert_array_equal(resize_window(image, size, (0, 0, *size), False), resize(image, size, False))
+    np.testing.assert_array_equal(
+        resize_window(image, size, (0, 0, *size), nearest=False), resize(image, size, nearest=False)
+    )

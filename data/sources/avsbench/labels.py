@@ -11,7 +11,7 @@ from ....base import IGNORE_LABEL
 from ....errors import BadInput
 from ...images import opened
 
-BINARY_CLASSES = ("background", "sounding")
+BINARY_CLASSES: tuple[str, ...] = ("background", "sounding")
 LABEL_MODES = {  # PIL modes that each coding of labels may have
     "binary": ("1", "L", "LA", "P", "RGB", "RGBA"),
     "index": ("L", "P"),

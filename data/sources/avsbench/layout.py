@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ....errors import BadInput
-from ...clip import SPLITS, Clip
-
-INSTANT = 15 / 16  # seconds: the frame of each second is the last of 16 slots, in the published preprocessing
+from ...clip import FRAME_OFFSET, SPLITS, Clip, ShortAudio
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Subset:
     columns: tuple[str, ...]  # of the list
     named: bool  # columns are found by the names in the first line; else they are the first ones, in this order
     in_paths: tuple[str, ...]  # columns that become part of file names
-    short_audio: str
+    short_audio: ShortAudio
     clip: Callable[[dict[str, str]], Clip]  # from one row; ValueError if a value is unknown
     files: Callable[[Path, Clip], ClipFiles]  # from the folder and a clip
 
@@ -111,7 +109,7 @@ def _make_clip(id_: str, subset: str, split: str, objects: tuple[str, ...], sour
         subset=subset,
         split=split,
         objects=objects,
-        frame_times=tuple(k + INSTANT for k in range(seconds)),
+        frame_times=tuple(k + FRAME_OFFSET for k in range(seconds)),
         frame_valid=(True,) * seconds,
         frame_annotated=tuple(k == 0 or not first_only for k in range(seconds)),
         source=source,

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ....base import IGNORE_LABEL
 from ....errors import BadInput, ClipError
-from ...clip import Clip, ClipArrays
+from ...clip import Clip, ClipArrays, ShortAudio
 from ...images import read_rgb
 from ...resize import fit_crop, fit_squash
 from ...wav import read_wav
@@ -62,8 +62,8 @@ class AvsBenchSource:
         self._folder = locate(Path(source_dir), layout)
         self.name = f"avsbench-{subset}" if split == "official" else f"avsbench-{split}-{subset}"
         self.size = (size, size)
-        self.short_audio = layout.short_audio
-        self.classes = BINARY_CLASSES
+        self.short_audio: ShortAudio = layout.short_audio
+        self.classes: tuple[str, ...] = BINARY_CLASSES
         if not self._is_object:
             self.classes = read_class_names(self._folder / "label2idx.json")
         self.parameters = {

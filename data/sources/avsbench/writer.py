@@ -9,6 +9,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -25,7 +26,7 @@ HEADERS = {
     "ms3": ("video_id", "split"),
     "avss": ("vid", "uid", "s_min", "s_sec", "a_obj", "split", "label"),
 }
-JPEG = {"quality": 95, "subsampling": 0}  # 4:4:4
+JPEG: dict[str, Any] = {"quality": 95, "subsampling": 0}  # 4:4:4
 
 
 def write_avsbench(source: ClipSource, folder: Path, subset: str) -> None:
@@ -101,7 +102,7 @@ def _row(clip: Clip, subset: str) -> tuple[str | int, ...]:
     if subset == "ms3":
         return clip.id, clip.split
     vid = clip.id if clip.subset == "v1m" else clip.id.rsplit("_", 2)[0]
-    start = 0 if clip.subset == "v1m" else _start(clip.id, clip.num_frames) // 1000
+    start = 0 if clip.subset == "v1m" else (_start(clip.id, clip.num_frames) or 0) // 1000
     return vid, clip.id, *divmod(start, 60), "_".join(clip.objects), clip.split, clip.subset
 
 

@@ -9,7 +9,7 @@ local coordinates (u, v) put an object's silhouette inside the unit circle, u to
 """
 
 import colorsys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,8 @@ FREE_DISTANCE = 0.8  # centres stay this many sums of radii apart: neighbours ma
 PLACEMENTS = 128  # random placements tried per scene
 
 Field = np.ndarray  # float32 [T, h, w]
+Point = tuple[float, float]  # (x, y)
+Tone = tuple[float, float, float]
 Part = tuple  # (distance function, its numbers...)
 
 
@@ -31,7 +33,8 @@ def box(u: Field, v: Field, x: float, y: float, half_width: float, half_height: 
     return np.maximum(np.abs(u - x) - half_width, np.abs(v - y) - half_height)
 
 
-def capsule(u: Field, v: Field, x0: float, y0: float, x1: float, y1: float, radius: float) -> Field:
+def capsule(u: Field, v: Field, start: Point, end: Point, radius: float) -> Field:
+    (x0, y0), (x1, y1) = start, end
     dx, dy = x1 - x0, y1 - y0
     along = np.clip(((u - x0) * dx + (v - y0) * dy) / (dx * dx + dy * dy), 0, 1)
     return np.hypot(u - x0 - along * dx, v - y0 - along * dy) - radius
@@ -50,8 +53,8 @@ class Look:
     body: tuple[Part, ...]
     accent: tuple[Part, ...]
     pattern: Callable[[Field, Field], Field]  # about -1..1, blends the two tones
-    tones: tuple[tuple[float, float, float], tuple[float, float, float]]
-    accent_tone: tuple[float, float, float]
+    tones: tuple[Tone, Tone]
+    accent_tone: Tone
 
 
 LOOKS = {
@@ -59,9 +62,9 @@ LOOKS = {
         body=(
             (ellipse, -0.05, 0.1, 0.6, 0.42),
             (ellipse, 0.5, -0.35, 0.29, 0.27),
-            (capsule, -0.5, 0.05, -0.86, -0.3, 0.12),
+            (capsule, (-0.5, 0.05), (-0.86, -0.3), 0.12),
         ),
-        accent=((capsule, 0.74, -0.33, 0.9, -0.27, 0.07), (ellipse, -0.15, 0.08, 0.3, 0.17)),
+        accent=((capsule, (0.74, -0.33), (0.9, -0.27), 0.07), (ellipse, -0.15, 0.08, 0.3, 0.17)),
         pattern=lambda u, v: np.sin(11 * u) * np.sin(11 * v) * 2,
         tones=((0.58, 0.75, 0.85), (0.55, 0.35, 1.0)),
         accent_tone=(0.13, 0.9, 0.95),
@@ -79,13 +82,13 @@ LOOKS = {
     ),
     "dog": Look(
         body=(
-            (capsule, -0.42, 0.05, 0.32, 0.05, 0.28),
+            (capsule, (-0.42, 0.05), (0.32, 0.05), 0.28),
             (ellipse, 0.6, -0.32, 0.29, 0.24),
-            (capsule, -0.52, 0.2, -0.55, 0.7, 0.11),
-            (capsule, 0.38, 0.2, 0.42, 0.7, 0.11),
-            (capsule, -0.66, -0.05, -0.88, -0.35, 0.07),
+            (capsule, (-0.52, 0.2), (-0.55, 0.7), 0.11),
+            (capsule, (0.38, 0.2), (0.42, 0.7), 0.11),
+            (capsule, (-0.66, -0.05), (-0.88, -0.35), 0.07),
         ),
-        accent=((capsule, 0.5, -0.5, 0.4, -0.22, 0.1), (ellipse, 0.85, -0.3, 0.08, 0.07)),
+        accent=((capsule, (0.5, -0.5), (0.4, -0.22), 0.1), (ellipse, 0.85, -0.3, 0.08, 0.07)),
         pattern=lambda u, v: np.sin(6 * u + 2 * np.sin(5 * v)) + np.sin(7 * v + 1.0) - 0.6,
         tones=((0.07, 0.6, 0.5), (0.1, 0.15, 0.95)),
         accent_tone=(0.05, 0.6, 0.22),
@@ -100,8 +103,8 @@ LOOKS = {
     "helicopter": Look(
         body=(
             (ellipse, 0.22, 0.12, 0.48, 0.4),
-            (capsule, -0.1, 0.06, -0.86, -0.08, 0.1),
-            (capsule, -0.86, -0.08, -0.88, -0.34, 0.08),
+            (capsule, (-0.1, 0.06), (-0.86, -0.08), 0.1),
+            (capsule, (-0.86, -0.08), (-0.88, -0.34), 0.08),
         ),
         accent=((box, 0.15, -0.48, 0.7, 0.06), (box, 0.18, -0.36, 0.06, 0.12), (box, 0.22, 0.56, 0.45, 0.06)),
         pattern=lambda u, v: np.sin(9 * u) * np.sin(9 * v) * 6,
@@ -111,13 +114,13 @@ LOOKS = {
     "woman": Look(
         body=(
             (trapezoid, -0.45, 0.68, 0.16, 0.58),
-            (capsule, -0.12, -0.36, -0.52, 0.02, 0.09),
-            (capsule, 0.12, -0.36, 0.52, 0.02, 0.09),
+            (capsule, (-0.12, -0.36), (-0.52, 0.02), 0.09),
+            (capsule, (0.12, -0.36), (0.52, 0.02), 0.09),
         ),
         accent=(
             (ellipse, 0, -0.68, 0.24, 0.27),
-            (capsule, -0.2, 0.7, -0.2, 0.88, 0.09),
-            (capsule, 0.2, 0.7, 0.2, 0.88, 0.09),
+            (capsule, (-0.2, 0.7), (-0.2, 0.88), 0.09),
+            (capsule, (0.2, 0.7), (0.2, 0.88), 0.09),
         ),
         pattern=lambda u, v: np.sin(12 * (u + v)) * 1.5,
         tones=((0.84, 0.75, 0.85), (0.9, 0.25, 1.0)),
@@ -138,7 +141,7 @@ class Mover:
     phase: tuple[float, float]  # radians
     tilt: tuple[float, float]  # mean angle and amplitude, radians
     mirrored: bool
-    tint: tuple[float, float, float]  # added to hue, saturation and brightness
+    tint: Tone  # added to hue, saturation and brightness
 
     def centres(self, times: np.ndarray) -> np.ndarray:
         """float64 [T, 2]: (x, y) at `times` in seconds."""
@@ -272,7 +275,7 @@ def _paint_mover(mover: Mover, times: np.ndarray, size: int) -> tuple[np.ndarray
     accent = _coverage(look.accent, u, v, scale)
     coverage = np.maximum(_coverage(look.body, u, v, scale), accent)
     first, second, accent_colour = (
-        np.array(_rgb(np.add(tone, mover.tint)), np.float32) for tone in (*look.tones, look.accent_tone)
+        np.array(_rgb(tone, mover.tint), np.float32) for tone in (*look.tones, look.accent_tone)
     )
     blend = np.clip(0.5 + 0.7 * look.pattern(u, v), 0, 1)[..., None]
     colour = first + blend * (second - first)
@@ -287,7 +290,7 @@ def _coverage(parts: tuple[Part, ...], u: Field, v: Field, scale: float) -> np.n
     return np.clip(0.5 - distance * scale, 0, 1)
 
 
-def _rgb(hsv: Sequence[float]) -> tuple[float, float, float]:
-    hue, saturation, brightness = hsv
-    rgb = colorsys.hsv_to_rgb(hue % 1.0, min(max(saturation, 0.0), 1.0), min(max(brightness, 0.0), 1.0))
-    return tuple(255.0 * c for c in rgb)
+def _rgb(hsv: Tone, tint: Tone = (0.0, 0.0, 0.0)) -> Tone:
+    hue, saturation, brightness = (tone + change for tone, change in zip(hsv, tint, strict=True))
+    red, green, blue = colorsys.hsv_to_rgb(hue % 1.0, min(max(saturation, 0.0), 1.0), min(max(brightness, 0.0), 1.0))
+    return 255.0 * red, 255.0 * green, 255.0 * blue

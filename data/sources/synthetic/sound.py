@@ -26,7 +26,7 @@ def noise_band(rng: np.random.Generator, samples: int, low: float, high: float) 
     first, last = (int(f * samples / SAMPLE_RATE) for f in (low, high))
     spectrum = np.zeros(samples // 2 + 1, np.complex128)
     spectrum[first : last + 1] = rng.standard_normal((last + 1 - first, 2)) @ (1, 1j)
-    return fft.irfft(spectrum, samples)
+    return np.asarray(fft.irfft(spectrum, samples))
 
 
 def tone(cycles: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -39,7 +39,7 @@ def tone(cycles: np.ndarray, weights: np.ndarray) -> np.ndarray:
 def formants(pitch: float, peaks: list[tuple[float, float, float]]) -> np.ndarray:
     """Strengths of all harmonics of `pitch` below 7.5 kHz under peaks (centre Hz, width Hz, strength)."""
     f = pitch * np.arange(1, int(7500 / pitch) + 1)
-    return sum(s * np.exp(-(((f - centre) / width) ** 2)) for centre, width, s in peaks)
+    return np.sum([s * np.exp(-(((f - centre) / width) ** 2)) for centre, width, s in peaks], axis=0)
 
 
 def since_beat(rng: np.random.Generator, times: np.ndarray, rate: float) -> np.ndarray:

@@ -22,7 +22,7 @@ import numpy as np
 
 from ....base import IGNORE_LABEL
 from ....errors import BadInput, ClipError
-from ...clip import Clip, ClipArrays
+from ...clip import FRAME_OFFSET, Clip, ClipArrays, ShortAudio
 from ..avsbench.labels import BINARY_CLASSES
 from .scene import KINDS, MAX_OBJECTS, Scene, draw_scene, render
 from .sound import mix
@@ -31,7 +31,6 @@ Flavour = Literal["s4", "ms3", "avss"]
 
 VERSION = 1  # raise it whenever the arrays of any clip change
 EXAMPLE_STEP = 0.96  # seconds from one log-mel example to the next
-FRAME_OFFSET = 15 / 16  # seconds into its second at which a frame is taken
 SILENT_SECONDS = 0.07  # probability
 MIN_SIZE = 32  # pixels; below, objects are specks
 STREAMS = {"s4": 0, "ms3": 1, "avss": 2, "video": 3}  # so that each flavour has its own scenes
@@ -62,7 +61,7 @@ class SceneTruth:
     sounding: np.ndarray
     scene: Scene
 
-    def labels(self, semantic: bool) -> np.ndarray:
+    def labels(self, *, semantic: bool) -> np.ndarray:
         """uint8 [T, H, W]: the visible pixels of the sounding objects, as their kind or all as 1."""
         heard = self.sounding[np.arange(len(self.segments))[:, None, None], self.segments]
         return np.where(heard, self.segments, 0).astype(np.uint8) if semantic else heard.astype(np.uint8)
@@ -79,7 +78,7 @@ class SyntheticSource:
     Raises `BadInput` for an unknown flavour, no clips, a negative seed or frames below 32 pixels.
     """
 
-    short_audio = "silence"  # never needed: the sound always lasts as long as the clip
+    short_audio: ShortAudio = "silence"  # never needed: the sound always lasts as long as the clip
 
     def __init__(self, flavour: Flavour, clips: int, seed: int, size: int = 224) -> None:
         if flavour not in SUBSET_PATTERN:
@@ -90,7 +89,7 @@ class SyntheticSource:
                 f"0 or more and frames of at least {MIN_SIZE} pixels"
             )
         self.name = f"synthetic-{flavour}"
-        self.classes = ("background", *KINDS) if flavour == "avss" else BINARY_CLASSES
+        self.classes: tuple[str, ...] = ("background", *KINDS) if flavour == "avss" else BINARY_CLASSES
         self.size = (size, size)
         self.parameters = {
             "flavour": flavour,
@@ -207,7 +206,7 @@ def _streams(seed: int, index: int, flavour: str) -> list[np.random.Generator]:
     return [np.random.default_rng(child) for child in children]
 
 
-def _cast(rng: np.random.Generator, seconds: int, changing: bool) -> tuple[tuple[int, ...], np.ndarray]:
+def _cast(rng: np.random.Generator, seconds: int, *, changing: bool) -> tuple[tuple[int, ...], np.ndarray]:
     """Which kinds are visible, back to front, and which of them sound: bool [seconds, N].
 
     Both are drawn without looking at each other, so every kind and every depth sounds equally often among N.

@@ -11,12 +11,12 @@ import numpy as np
 
 from ....base import IGNORE_LABEL
 from ....errors import BadInput, ClipError
-from ...clip import CLIP_LENGTHS, Clip, ClipArrays
+from ...clip import CLIP_LENGTHS, FRAME_OFFSET, Clip, ClipArrays, ShortAudio
 from .decoding import VideoFacts, inspect, read_pictures
 from .sound import read_sound
 
 READER_VERSION = 2  # raised when a change of this reader changes an array
-INSTANT = Fraction(15, 16)  # seconds: the frame of each second is the one shown then, as in AVSBench
+INSTANT = Fraction(FRAME_OFFSET)  # exact
 NAME_BYTES = 80
 SAMPLED_BYTES = 1 << 20  # at the beginning, the middle and the end of a file
 
@@ -33,8 +33,8 @@ class VideoSource:
     """
 
     name = "videos"
-    classes = ("background", "sounding")
-    short_audio = "silence"
+    classes: tuple[str, ...] = ("background", "sounding")
+    short_audio: ShortAudio = "silence"
 
     def __init__(self, paths: Iterable[Path], clip_seconds: int = 5, size: int = 224) -> None:
         """Raises `BadInput` that lists every file that is missing, no video, or without pictures.
@@ -66,6 +66,8 @@ class VideoSource:
 
     def read(self, clip: Clip) -> ClipArrays:
         """Decode one clip. ClipError names the clip and the file, where that is damaged or breaks off."""
+        if clip.id not in self._begins:
+            raise ClipError(f"clip {clip.id!r} is not one of these videos'")
         video, begin = self.videos[clip.source], self._begins[clip.id]
         times = [begin + k + INSTANT for k in range(sum(clip.frame_valid))]
         try:

@@ -18,11 +18,29 @@ from avsbench_tree import (
     make_s4,
     mask,
 )
+from contracts import ClipSourceContract
 from PIL import Image
 
 from combo_avs.base import IGNORE_LABEL
 from combo_avs.data.resize import fit_crop, fit_squash
 from combo_avs.data.sources.avsbench.source import AvsBenchSource
+
+
+class TestAvsBenchSourceContract(ClipSourceContract):
+    @pytest.fixture(params=["s4", "ms3", "avss"])
+    def source(self, request, tmp_path):
+        make, rows = {"s4": (make_s4, S4_ROWS), "ms3": (make_ms3, MS3_ROWS), "avss": (make_avss, AVSS_ROWS)}[
+            request.param
+        ]
+        return AvsBenchSource(make(tmp_path / "data", rows), request.param, SIZE)
+
+    @pytest.fixture
+    def unreadable(self, tmp_path):
+        folder = make_ms3(tmp_path, MS3_ROWS)
+        source = AvsBenchSource(folder, "ms3", SIZE)
+        path = next(folder.rglob("*.mp4_1.png"))
+        path.write_bytes(path.read_bytes()[:-40])
+        return source, next(clip for clip in source.clips if path.name.startswith(clip.id))
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
+from contracts import ClipSourceContract
 
 from combo_avs.base import IGNORE_LABEL
 from combo_avs.data.audio import log_mel_examples
@@ -15,6 +16,16 @@ from combo_avs.errors import BadInput, ClipError
 
 FLAVOURS = ("s4", "ms3", "avss")
 SIZE = 48
+
+
+class TestSyntheticSourceContract(ClipSourceContract):
+    @pytest.fixture(params=FLAVOURS)
+    def source(self, request):
+        return SyntheticSource(request.param, 4, 5, SIZE)
+
+    @pytest.fixture
+    def unreadable(self):
+        return SyntheticSource("ms3", 2, 5, SIZE), SyntheticSource("ms3", 3, 5, SIZE).clips[2]
 
 
 def arrays_equal(a, b) -> bool:

@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 from coded_video import coded, make_video, number_of, remux, tone
+from contracts import ClipSourceContract
 from PIL import Image
 
 from combo_avs.base import IGNORE_LABEL
@@ -18,6 +19,19 @@ from combo_avs.data.sources.video.source import VideoSource
 from combo_avs.data.wav import read_wav
 
 SIZE = 40
+
+
+class TestVideoSourceContract(ClipSourceContract):
+    @pytest.fixture
+    def source(self, tmp_path):
+        return VideoSource([make_video(tmp_path / name, 180) for name in ("a.mp4", "b.mkv")], 5, SIZE)
+
+    @pytest.fixture
+    def unreadable(self, tmp_path):
+        path = make_video(tmp_path / "a.mp4", 750, options={"movflags": "faststart"})
+        source = VideoSource([path], 5, SIZE)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        return source, source.clips[-1]
 
 
 def numbers(source: VideoSource) -> list[list[int]]:
