@@ -64,10 +64,10 @@ def plan_cleaning(root: str | Location, *, unfinished: bool = False) -> list[Rub
     unfinished: also caches that lack shards. Raises `BadInput` without a finished clip store, since then nothing can
     be told to be stale.
     """
-    place = location(root)
-    fingerprint = ClipStore(place).fingerprint()
-    caches = cache_paths(place)
-    found = list(_leftovers(place / "clips.zarr"))
+    root = location(root)
+    fingerprint = ClipStore(root).fingerprint()
+    caches = cache_paths(root)
+    found = list(_leftovers(root / "clips.zarr"))
     with bar(len(caches), "look for rubbish", "caches") as progress:
         for path in caches:
             if why := _why_superfluous(path, fingerprint, unfinished=unfinished):

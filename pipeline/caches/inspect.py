@@ -78,6 +78,7 @@ def _cache_info(clips: ClipStore, cache: Cache, clips_fingerprint: str | None) -
     masks = sum(r.counts.get("masks", 0) for r in done.values())
     dropped = sum(r.counts.get("dropped_masks", 0) for r in done.values())
     frames = sum(r.counts.get("frames", 0) for r in done.values())
+    agreement = read_log(cache.path / AGREEMENT).get("agreement")  # of an approximate setting with the exact one
     return {
         "kind": cache.kind,
         "name": cache.name,
@@ -88,7 +89,7 @@ def _cache_info(clips: ClipStore, cache: Cache, clips_fingerprint: str | None) -
         "coverage": coverage,
         **({"masks_per_frame": masks / frames} if cache.kind == "proposals" and frames else {}),
         **({"dropped_masks": dropped} if dropped else {}),
-        **_agreement(cache),
+        **({"agreement": agreement} if agreement else {}),
         **made_with(cache, list(done)),
     }
 
@@ -109,12 +110,6 @@ def made_with(cache: Cache, shards: list[int]) -> dict[str, Any]:
         "versions": {p: ", ".join(v for _, v in group) for p, group in groupby(versions, key=lambda pair: pair[0])},
         "logs": len(logs),
     }
-
-
-def _agreement(cache: Cache) -> dict[str, Any]:
-    """How far an approximate setting is from the exact one, see `precompute.agreement`; empty for an exact one."""
-    log = read_log(cache.path / AGREEMENT)
-    return {"agreement": log["agreement"]} if "agreement" in log else {}
 
 
 def show_info(info: dict[str, Any]) -> str:

@@ -67,17 +67,17 @@ def import_stores(file: Path, root: str | Location) -> Transfer:
     """
     from ...data.store.hdf5 import clips_fingerprint, count_shards, read_store, reading, stores_in
 
-    place = location(root)
+    root = location(root)
     with reading(file) as source:
         groups = stores_in(source)
         counts = {name: count_shards(group) for name, group in groups.items()}
         with bar(sum(counts.values()), f"import {file.name}", "shards") as progress:
             for name, group in groups.items():
-                target = place / f"{name}.zarr"
+                target = root / f"{name}.zarr"
                 with hold(target):
                     store = read_store(group, target, progress.update)
                 if store.kind == "clips":
-                    ClipStore(place).adopt_fingerprint(clips_fingerprint(group))
+                    ClipStore(root).adopt_fingerprint(clips_fingerprint(group))
         return Transfer(str(root), counts)
 
 
@@ -87,16 +87,15 @@ def merge_roots(root: str | Location, sources: Sequence[str | Location]) -> Tran
     A shard that both have finished with different contents is a conflict: it is reported, and `root` keeps its own.
     Raises `BadInput`, before anything is copied, when a root holds other clips.
     """
-    places = [location(s) for s in sources]
-    offered = [[ClipStore(p), *list_caches(p)] for p in places]
-    ours = location(root)
+    offered: list[list[Store]] = [[ClipStore(source), *list_caches(source)] for source in sources]
+    root = location(root)
     counts: dict[str, int] = {}
     conflicts: list[str] = []
     for stores in offered:
-        _require_same_clips(ours, stores[0])
+        _require_same_clips(root, stores[0])
     for stores in offered:
         for source in stores:
-            target = ours / _relative(source)
+            target = root / _relative(source)
             create_store(target, source.attributes, source.table if isinstance(source, ClipStore) else None)
             store = Store(target)
             with exclusive(store), bar(source.num_shards, f"merge {_relative(source)}", "shards") as progress:

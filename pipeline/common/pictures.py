@@ -8,11 +8,6 @@ GREEN = (60, 220, 90)
 ALPHA = 0.55  # opacity of a mask over its frame
 
 
-def overlay(frame: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int] = GREEN) -> np.ndarray:
-    """Paint and outline one mask, bool [H, W], over a frame, uint8 [H, W, 3]; returns uint8 [H, W, 3]."""
-    return overlay_labels(frame, mask.astype(np.uint8), np.array([(0, 0, 0), colour], np.uint8))
-
-
 def overlay_labels(frame: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
     """Paint a label map over a frame; label 0 stays transparent.
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..common.text import columns
+
 
 @dataclass(frozen=True)
 class Row:
@@ -32,7 +34,7 @@ class Table:
     failed: dict[str, str]
 
     def __str__(self) -> str:
-        blocks = [_aligned(block) for block in self._blocks()]
+        blocks = ["\n".join(columns(block)) for block in self._blocks()]
         return "\n\n".join([self._head(), *blocks, *(f"{name} failed: {why}" for name, why in self.failed.items())])
 
     def markdown(self) -> str:
@@ -102,11 +104,6 @@ def summary(by_seed: dict[int, float]) -> dict[str, Any]:
         "n": len(values),
         "by_seed": {str(seed): value for seed, value in by_seed.items()},
     }
-
-
-def _aligned(block: list[tuple[str, ...]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*block, strict=True)]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in block)
 
 
 def _markdown(block: list[tuple[str, ...]]) -> list[str]:

@@ -11,7 +11,7 @@ from ...data.store.store import Cache, ClipStore, Store
 from ...errors import BadInput
 from ..common.text import quarantine_lines
 from ..runs.checkpoints import checkpoints, read_checkpoint
-from ..runs.data import RunInfo, open_trained_data
+from ..runs.data import open_trained_data
 from ..runs.folder import read_best, read_run
 from ..weights.fetch import verify_weights
 from .dataset import shared_findings
@@ -77,16 +77,10 @@ def run_findings(run: Path, facts: dict[str, Any]) -> Iterator[Finding]:
         yield Finding("D503", str(run), str(error))
     if broken := sorted(p.name for p in (run / "broken").glob("step-*")):
         yield Finding("D506", str(run / "broken"), items=tuple(broken))
-    if problem := _data_problem(info):
-        yield Finding("D505", str(run), problem)
-
-
-def _data_problem(info: RunInfo) -> str | None:
     try:
         open_trained_data(info)
     except (BadInput, OSError) as error:
-        return str(error)
-    return None
+        yield Finding("D505", str(run), str(error))
 
 
 def weight_findings(folder: Path, facts: dict[str, Any]) -> Iterator[Finding]:

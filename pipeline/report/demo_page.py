@@ -11,7 +11,7 @@ from ...data.dataset import ClipDataset
 from ...model.combo import COMBO
 from ...model.inference import foreground_score
 from ..common.choices import Sound
-from ..common.pictures import outlined, overlay
+from ..common.pictures import label_colours, outlined, overlay_labels
 from ..evaluate.clip import segment
 from ..evaluate.scores import Scores
 from ..evaluate.sounds import sound_source
@@ -82,9 +82,9 @@ def _clip(result: DemoResult, index: int, scores: Scores) -> dict[str, Any]:
                 "masks": png(outlined(frame, masks)),
                 "mask_count": len(masks),
                 "maskige": png(sample.maskiges[t]),
-                "truth": png(overlay(frame, sample.labels[t] == 1)),
-                "prediction": png(overlay(frame, predicted[t])),
-                "swapped": png(overlay(frame, swapped[t], colour=(255, 120, 60))),
+                "truth": png(overlay_labels(frame, sample.labels[t] == 1, label_colours(2))),
+                "prediction": png(overlay_labels(frame, predicted[t], label_colours(2))),
+                "swapped": png(overlay_labels(frame, swapped[t], np.array([(0, 0, 0), (255, 120, 60)], np.uint8))),
             }
         )
     return {

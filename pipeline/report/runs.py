@@ -56,12 +56,8 @@ class RunSection:
     gallery: Gallery
 
 
-def label_of(run: Run) -> str:
-    """The variant, and whether the consistency loss was part of its training."""
-    return f"{run.variant}, {consistency(run)}"
-
-
 def consistency(run: Run) -> str:
+    """Whether the consistency loss was part of its training."""
     weight = run.config.loss.consistency_weight
     return f"consistency loss x {weight:g}" if weight else "no consistency loss"
 
@@ -120,7 +116,7 @@ def _section(
     for one in scored:
         by_variant[one.run.variant].append(one)
     for variant, seeds in by_variant.items():
-        sheets.append([f"prediction, {variant}", f"heat map, {label_of(seeds[0].run)}"])
+        sheets.append([f"prediction, {variant}", f"heat map, {variant}, {consistency(seeds[0].run)}"])
         for item in items.values():
             _add_scores(item, variant, [one.clips[item.id] for one in seeds if item.id in one.clips], seeds[0])
     return _assemble(clips, scoring, by_variant, sheets, list(items.values()))

@@ -60,11 +60,11 @@ class Scorer:
     """A run with its data. Raises `BadInput` when weights, clips or caches are gone or have changed."""
 
     def __init__(self, run: Run, scoring: Scoring, device: torch.device) -> None:
-        opened = open_run(run.folder, device)
-        self.dataset = opened.data.dataset(scoring.split)
-        self.model, self.weights = opened.network, opened.weights
+        trained = open_run(run.folder, device)
+        self.dataset = trained.data.dataset(scoring.split)
+        self.model, self.weights = trained.network, trained.weights
         self.run = run
-        num_classes = len(opened.info.classes)
+        num_classes = len(trained.info.classes)
         self.metrics = make_metrics(find_protocol(scoring.protocol, num_classes), num_classes)
 
     def clips(self) -> Iterator[Segmented]:

@@ -19,7 +19,7 @@ from combo_avs.data.sources.video.writer import write_video
 from combo_avs.data.store.store import Cache, ClipStore
 from combo_avs.errors import BadInput
 from combo_avs.model.inference import label_map
-from combo_avs.pipeline.common.pictures import label_colours, outline, overlay, overlay_labels
+from combo_avs.pipeline.common.pictures import label_colours, outline, overlay_labels
 from combo_avs.pipeline.config.precompute import PrecomputeConfig
 from combo_avs.pipeline.config.tree import Config, load_config
 from combo_avs.pipeline.evaluate.clip import segment
@@ -167,7 +167,7 @@ class TestPictures:
         frame = np.full((8, 8, 3), 100, np.uint8)
         mask = np.zeros((8, 8), bool)
         mask[2:5, 2:5] = True
-        painted = overlay(frame, mask)
+        painted = overlay_labels(frame, mask.astype(np.uint8), label_colours(2))
         assert (painted[~mask] == 100).all()
         assert (painted[mask] != 100).any(axis=-1).all()
 
