@@ -1,13 +1,13 @@
-"""The configuration of a network, read off its weights; and weight files that carry their configuration."""
+"""Weight files that carry the config of their network; for files that do not, the config is guessed from shapes."""
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from ...errors import BadInput
 from ..combo import COMBO
@@ -15,8 +15,9 @@ from ..config import ModelConfig
 from ..pixel_decoder import POINTS
 from .state import State, load_weights, read_state_dict
 
-HEADER = "combo"  # entry of a safetensors header that holds JSON
-# What only one kind of network has: the first beginning of a key that occurs decides.
+HEADER = "combo"  # key of the safetensors metadata that holds our JSON
+METRICS = "metrics"  # key of the metadata of a run's best weights: JSON, with ours under `HEADER`
+# Keys that only one kind of network has: the first prefix that occurs decides.
 BACKBONES = {"conv1.0.": "tiny", "layer1.": "r50", "stages_": "pvt-v2-b5"}
 FUSIONS = {
     **dict.fromkeys(("out_v_proj.", "values_a_proj.", "gamma_v"), "bilateral"),
@@ -26,11 +27,11 @@ FUSIONS = {
 
 
 def network_config(network: State, source: str | Path = "the state dict") -> tuple[ModelConfig, int]:
-    """The configuration, and the number of classes K, of the network that has these weights (named as in `COMBO`).
+    """The config and the number of classes K, guessed from weights that do not carry them (named as in `COMBO`).
 
-    What a missing or damaged tensor would tell is taken from the defaults, for `differences` to report. What tensors
-    do not show has its default, too: audio_queries, fusion_residual, and queries where "add", "all" and "none" have
-    equal shapes. Raises `BadInput` when the weights have no backbone of a known kind or impossible sizes.
+    A missing or damaged tensor counts as its default, for `differences` to report. So does what shapes do not show:
+    audio_queries, fusion_residual, and which of "add", "all" and "none" `queries` is. Raises `BadInput` for weights
+    without a known backbone, or of impossible sizes.
     """
 
     def size(key: str, axis: int, default: int) -> int:
@@ -69,37 +70,50 @@ def network_config(network: State, source: str | Path = "the state dict") -> tup
     return _validated(values, source), size("decoder.class_embed.weight", 0, 3) - 1
 
 
-def save_network(path: Path, network: State, config: ModelConfig, num_classes: int, **more: Any) -> None:
-    """Write weights as safetensors whose header holds the configuration, K, and JSON values that `more` adds."""
+def network_metadata(
+    config: ModelConfig, num_classes: int, metrics: Mapping[str, Any] | None = None, **more: Any
+) -> dict[str, str]:
+    """Safetensors metadata that `read_header` reads: the config, K, and JSON values that `more` adds.
+
+    metrics: of a run's best weights. It is one entry in either case: safetensors writes several in random order, and
+    equal weights are to be equal bytes.
+    """
     header = {"config": config.model_dump(mode="json"), "num_classes": num_classes, **more}
-    tensors = {key: tensor.contiguous() for key, tensor in network.items()}
-    # One entry only: safetensors writes several in any order, and equal weights shall give equal bytes.
-    save_file(tensors, path, metadata={HEADER: json.dumps(header, sort_keys=True)})
+    if metrics is not None:
+        return {METRICS: json.dumps({**metrics, HEADER: header})}
+    return {HEADER: json.dumps(header, sort_keys=True)}
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """The `metrics` of `network_metadata`. Raises SafetensorError, KeyError or ValueError for any other file."""
+    with safe_open(path, "pt") as file:
+        metrics = json.loads((file.metadata() or {})[METRICS])
+    return {key: value for key, value in metrics.items() if key != HEADER}
 
 
 def read_header(path: Path) -> dict[str, Any] | None:
-    """What `save_network` put into the header, "config" as `ModelConfig`; None if the file was written otherwise.
+    """What `network_metadata` wrote, "config" as `ModelConfig`; None for weights that carry no config.
 
-    Raises `BadInput` for a file that is damaged, or whose configuration this version does not know.
+    Raises `BadInput` for a file that is damaged, or whose config this version does not know.
     """
     try:
         with safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get(HEADER)
-        if text is None:
+            metadata = file.metadata() or {}
+        header = json.loads(metadata.get(HEADER, "null")) or json.loads(metadata.get(METRICS, "{}")).get(HEADER)
+        if header is None:
             return None
-        header = json.loads(text)
         return {**header, "config": _validated(header["config"], path), "num_classes": int(header["num_classes"])}
     except OSError as error:
         raise BadInput(f"cannot read the weights {path}: {error.strerror or error}") from error
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{path} is damaged, or its header is not of this package: {error}") from error
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"{path} is damaged, or its metadata are not of this package: {error}") from error
 
 
 def load_network(path: Path) -> COMBO:
-    """The network that `save_network` wrote, on the CPU, in eval mode. Raises `BadInput` for any other file."""
+    """The network of weights that carry their config, on the CPU, in eval mode. Raises `BadInput` for other files."""
     header = read_header(path)
     if header is None:
-        raise BadInput(f"{path} does not say which network it is of; make such a file with 'combo weights convert'")
+        raise BadInput(f"{path} does not say which network it is of; make one that does with 'combo weights convert'")
     model = COMBO(header["config"], header["num_classes"])
     load_weights(model, read_state_dict(path), path)
     return model.eval()

@@ -76,7 +76,10 @@ def _convert(checkpoint: PublishedCheckpoint, root: Path, name: str, data: RunDa
     """A run folder with the checkpoint's weights, named by all that changes its scores."""
     config = load_config(name, []).model_copy(update={"model": checkpoint.config})
     info = replace(data.info(), converted_from=checkpoint.sha256)
-    identity = [config.model_dump(mode="json"), {**info.to_json(), "root": None}]
+    settings = config.model_dump(mode="json")
+    if config.model.mask_dim is None:  # named as before there was this setting
+        del settings["model"]["mask_dim"]
+    identity = [settings, {**info.to_json(), "root": None}]
     folder = root / "runs" / f"{name}-{config.model.fusion}-{digest(identity)[:12]}"
     create_converted_run(folder, config, info, checkpoint.network)
     return folder

@@ -27,11 +27,15 @@ KEEP = 2
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """tensors: file stem -> name -> tensor, on the CPU. state: what `torch.load` reads. about: JSON."""
+    """tensors: file stem -> name -> tensor, on the CPU. state: what `torch.load` reads. about: JSON.
+
+    metadata: of the safetensors files; written, not read.
+    """
 
     tensors: Mapping[str, Mapping[str, Tensor]]
     state: dict[str, Any]
     about: dict[str, Any]
+    metadata: dict[str, str] | None = None
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -40,7 +44,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     for stem, tensors in checkpoint.tensors.items():
-        save_file(separate(tensors), temporary / f"{stem}.safetensors")
+        save_file(separate(tensors), temporary / f"{stem}.safetensors", metadata=checkpoint.metadata)
     torch.save(checkpoint.state, temporary / "state.pt")
     files = {file.name: (sync(file), file_sha256(file)) for file in sorted(temporary.iterdir())}
     body = {**checkpoint.about, "files": files}

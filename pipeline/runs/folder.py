@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import IO, Any
 
 import yaml
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
 
 from ...errors import BadInput
 from ...files import lock, write_atomic
+from ...model.weights.network_file import network_metadata, read_metrics
 from ..config.tree import Config, parse_config, show_config
 from .checkpoints import checkpoints, separate
 from .data import RunInfo, check_same_data
@@ -119,7 +120,7 @@ def create_converted_run(folder: Path, config: Config, info: RunInfo, weights: M
     if not (folder / "run.json").exists():
         write_run(folder, config, info)
     if not (folder / "best" / "metrics.json").exists():
-        write_best(folder, weights, {"step": 0})
+        write_best(folder, weights, network_metadata(config.model, len(info.classes), {"step": 0}))
 
 
 def read_run(folder: Path) -> tuple[Config, RunInfo]:
@@ -158,15 +159,10 @@ def read_run_log(folder: Path) -> list[dict[str, Any]]:
     return [last[key] for key in sorted(last)]
 
 
-def write_best(folder: Path, weights: Mapping[str, Tensor], metrics: dict[str, Any]) -> None:
-    """Replace RUN/best. The metrics that count stand in the weight file, so that a kill cannot part them from it."""
-    content = save(separate(weights), metadata={"metrics": json.dumps(metrics)})
-    write_atomic(folder / "best" / "model.safetensors", content)
-    _write_metrics(folder, metrics)
-
-
-def _write_metrics(folder: Path, metrics: dict[str, Any]) -> None:
-    write_atomic(folder / "best" / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+def write_best(folder: Path, weights: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Replace RUN/best. metadata: of `network_metadata`, with metrics; in the weight file no kill can part them."""
+    write_atomic(folder / "best" / "model.safetensors", save(separate(weights), metadata=metadata))
+    mend_best(folder)
 
 
 def read_best(folder: Path) -> dict[str, Any] | None:
@@ -175,8 +171,7 @@ def read_best(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        with safe_open(path, "pt") as file:
-            return json.loads((file.metadata() or {})["metrics"])
+        return read_metrics(path)
     except (SafetensorError, KeyError, ValueError) as error:
         raise BadInput(f"{path} is damaged ({error}); remove {path.parent} to use the newest checkpoint") from error
 
@@ -184,4 +179,4 @@ def read_best(folder: Path) -> dict[str, Any] | None:
 def mend_best(folder: Path) -> None:
     """Bring RUN/best/metrics.json in line with the weights, should a kill have come between the two."""
     if (metrics := read_best(folder)) is not None:
-        _write_metrics(folder, metrics)
+        write_atomic(folder / "best" / "metrics.json", json.dumps(metrics, indent=1) + "\n")

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ...data.dataset import Batch, ClipDataset, prefetch, train_batch
 from ...errors import BadInput, ComboError, Interrupted
+from ...model.weights.network_file import network_metadata
 from ..common.distributed import Ranks, joined
 from ..common.progress import stop_request
 from ..config.tree import Config
@@ -233,11 +234,15 @@ def load(training: Training, path: Path, allow: Collection[str]) -> int:
 
 def save(training: Training, done: int) -> None:
     """Write the checkpoint after so many steps, and drop old ones."""
-    tensors = {"model": training.trainer.model.state_dict()}
+    model = training.trainer.model
+    tensors = {"model": model.state_dict()}
     if training.average is not None:
         tensors["ema"] = training.average.model.state_dict()
     state = {**training.trainer.state(), "rng": torch.get_rng_state()}
-    write_checkpoint(checkpoint_path(training.out, done), Checkpoint(tensors, state, describe(training, done)))
+    metadata = network_metadata(model.config, model.num_classes)
+    write_checkpoint(
+        checkpoint_path(training.out, done), Checkpoint(tensors, state, describe(training, done), metadata)
+    )
     drop_old(training.out)
 
 
@@ -265,7 +270,8 @@ def score(training: Training, done: int, monitor: Monitor) -> Scores:
     if ranks.first:
         best = read_best(training.out)
         if best is None or best["M_J"] < scores.M_J:
-            write_best(training.out, model.state_dict(), {"step": done, **scores.summary()})
+            metrics = {"step": done, **scores.summary()}
+            write_best(training.out, model.state_dict(), network_metadata(model.config, model.num_classes, metrics))
         monitor.scored(done, scores, validation_picture(model, validation))
     return scores
 

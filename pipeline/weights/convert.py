@@ -16,11 +16,14 @@ from ...model.audio.vggish import check_vggish, read_vggish
 from ...model.combo import COMBO
 from ...model.config import ModelConfig
 from ...model.criterion import CriterionConfig
-from ...model.weights.network_file import network_config, read_header, save_network
+from ...model.weights.network_file import network_config, network_metadata, read_header
 from ...model.weights.published_keys import EMPTY_WEIGHT, from_published, published_config, to_published
 from ...model.weights.state import State, differences, read_state_dict_and_rest
 from ..config.tree import load_config
+from ..runs.folder import read_run
 
+PUBLISHED_BACKBONES = ("r50", "pvt-v2-b5")
+PUBLISHED_FUSIONS = ("none", "visual", "bilateral")
 TASKS = {2: "s4 or ms3", 71: "avss"}  # by number of classes, background counted
 
 
@@ -31,15 +34,15 @@ def convert_weights(
     vggish: Path | None = None,
     preset: str | None = None,
 ) -> str:
-    """Convert a COMBO checkpoint; gives lines that say what was found and written.
+    """Convert a COMBO checkpoint. Returns lines that say what was found and written.
 
-    to="ours": a checkpoint of the published code -> `out`, safetensors with this package's names whose header holds
-    the configuration (see `model.weights.network_file`). VGGish goes to `out` with the ending .vggish.safetensors.
+    to="ours": a checkpoint of the published code -> `out`, safetensors with this package's names that carry the config
+    (see `model.weights.network_file`). VGGish goes to `out` with the ending .vggish.safetensors.
     to="published": weights of this package, of a run or converted -> `out`, .pth or .safetensors, with the VGGish of
-    the file `vggish` if that is named, and the class weights of the loss.
+    the file `vggish` if one is named, and the class weights of the loss.
     preset: refuse weights of another backbone or number of classes than, say, avss-pvt.
-    Raises `BadInput` that lists every key which is missing, unknown or of another shape; nothing is written then. An
-    old `out` is replaced when the new one is complete.
+    Raises `BadInput`, before anything is written, that lists every key which is missing, unknown or of another shape,
+    and everything that the published code does not have. An existing `out` is replaced when the new one is complete.
     """
     if vggish is not None and to == "ours":
         raise BadInput("--vggish goes with --to published; the other way, VGGish is found in the checkpoint itself")
@@ -63,12 +66,11 @@ def _to_ours(source: Path, out: Path, preset: str | None) -> str:
     }
     vggish_out = out.with_suffix(".vggish.safetensors")
     with ExitStack() as files:
-        save_network(files.enter_context(_replaced(out)), network, config, num_classes, **more)
+        _save(files.enter_context(_replaced(out)), network, network_metadata(config, num_classes, **more))
         if vggish:
-            path = files.enter_context(_replaced(vggish_out))
-            save_file({key: tensor.contiguous() for key, tensor in vggish.items()}, path, metadata={"format": "pt"})
+            _save(files.enter_context(_replaced(vggish_out)), vggish, {"format": "pt"})
     parts = [f"{len(network)} of the network", f"{len(vggish)} of VGGish"]
-    parts += [f"{EMPTY_WEIGHT}, kept in the header"] if empty_weight is not None else []
+    parts += [f"{EMPTY_WEIGHT}, kept in the metadata"] if empty_weight is not None else []
     return "\n".join(
         [
             f"{source}: {len(state)} tensors: {', '.join(parts)}",
@@ -84,17 +86,16 @@ def _to_published(source: Path, out: Path, vggish: Path | None, preset: str | No
     _check_target(out, source, (".pth", ".safetensors"))
     network, _ = read_state_dict_and_rest(source)
     header = read_header(source) if source.suffix == ".safetensors" else None
-    if header is None:
-        config, num_classes = network_config(network, source)
-    else:
+    if header is not None:
         config, num_classes = header["config"], header["num_classes"]
+    else:
+        config, num_classes = _config_of_run(source) or network_config(network, source)
     with torch.device("meta"):
         wanted = COMBO(config, num_classes).state_dict()
     if problems := differences(wanted, network):
         raise BadInput.listing(f"{source} is not a whole COMBO network of this package:", problems)
-    if config.backbone == "tiny" or config.fusion == "audio":
-        odd = "backbone tiny" if config.backbone == "tiny" else "fusion audio"
-        raise BadInput(f"{source} is a network with {odd}, which the published code does not have")
+    if odd := _without_counterpart(config):
+        raise BadInput.listing(f"{source} is a network with what the published code does not have:", odd)
     _check_preset(preset, config, num_classes, source)
     sound = None
     if vggish is not None:
@@ -105,16 +106,43 @@ def _to_published(source: Path, out: Path, vggish: Path | None, preset: str | No
         if out.suffix == ".pth":
             torch.save({"model": state}, path)
         else:
-            save_file({key: tensor.contiguous() for key, tensor in state.items()}, path, metadata={"format": "pt"})
+            _save(path, state, {"format": "pt"})
     notes = []
     if sound is None:
         notes.append("without VGGish, which the published code expects within: name its file with --vggish")
     if config.audio_queries != "published":
         notes.append(
-            "the published decoder reads the sound in a layout of its own; weights that were not trained with "
-            "model.audio_queries=published score lower there"
+            "trained with model.audio_queries=per_frame: the published code gives queries the audio of other frames, "
+            "and is right for these weights only with one frame per forward pass; see docs/fidelity.md"
         )
     return "\n".join([_describe(network, config, num_classes), f"{out}: {len(state)} tensors", *notes])
+
+
+def _config_of_run(source: Path) -> tuple[ModelConfig, int] | None:
+    """Config and number of classes of the run in whose folder `source` lies: runs once wrote no metadata."""
+    for folder in source.resolve().parents[1:3]:  # RUN/best/FILE, RUN/checkpoints/step-N/FILE
+        if (folder / "run.json").exists():
+            config, info = read_run(folder)
+            return config.model, len(info.classes)
+    return None
+
+
+def _without_counterpart(config: ModelConfig) -> list[str]:
+    """What the published code cannot build, or builds differently although all weights fit."""
+    odd = []
+    if config.backbone not in PUBLISHED_BACKBONES:
+        odd.append(f"backbone {config.backbone}; it has {', '.join(PUBLISHED_BACKBONES)}")
+    if config.siam != "separate":
+        odd.append(f"siam {config.siam}; it always has a backbone for Maskiges")
+    if config.fusion not in PUBLISHED_FUSIONS:
+        odd.append(f"fusion {config.fusion}; it has {', '.join(PUBLISHED_FUSIONS)}")
+    elif config.fusion_residual != "normalised" and config.fusion != "none":
+        odd.append(f"fusion_residual {config.fusion_residual}; it adds to the layer-normalised inputs")
+    return odd
+
+
+def _save(path: Path, state: State, metadata: dict[str, str]) -> None:
+    save_file({key: tensor.contiguous() for key, tensor in state.items()}, path, metadata=metadata)
 
 
 def _empty_weight(header: dict[str, Any] | None, num_classes: int) -> Tensor | None:
@@ -154,7 +182,7 @@ def _check_preset(preset: str | None, config: ModelConfig, num_classes: int, sou
 
 @contextmanager
 def _replaced(path: Path) -> Iterator[Path]:
-    """`files.replacing` for writers of torch and safetensors."""
+    """`files.replacing` for what torch and safetensors write."""
     try:
         with replacing(path) as temporary:
             yield temporary

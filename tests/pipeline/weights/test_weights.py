@@ -13,7 +13,7 @@ from combo_avs.errors import BadInput, ComboError
 from combo_avs.model.audio.vggish import VGGish
 from combo_avs.model.combo import COMBO
 from combo_avs.model.config import ModelConfig
-from combo_avs.model.weights.network_file import load_network, network_config, read_header
+from combo_avs.model.weights.network_file import load_network, network_config, network_metadata, read_header
 from combo_avs.model.weights.published_keys import published_config, to_published
 from combo_avs.model.weights.state import read_state_dict
 from combo_avs.pipeline.weights import convert as weights
@@ -53,7 +53,7 @@ def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As the published code saves its best model; without VGGish."""
     path = tmp_path_factory.mktemp("official") / "model_best.pth"
     trainer = {"hooks": {"lr": [1e-4]}, "best": np.float64(0.8), "scores": np.ones(2)}
-    torch.save({"model": published_state(), "trainer": trainer, "iteration": 4999}, path)
+    torch.save({"model": published_state(siam="separate"), "trainer": trainer, "iteration": 4999}, path)
     return path
 
 
@@ -81,7 +81,7 @@ class TestThereAndBack:
 
     def test_with_vggish(self, tmp_path: Path) -> None:
         source, out, back = tmp_path / "in.pth", tmp_path / "out.safetensors", tmp_path / "back.pth"
-        torch.save(published_state(vggish=True), source)  # not wrapped
+        torch.save(published_state(vggish=True, siam="separate"), source)  # not wrapped
         report = convert_weights(source, out)
         assert "18 of VGGish" in report
         assert str(tmp_path / "out.vggish.safetensors") in report
@@ -90,7 +90,7 @@ class TestThereAndBack:
         assert_equal_states(torch.load(back, weights_only=True)["model"], read_state_dict(source))
 
     def test_a_checkpoint_without_class_weights_gets_none(self, tmp_path: Path) -> None:
-        state = published_state()
+        state = published_state(siam="separate")
         del state["criterion.empty_weight"]
         torch.save(state, tmp_path / "in.pth")
         convert_weights(tmp_path / "in.pth", tmp_path / "out.safetensors")
@@ -98,13 +98,13 @@ class TestThereAndBack:
         assert_equal_states(read_state_dict(tmp_path / "back.pth"), state)
 
     def test_weights_of_a_run_of_ours(self, ours: Path, tmp_path: Path) -> None:
-        """They have no header, so the configuration comes from the shapes."""
+        """Without metadata and away from their run, the config comes from the shapes."""
         save_file(load_file(ours), tmp_path / "model.safetensors")
         report = convert_weights(tmp_path / "model.safetensors", tmp_path / "official.pth", "published")
         assert "audio_queries" in report
         found = read_state_dict(tmp_path / "official.pth")
         torch.testing.assert_close(found["criterion.empty_weight"], torch.tensor([1.0, 1.0, 0.1]))
-        assert published_config(found) == (config_of(), 2)
+        assert published_config(found) == (config_of(siam="separate"), 2)
 
 
 class TestReport:
@@ -112,23 +112,23 @@ class TestReport:
         report = convert_weights(official, tmp_path / "new" / "ours.safetensors")
         for words in (
             "r50",
-            "siam none",
+            "siam separate",
             "fusion bilateral",
             "2 classes (s4 or ms3)",
             "trainer, iteration",
             "no VGGish",
         ):
             assert words in report
-        state = published_state()
+        state = published_state(siam="separate")
         assert f"{len(state)} tensors: {len(state) - 1} of the network" in report
 
     def test_the_file_says_what_it_is_of(self, ours: Path) -> None:
         header = read_header(ours)
-        assert header["config"] == config_of()
+        assert header["config"] == config_of(siam="separate")
         assert header["num_classes"] == 2
         assert header["task"] == "s4 or ms3"
         model = load_network(ours)
-        assert model.config == config_of()
+        assert model.config == config_of(siam="separate")
         assert not model.training
         assert model.decoder.class_embed.bias.shape == (3,)
         assert model.decoder.class_embed.bias.unique().numel() == 1
@@ -268,13 +268,24 @@ class TestRefusals:
         with pytest.raises(BadInput, match="--to published"):
             convert_weights(official, tmp_path / "out.safetensors", vggish=ours)
 
-    @pytest.mark.parametrize("changes", [{"backbone": "tiny"}, {"fusion": "audio"}], ids=str)
+    @pytest.mark.parametrize(
+        "changes", [{"backbone": "tiny"}, {"fusion": "audio"}, {"siam": "shared"}, {"siam": "none"}], ids=str
+    )
     def test_networks_that_the_published_code_lacks(self, tmp_path: Path, changes: dict) -> None:
         with torch.device("meta"):
-            state = numbered(COMBO(config_of(**changes), 2).state_dict())
+            state = numbered(COMBO(config_of(**{"siam": "separate", **changes}), 2).state_dict())
         torch.save(state, tmp_path / "mine.pth")
-        with pytest.raises(BadInput, match=next(iter(changes.values()))):
+        with pytest.raises(BadInput, match=next(iter(changes.values()))) as error:
             convert_weights(tmp_path / "mine.pth", tmp_path / "out.pth", "published")
+        assert str(error.value).count("  - ") == 1
+
+    def test_a_network_that_fits_but_computes_something_else(self, ours: Path, tmp_path: Path) -> None:
+        """Raw residuals have the same weights: only the config tells."""
+        raw = config_of(siam="separate", fusion_residual="raw")
+        save_file(load_file(ours), tmp_path / "mine.safetensors", metadata=network_metadata(raw, 2))
+        with pytest.raises(BadInput, match="fusion_residual raw"):
+            convert_weights(tmp_path / "mine.safetensors", tmp_path / "out.pth", "published")
+        assert not (tmp_path / "out.pth").exists()
 
     def test_a_network_of_ours_with_a_key_too_few(self, ours: Path, tmp_path: Path) -> None:
         state = load_file(ours)
@@ -285,12 +296,12 @@ class TestRefusals:
 
 
 def test_an_old_file_survives_a_failing_disk(official: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def half(path: Path, *_, **__) -> None:
+    def half(_, path: Path, **__) -> None:
         path.write_bytes(b"half")
         raise RuntimeError("No space left on device")
 
     (tmp_path / "out.safetensors").write_bytes(b"the old one")
-    monkeypatch.setattr(weights, "save_network", half)
+    monkeypatch.setattr(weights, "save_file", half)
     with pytest.raises(ComboError, match=r"out\.safetensors could not be written: No space left"):
         convert_weights(official, tmp_path / "out.safetensors")
     assert (tmp_path / "out.safetensors").read_bytes() == b"the old one"
