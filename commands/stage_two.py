@@ -35,14 +35,13 @@ def train(
     ROOT, --preset, --proposals, --audio and --out are required, except with --show-config.
     On several GPUs: torchrun --nproc-per-node N -m combo_avs train ...
     """
-    from ..pipeline.config.tree import load_config
-    from ..pipeline.config.tree import show_config as show
+    from ..pipeline.config.tree import explain_config, load_config
 
     overrides = list(settings or [])
     overrides += [f"train.steps={steps}"] if steps is not None else []
     overrides += [f"train.seed={seed}"] if seed is not None else []
     if show_config:
-        typer.echo(show(load_config(preset, overrides)), nl=False)
+        typer.echo(explain_config(load_config(preset, overrides)), nl=False)
         return
     if root is None or preset is None or proposals is None or audio is None or out is None:
         given = {"ROOT": root, "--preset": preset, "--proposals": proposals, "--audio": audio, "--out": out}

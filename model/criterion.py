@@ -27,19 +27,27 @@ class CriterionConfig(Section):
     The weights of class, mask and dice serve the matching costs, too.
     """
 
-    class_weight: float = Field(2.0, ge=0)
-    mask_weight: float = Field(5.0, ge=0)
-    dice_weight: float = Field(5.0, ge=0)
-    consistency_weight: float = Field(10.0, ge=0)
-    # Predictions that the consistency loss reads. aux: raw queries and all layers but the last (published code);
-    # middle: that of the middle layer alone, one reading of the paper; all: all.
-    consistency_on: Literal["aux", "middle", "all"] = "aux"
-    consistency_clip: Literal["five", "whole"] = "five"  # five: ten frames are two clips, as published
-    consistency_detach: bool = False  # True: the loss's adaptive factor weighs, but passes no gradient
-    no_object: float = Field(0.1, gt=0)  # weight of unmatched queries in the class loss
-    num_points: int = Field(12544, ge=1)  # R, per mask
-    oversample: float = Field(3.0, ge=1)  # candidates per point
-    importance: float = Field(0.75, ge=0, le=1)  # share of the points that is taken where masks are unsure
+    class_weight: float = Field(default=2.0, ge=0, description="weight of the class loss and of its matching cost")
+    mask_weight: float = Field(default=5.0, ge=0, description="weight of the mask cross-entropy and its matching cost")
+    dice_weight: float = Field(default=5.0, ge=0, description="weight of the dice loss and of its matching cost")
+    consistency_weight: float = Field(default=10.0, ge=0, description="weight of the inter-frame consistency loss")
+    consistency_on: Literal["aux", "middle", "all"] = Field(
+        default="aux",
+        description="predictions that the consistency loss reads: raw queries and all layers but the last (published "
+        "code), that of the middle layer alone (one reading of the paper), or all",
+    )
+    consistency_clip: Literal["five", "whole"] = Field(
+        default="five", description="what the consistency loss compares: groups of five frames (published) or the clip"
+    )
+    consistency_detach: bool = Field(
+        default=False, description="pass no gradient through the adaptive factor of the consistency loss"
+    )
+    no_object: float = Field(default=0.1, gt=0, description="weight of unmatched queries in the class loss")
+    num_points: int = Field(default=12544, ge=1, description="points sampled per mask")
+    oversample: float = Field(default=3.0, ge=1, description="candidates per sampled point")
+    importance: float = Field(
+        default=0.75, ge=0, le=1, description="share of the points that is taken where masks are unsure"
+    )
 
 
 class Totals(NamedTuple):

@@ -29,28 +29,28 @@ def _directive(text: str) -> str:
 class SlurmConfig(Section):
     """The jobs that `--slurm` submits. Each holds one worker process per GPU, or one if it has none."""
 
-    queue: str | None = Field(default=None, description="Partition. null: the cluster's default.")
-    account: str | None = Field(default=None, description="Account to charge. null: the cluster's default.")
+    queue: str | None = Field(default=None, description="partition; null: the cluster's default")
+    account: str | None = Field(default=None, description="account to charge; null: the cluster's default")
     jobs: int = Field(
-        default=1, ge=1, description="Kept at this number: one that ends early (preemption) is submitted again."
+        default=1, ge=1, description="jobs at a time; one that ends early (preemption) is submitted again"
     )
-    gpus: int = Field(default=1, ge=0, description="GPUs per job, as --gpus-per-node.")
-    cores: int = Field(default=4, ge=1, description="CPU cores per job.")
-    memory: Annotated[str, AfterValidator(_memory)] = Field(default="32GB", description="Memory per job.")
+    gpus: int = Field(default=1, ge=0, description="GPUs per job, as --gpus-per-node")
+    cores: int = Field(default=4, ge=1, description="CPU cores per job")
+    memory: Annotated[str, AfterValidator(_memory)] = Field(default="32GB", description="memory per job")
     walltime: Annotated[str, AfterValidator(_walltime)] = Field(
-        default="04:00:00", description="Time limit of a job, hours:minutes:seconds."
+        default="04:00:00", description="time limit of a job, hours:minutes:seconds"
     )
     interface: str | None = Field(
-        default=None, description="Network interface on which workers reach the scheduler, for example ib0."
+        default=None, description="network interface on which workers reach the scheduler, for example ib0"
     )
     directives: tuple[Annotated[str, AfterValidator(_directive)], ...] = Field(
-        default=(), description="More #SBATCH lines, for example --constraint=a100."
+        default=(), description="more #SBATCH lines, for example --constraint=a100"
     )
     prologue: tuple[str, ...] = Field(
-        default=(), description="Shell lines before the worker starts, for example module load cuda."
+        default=(), description="shell lines before the worker starts, for example module load cuda"
     )
     log_folder: str | None = Field(
-        default=None, description="Folder for the output of the jobs. null: where sbatch puts it."
+        default=None, description="folder for the output of the jobs; null: where sbatch puts it"
     )
 
 
@@ -61,17 +61,17 @@ class PrecomputeConfig(Section):
     """
 
     generator: dict[str, Any] = Field(
-        default={}, description='Parameters of the proposal generator, for example {"scales": [50, 200]}.'
+        default={}, description='parameters of the proposal generator, for example {"scales": [50, 200]}'
     )
     encoder: dict[str, Any] = Field(
-        default={}, description='Parameters of the audio encoder, for example {"weights": "vggish-10086976.pth"}.'
+        default={}, description='parameters of the audio encoder, for example {"weights": "vggish-10086976.pth"}'
     )
-    batch_frames: int = Field(default=8, ge=1, description="Frames per call of the generator or encoder.")
-    device: str = Field(default="auto", description="cpu, cuda, ...; auto: cuda where the worker has one.")
+    batch_frames: int = Field(default=8, ge=1, description="frames per call of the generator or encoder")
+    device: str = Field(default="auto", description="cpu, cuda, ...; auto: cuda where the worker has one")
     max_masks: int = Field(
-        default=4096, ge=1, le=65_534, description="Masks kept per frame: those of the highest predicted IoU."
+        default=4096, ge=1, le=65_534, description="masks kept per frame: those of the highest predicted IoU"
     )
     temporal: bool = Field(
-        default=False, description="Maskiges give an object the same colour in all frames of its clip."
+        default=False, description="Maskiges give an object the same colour in all frames of its clip"
     )
-    slurm: SlurmConfig = Field(default=SlurmConfig(), description="The jobs that --slurm submits.")
+    slurm: SlurmConfig = Field(default=SlurmConfig(), description="the jobs that --slurm submits")

@@ -10,39 +10,43 @@ from ...base import Section
 class TrainConfig(Section):
     """Optimisation (paper, appendix; released settings where the paper is silent)."""
 
-    steps: int = Field(default=90_000, ge=1, description="Training steps.")
-    clips_per_batch: int = Field(default=8, ge=1, description="Clips per step, of all processes together.")
-    lr: float = Field(default=1e-4, gt=0, description="Learning rate of the first step.")
-    backbone_lr_factor: float = Field(default=0.1, ge=0, description="The backbones' learning rate, as a share of lr.")
-    weight_decay: float = Field(default=0.05, ge=0, description="Of AdamW; not on norm layers and embeddings.")
-    poly_power: float = Field(
-        default=0.9, ge=0, description="The learning rate is lr * (1 - step / steps) ** poly_power, without warm-up."
+    steps: int = Field(default=90_000, ge=1, description="training steps")
+    clips_per_batch: int = Field(default=8, ge=1, description="clips per step, of all processes together")
+    lr: float = Field(default=1e-4, gt=0, description="learning rate of the first step")
+    backbone_lr_factor: float = Field(default=0.1, ge=0, description="the backbones' learning rate, as a share of lr")
+    weight_decay: float = Field(
+        default=0.05, ge=0, description="weight decay of AdamW; norm layers and embeddings have none"
     )
-    clip_norm: float = Field(default=0.01, gt=0, description="Maximum L2 norm of the gradient of the whole model.")
-    precision: Literal["fp32", "fp16", "bf16"] = Field(default="fp32", description="Of autocast.")
+    poly_power: float = Field(
+        default=0.9, ge=0, description="the learning rate is lr * (1 - step / steps) ** poly_power, without warm-up"
+    )
+    clip_norm: float = Field(default=0.01, gt=0, description="maximum L2 norm of the gradient of the whole model")
+    precision: Literal["fp32", "fp16", "bf16"] = Field(
+        default="fp32", description="of the forward pass: fp32, or autocast to fp16 or bf16"
+    )
     micro_batch_clips: int | None = Field(
-        default=None, ge=1, description="Clips per backward pass of a process: same loss, less memory. null: all."
+        default=None, ge=1, description="clips per backward pass of a process: same loss, less memory; null: all"
     )
     checkpointing: bool = Field(
-        default=False, description="Compute activations again in the backward pass: less memory, more time."
+        default=False, description="compute activations again in the backward pass: less memory, more time"
     )
     loader_threads: int = Field(
-        default=2, ge=1, description="Threads of each process that read and augment batches ahead of time."
+        default=2, ge=1, description="threads of each process that read and augment batches ahead of time"
     )
-    backbone_weights: str | None = Field(default=None, description="File of ImageNet weights for both encoders.")
+    backbone_weights: str | None = Field(default=None, description="file of ImageNet weights for both encoders")
     start_from: str | None = Field(
-        default=None, description="File with weights of a whole network to start from, for example S4's for MS3."
+        default=None, description="file with weights of a whole network to start from, for example S4's for MS3"
     )
     subset: Literal["s4", "ms3", "avss"] | None = Field(
-        default=None, description="The only subset that may be trained on; presets name theirs. null: any."
+        default=None, description="the only subset that may be trained on; presets name theirs; null: any"
     )
-    evaluate_every: int = Field(default=5_000, ge=1, description="Steps between evaluations on val.")
-    checkpoint_every: int = Field(default=1_000, ge=1, description="Steps between checkpoints.")
+    evaluate_every: int = Field(default=5_000, ge=1, description="steps between evaluations on val")
+    checkpoint_every: int = Field(default=1_000, ge=1, description="steps between checkpoints")
     ema_decay: float | None = Field(
         default=None,
         gt=0,
         lt=1,
-        description="Decay of a moving average of the weights, which is evaluated and kept in their place. null: none.",
+        description="decay of a moving average of the weights, which is evaluated and kept in their place; null: none",
     )
-    seed: int = Field(default=0, ge=0, description="Seed of initial weights, batches, augmentation and sampled points.")
-    device: str = Field(default="auto", description="cpu, cuda, cuda:1, ...; auto: cuda if there is one.")
+    seed: int = Field(default=0, ge=0, description="seed of initial weights, batches, augmentation and sampled points")
+    device: str = Field(default="auto", description="cpu, cuda, cuda:1, ...; auto: cuda if there is one")

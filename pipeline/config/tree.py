@@ -1,5 +1,6 @@
 """The one config tree: sections stand beside the code they configure, presets hold only differences."""
 
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,11 @@ PRESETS = Path(__file__).parent / "presets"
 class Config(Section):
     """Everything a run depends on, apart from the clips and caches that it reads."""
 
-    model: ModelConfig = Field(default=ModelConfig(), description="The network.")
-    loss: CriterionConfig = Field(default=CriterionConfig(), description="The losses.")
-    augment: AugmentConfig = Field(default=AugmentConfig(), description="Augmentation of training clips.")
-    train: TrainConfig = Field(default=TrainConfig(), description="Optimisation, evaluation and checkpoints.")
-    precompute: PrecomputeConfig = Field(default=PrecomputeConfig(), description="Stage one.")
+    model: ModelConfig = Field(default=ModelConfig(), description="the network")
+    loss: CriterionConfig = Field(default=CriterionConfig(), description="the losses")
+    augment: AugmentConfig = Field(default=AugmentConfig(), description="augmentation of training clips")
+    train: TrainConfig = Field(default=TrainConfig(), description="optimisation, evaluation and checkpoints")
+    precompute: PrecomputeConfig = Field(default=PrecomputeConfig(), description="stage one")
 
 
 def section_classes() -> dict[str, type[Section]]:
@@ -64,6 +65,19 @@ def parse_config(tree: dict[str, Any]) -> Config:
 def show_config(config: Config) -> str:
     """The whole tree as YAML, as it is saved with a run."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def explain_config(config: Section, indent: str = "") -> str:
+    """The same tree for people: the description of every setting is a comment above it."""
+    lines = []
+    for key, value in config.model_dump(mode="json").items():
+        section, description = getattr(config, key), type(config).model_fields[key].description
+        lines.append(f"{indent}# {description}\n" if description else "")
+        if isinstance(section, Section):
+            lines += [f"{indent}{key}:\n", explain_config(section, indent + "  ")]
+        else:
+            lines.append(textwrap.indent(yaml.safe_dump({key: value}, sort_keys=False), indent))
+    return "".join(lines)
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:

@@ -1,0 +1,65 @@
+"""Settings say what they do: in their fields, in what --show-config prints, and on the page of all settings."""
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+import combo_avs
+from combo_avs.base import Section
+from combo_avs.model.audio import ENCODERS
+from combo_avs.model.foundation import GENERATORS
+from combo_avs.pipeline.config.tree import Config, explain_config, load_config, parse_config, presets
+
+DOCS = Path(combo_avs.__file__).parent / "docs"
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("settings_page", DOCS / "assets" / "settings.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def undescribed(section: type[Section], prefix: str) -> Iterator[str]:
+    for key, field in section.model_fields.items():
+        if not field.description:
+            yield f"{prefix}.{key}"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from undescribed(field.annotation, f"{prefix}.{key}")
+
+
+def test_every_setting_has_a_description() -> None:
+    entries = {**GENERATORS, **ENCODERS}
+    sections = {"config": Config, **{name: entry.config for name, entry in entries.items()}}
+    assert [key for name, section in sections.items() for key in undescribed(section, name)] == []
+
+
+def test_the_page_is_up_to_date(script: ModuleType) -> None:
+    """If not: python docs/assets/settings.py."""
+    assert (DOCS / "settings.md").read_text() == script.page()
+
+
+def test_the_page_has_every_section_and_every_model(script: ModuleType) -> None:
+    page = script.page()
+    for heading in ("model", "loss", "augment", "train", "precompute", "precompute.slurm"):
+        assert f"## {heading}\n" in page
+    for name in (*GENERATORS, *ENCODERS):
+        assert any(name in line for line in page.splitlines() if line.startswith("## precompute.")), name
+    assert "| `lr` | number > 0 | `0.0001` | learning rate of the first step |" in page
+    assert "| `micro_batch_clips` | integer ≥ 1 or null | `null` |" in page
+
+
+@pytest.mark.parametrize("preset", presets())
+def test_an_explained_config_is_the_config(preset: str) -> None:
+    config = load_config(preset, ["precompute.slurm.jobs=3", "precompute.generator.scales=[50, 200]"])
+    text = explain_config(config)
+    assert parse_config(yaml.safe_load(text)) == config
+    assert "  # learning rate of the first step\n  lr: " in text
+    assert "    # GPUs per job, as --gpus-per-node\n    gpus: 1\n" in text
