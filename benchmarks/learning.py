@@ -52,7 +52,7 @@ def study(flavour: str, out: Path, train_missing: bool) -> Table:
     if train_missing:
         import_clips(SyntheticSource(flavour, CLIPS, seed=0, size=SIZE), root, SHARD_FRAMES)
         for proposals, audio in ((PROPOSALS, AUDIO), ("none", None)):
-            run_plans(plan_caches(root, PrecomputeConfig(), proposals, audio, split=None), workers=0, scheduler=None)
+            run_plans(plan_caches(root, PrecomputeConfig(), proposals, audio), workers=0, scheduler=None)
         write_truth_proposals(root)
     variants = plan_variants(list(grouped_overs()), PROPOSALS, AUDIO, one_by_one=True)
     comparison = Comparison(root, "tiny", variants, SEEDS, OVERRIDES, device="cpu", sounds=SOUNDS)

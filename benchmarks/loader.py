@@ -49,7 +49,7 @@ def prepare(folder: Path, flavour: str, clips: int) -> tuple[ClipDataset, list[P
     root, tree = folder / flavour / "root", folder / flavour / "files"
     if not (root / "clips.zarr").exists():
         import_clips(SyntheticSource(flavour, clips, seed=0, size=224), root)
-    run_plans(plan_caches(root, PrecomputeConfig(), *CACHES, None), workers=0, scheduler=None)
+    run_plans(plan_caches(root, PrecomputeConfig(), *CACHES), workers=0, scheduler=None)
     dataset = open_dataset(root)
     homes = [tree / dataset.clip(i).id for i in range(len(dataset))]
     for index, home in enumerate(homes):

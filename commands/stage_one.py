@@ -56,23 +56,19 @@ def precompute(
     """
     from ..pipeline.config.tree import load_config
     from ..pipeline.precompute.driver import plan_caches, run_plans
-    from ..pipeline.precompute.selection import parse_clip_ids, parse_share
+    from ..pipeline.precompute.selection import Selection, parse_clip_ids, parse_share
 
     if sum([workers is not None, scheduler is not None, slurm]) > 1:
         raise typer.BadParameter("--workers, --scheduler and --slurm exclude each other")
     config = load_config(None, settings or []).precompute
-    plans = plan_caches(
-        root,
-        config,
-        proposals,
-        audio,
+    selection = Selection(
         split,
         clip_ids=None if clips is None else parse_clip_ids(clips),
         limit=limit,
         share=None if shard is None else parse_share(shard),
-        untrained=untrained,
         retry_quarantined=retry_quarantined,
     )
+    plans = plan_caches(root, config, proposals, audio, selection, untrained=untrained)
     for plan in plans:
         typer.echo(plan)
     if dry_run:

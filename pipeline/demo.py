@@ -36,7 +36,7 @@ def demo(out: Path, clips: int, steps: int, seed: int = 0) -> str:
     """
     root, run = out / "cache", out / "run"
     import_clips(SyntheticSource("ms3", clips, seed, SIZE), root, SHARD_FRAMES)
-    run_plans(plan_caches(root, PrecomputeConfig(), PROPOSALS, AUDIO, split=None), workers=None, scheduler=None)
+    run_plans(plan_caches(root, PrecomputeConfig(), PROPOSALS, AUDIO), workers=None, scheduler=None)
 
     config = load_config("tiny", [f"train.steps={steps}", f"train.seed={seed}"])
     train(DataNames(root, PROPOSALS, AUDIO), config, run, resume=True)

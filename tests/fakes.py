@@ -57,6 +57,9 @@ class NoiseSource:
         )
 
 
+EXACT = {"precision": "fp32"}  # of the fake
+
+
 class FakeConfig(Section):
     """A generator of known cost and known faults. Frames are named by the sum of their pixels, see `frame_name`."""
 
@@ -124,7 +127,7 @@ def frame_name(frame: np.ndarray) -> int:
 
 def dask_setup(worker: object) -> None:
     """Dask calls this in workers that preload this file: it makes the fake known there."""
-    GENERATORS["fake"] = Entry(FakeConfig, FakeGenerator)
+    GENERATORS["fake"] = Entry(FakeConfig, FakeGenerator, EXACT)
 
 
 PRELOAD = {"distributed.worker.preload": [__file__]}  # Dask config for workers that know the fake

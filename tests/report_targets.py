@@ -44,7 +44,7 @@ class HostileSource(NoiseSource):
 def make_root(root: Path, clips: int, labelled: bool = True, proposals: Iterable[str] = ("none",)) -> Path:
     import_clips(HostileSource(clips, labelled), root, shard_frames=20)
     for name in proposals:
-        run_plans(plan_caches(root, PrecomputeConfig(), name, "logmel", None), workers=0, scheduler=None)
+        run_plans(plan_caches(root, PrecomputeConfig(), name, "logmel"), workers=0, scheduler=None)
     return root
 
 

@@ -12,7 +12,7 @@ from ...data.store.store import Cache, ClipStore
 from ...errors import BadInput
 from ..common.progress import bar
 from ..common.text import columns
-from ..precompute.overlap import mask_iou
+from ..precompute.masks import mask_iou
 
 MAX_CLIPS = 10  # listed
 

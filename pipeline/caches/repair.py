@@ -9,6 +9,7 @@ from ...data.store.verify import repair
 from ...errors import BadInput
 from ..config.precompute import PrecomputeConfig
 from ..precompute.driver import plan_caches, run_plans
+from ..precompute.selection import Selection
 
 
 def repair_root(root: str | Location) -> list[str]:
@@ -51,7 +52,7 @@ def _recompute(cache: Cache, clips: ClipStore, shards: list[int]) -> None:
     config = PrecomputeConfig.model_validate(settings)
     ids = tuple(clip.id for shard in shards for _, clip in clips.clips_in(shard)[:1])
     wanted = {"proposals": name, "audio": None} if cache.kind == "proposals" else {"proposals": None, "audio": name}
-    plans = plan_caches(str(cache.path.parent.parent), config, **wanted, clip_ids=ids)
+    plans = plan_caches(str(cache.path.parent.parent), config, **wanted, selection=Selection(clip_ids=ids))
     if str(plans[0].path) != absolute(cache.path):
         differing = provenance.differing(plans[0].attributes.provenance)
         raise BadInput(f"what would run here differs in its {', '.join(differing)}")

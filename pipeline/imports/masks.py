@@ -20,7 +20,7 @@ from ...files import file_sha256
 from ...model.foundation.interface import Proposals
 from ...model.foundation.mask_candidates import mask_boxes
 from ..common.progress import bar
-from ..precompute.worker import proposal_rows
+from ..precompute.masks import proposal_rows
 from .fill import READ_THREADS, ClipRows, fill_store
 
 VERSION = "1"  # raised when a change here or in the reader changes what is stored

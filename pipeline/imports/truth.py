@@ -16,7 +16,7 @@ from ...data.store.root import create_proposals
 from ...data.store.store import Cache, ClipStore
 from ...errors import BadInput
 from ...model.foundation.interface import Proposals
-from ..precompute.worker import proposal_rows
+from ..precompute.masks import proposal_rows
 from .fill import ClipRows, fill_store
 from .masks import proposals_of
 

@@ -1,43 +1,50 @@
 """Where Dask workers come from: this machine, a scheduler that is running already, or SLURM."""
 
 import logging
+import os
+import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
 from typing import TYPE_CHECKING, Any
 
 from ...errors import BadInput
+from ...files import lock
 from ..config.precompute import SlurmConfig
-from .scratch import scratch_folder
 
 if TYPE_CHECKING:
-    from dask_jobqueue import SLURMCluster
+    from dask_jobqueue.slurm import SLURMCluster
     from distributed import Client
 
 SECONDS_TO_CONNECT = 5
-NO_DASHBOARD = "127.0.0.1:0"  # Dask always opens a web server: on a port that nobody else wants, for this machine alone
+SCRATCH = "combo-dask-"  # prefix of the folders for Dask's own files
+SECONDS_TO_LOCK = 60.0  # a scratch folder this young may be that of a run which is about to lock it
+NO_DASHBOARD = "127.0.0.1:0"  # Dask always opens a web server: on a free port, for this machine alone
 SCHEDULER = {
     # Dask gives a task up when more workers than this have died of it: a shard gets three.
     "distributed.scheduler.allowed-failures": 2,
-    # Only the shard in hand goes to a worker, none in store: what waits behind a deadly shard is not blamed with it.
+    # A worker gets one shard at a time, so that no other is blamed for a shard that kills it.
     "distributed.scheduler.worker-saturation": 1.0,
-    # Dask samples the stack of every worker all the time and keeps an hour of it: memory that grows, for nobody.
+    # Dask samples the stack of every worker and keeps an hour of it, which nobody reads.
     "distributed.worker.profile.enabled": False,
 }
 
-# How long a worker that ended may take to be back before it is written off: by default 15 s, less than it takes to load
-# PyTorch from a slow disk. Ours are started again by the same machine, however long it takes; a SLURM job may be gone.
+# How long a worker that died may take to restart before it is given up: by default 15 s, less than it takes to load
+# PyTorch from a slow disk. Ours are restarted on the same machine, however long it takes; a SLURM job may be gone.
 LOST_AFTER = "distributed.deploy.lost-worker-timeout"
 
 
 @contextmanager
 def local_workers(count: int) -> Iterator["Client"]:
-    """Worker processes of one thread each, that end with this process; their scratch folder goes as well."""
-    import dask
+    """Worker processes of one thread each, which end with this process, as does their scratch folder."""
+    from dask import config as dask_config
     from distributed import Client, LocalCluster
 
     with (
         scratch_folder() as scratch,
-        dask.config.set(SCHEDULER | {LOST_AFTER: "1 day", "temporary-directory": scratch}),
+        dask_config.set(SCHEDULER | {LOST_AFTER: "1 day", "temporary-directory": scratch}),
         LocalCluster(
             n_workers=count,
             threads_per_worker=1,
@@ -58,7 +65,7 @@ def running_scheduler(address: str) -> Iterator["Client"]:
 
     try:
         client = Client(address, timeout=SECONDS_TO_CONNECT)
-    except Exception as error:  # whatever a server that is none, or one of another version of Dask, makes of a greeting
+    except Exception as error:  # a server that is no scheduler, or of another version of Dask, can fail in any way
         raise BadInput(
             f"--scheduler {address}: no Dask scheduler answers there ({type(error).__name__}: {error}); start one with "
             "'dask scheduler', and name it as tcp://host:8786"
@@ -70,12 +77,13 @@ def running_scheduler(address: str) -> Iterator["Client"]:
 @contextmanager
 def slurm_workers(config: SlurmConfig, most: int) -> Iterator["Client"]:
     """Jobs on a SLURM cluster, at most `most` workers; they are cancelled at the end."""
-    import dask
+    from dask import config as dask_config
     from distributed import Client
 
+    cluster: Any  # what its class declares to enter is a coroutine
     with (
         scratch_folder() as scratch,
-        dask.config.set(SCHEDULER | {LOST_AFTER: "1 minute", "temporary-directory": scratch}),
+        dask_config.set(SCHEDULER | {LOST_AFTER: "1 minute", "temporary-directory": scratch}),
         slurm_cluster(config) as cluster,
         Client(cluster) as client,
     ):
@@ -90,7 +98,7 @@ def slurm_cluster(config: SlurmConfig) -> "SLURMCluster":
     Raises `BadInput` when dask-jobqueue is missing, or when the network interface is.
     """
     try:
-        from dask_jobqueue import SLURMCluster
+        from dask_jobqueue.slurm import SLURMCluster
     except ImportError as error:
         raise BadInput("--slurm needs dask-jobqueue; install it with pip install 'combo-avs[slurm]'") from error
     try:
@@ -104,7 +112,7 @@ def workers_per_job(config: SlurmConfig) -> int:
 
 
 def _slurm_options(config: SlurmConfig) -> dict[str, Any]:
-    """As dask-jobqueue calls it; for what is None it looks into a jobqueue.yaml of the machine."""
+    """Options of dask-jobqueue, which reads those that are None from a jobqueue.yaml of the machine."""
     gpus = [f"--gpus-per-node={config.gpus}"] if config.gpus else []
     workers = workers_per_job(config)
     return {
@@ -122,3 +130,30 @@ def _slurm_options(config: SlurmConfig) -> dict[str, Any]:
         "worker_extra_args": ["--memory-limit", "0"],  # SLURM itself watches the memory
         "log_directory": config.log_folder,
     }
+
+
+@contextmanager
+def scratch_folder() -> Iterator[str]:
+    """A folder for Dask's own files, locked while this run lives and removed at its end.
+
+    Those of runs that were killed are removed now.
+    """
+    for folder in Path(gettempdir()).glob(f"{SCRATCH}*"):
+        with suppress(OSError):  # it is already gone, or in use
+            status = folder.lstat()
+            if status.st_uid == os.getuid() and time.time() - status.st_mtime > SECONDS_TO_LOCK:
+                with _locked(folder):
+                    shutil.rmtree(folder, ignore_errors=True)
+    with TemporaryDirectory(prefix=SCRATCH, ignore_cleanup_errors=True) as name, _locked(Path(name)):
+        yield name
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """The lock ends with the process. Raises `BlockingIOError` when another process has it."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        lock(handle, folder, wait=False)
+        yield
+    finally:
+        os.close(handle)

@@ -1,4 +1,4 @@
-"""Tasks out, outcomes in: through Dask, or one after another in this process."""
+"""Run tasks through Dask, or one after another in this process."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ...data.store.store import ClipStore
 from ...errors import BadInput, ComboError
 from ..common.devices import worker_device
-from .worker import PACKAGE, Job, OtherVersion, run_shard, try_clip
+from .worker import PACKAGE, CacheJob, OtherVersion, run_shard, try_clip
 
 if TYPE_CHECKING:
     from distributed import Client, KilledWorker
@@ -32,13 +32,13 @@ DEADLY = "kills the workers that run it; their output says why (out of memory, a
 class Task(NamedTuple):
     """One shard of one cache."""
 
-    job: Job
+    job: CacheJob
     shard: int
     again: bool  # even if it is done
 
 
 class Outcome(NamedTuple):
-    """How a task ended: with the summary of `run_shard`, or with an error."""
+    """The result of a task: the summary of `run_shard`, or an error."""
 
     task: Task
     summary: dict[str, Any] | None
@@ -57,20 +57,20 @@ def run_here(tasks: Sequence[Task]) -> Iterator[Outcome]:
 
 
 def run_on_workers(client: "Client", tasks: Sequence[Task]) -> Iterator[Outcome]:
-    """On the workers of a cluster, which may join and leave. Outcomes come as they end.
+    """On the workers of a cluster, which may join and leave; in the order in which tasks end.
 
-    A shard that kills workers comes last, without the clips that do so: they are quarantined.
+    Shards that kill workers come last, without the clips that do so: these are quarantined.
     Raises `BadInput` when workers have another version of this package, `ComboError` when the scheduler is lost.
     """
     from distributed import KilledWorker, as_completed
 
-    crew = _Crew(client)
+    crew = _Workers(client)
     run = uuid4().hex[:8]  # keys of an earlier run may still be known to a scheduler that outlived it
     numbers = count()
     waiting = iter(tasks)
-    running: dict[str, Task] = {}
+    running: dict[Any, Task] = {}  # by Dask's key
     killed: list[tuple[Task, KilledWorker]] = []
-    # Results are fetched at once: those of a worker that dies would have to be made again.
+    # Results are fetched at once: those of a worker that dies would have to be computed again.
     ended = as_completed(with_results=True, raise_errors=False)
 
     def submit(task: Task) -> None:
@@ -88,11 +88,11 @@ def run_on_workers(client: "Client", tasks: Sequence[Task]) -> Iterator[Outcome]
             raise ComboError(SCHEDULER_LOST)
         error = result[1] if future.status == "error" else None
         task = running.pop(future.key)
-        other_version = isinstance(error, OtherVersion)  # a worker that joined an instant ago
-        crew.check(now=other_version)
-        if other_version:
+        if isinstance(error, OtherVersion):  # of a worker that has just joined
+            crew.dismiss_other_versions()
             submit(task)
             continue
+        crew.check()
         for following in islice(waiting, 1):
             submit(following)
         if isinstance(error, KilledWorker):
@@ -108,9 +108,9 @@ def run_on_workers(client: "Client", tasks: Sequence[Task]) -> Iterator[Outcome]
 
 
 def _without_deadly_clips(client: "Client", task: Task, error: "KilledWorker") -> Outcome:
-    """Do a shard that killed workers, all but the clips that kill workers also when they run alone.
+    """Do a shard that killed workers, without the clips that also kill workers when they run alone.
 
-    Where no clip does, what killed the workers may have passed; where all do, it is not the clips.
+    If no clip does, the cause may have passed; if every clip does, the cause is not the clips.
     """
     from distributed import KilledWorker
 
@@ -125,12 +125,12 @@ def _without_deadly_clips(client: "Client", task: Task, error: "KilledWorker") -
     if len(deadly) == len(clips) > 1:
         return Outcome(task, None, error)
     rest = client.submit(_on_worker, run_shard, task.job, task.shard, again=task.again, skipped=deadly, pure=False)
-    failed = rest.exception()
+    failed: Any = rest.exception()
     return Outcome(task, rest.result() if failed is None else None, failed)
 
 
-class _Crew:
-    """The workers of a cluster, all of this version: at the start another one ends the run, later it is sent away."""
+class _Workers:
+    """The workers of a cluster, all of this version: others end the run at its start, and are dismissed later."""
 
     def __init__(self, client: "Client") -> None:
         self._client = client
@@ -138,30 +138,37 @@ class _Crew:
         self._checked = time.monotonic()
         if others := self._newcomers_of_other_versions():
             advice = f"install {PACKAGE} {version(PACKAGE)} there, and restart them"
-            raise BadInput.listing("workers have another version of the package than this run:", others, advice)
+            raise BadInput.listing("workers have another version of the package than this run:", _shown(others), advice)
         if not self._known:
             tqdm.write("no workers yet; the run begins when the first one joins", file=sys.stderr)
 
-    def check(self, now: bool) -> None:
-        if now or time.monotonic() - self._checked > SECONDS_BETWEEN_CHECKS:
-            self._checked = time.monotonic()
-            if others := self._newcomers_of_other_versions(send_away=True):
-                tqdm.write(f"sent away, for another version of the package: {'; '.join(others)}", file=sys.stderr)
+    def check(self) -> None:
+        """Look for new workers, once in a while."""
+        if time.monotonic() - self._checked > SECONDS_BETWEEN_CHECKS:
+            self.dismiss_other_versions()
 
-    def _newcomers_of_other_versions(self, send_away: bool = False) -> list[str]:
+    def dismiss_other_versions(self) -> None:
+        self._checked = time.monotonic()
+        if others := self._newcomers_of_other_versions():
+            self._client.retire_workers(list(others))
+            tqdm.write(f"sent away, for another version of the package: {'; '.join(_shown(others))}", file=sys.stderr)
+
+    def _newcomers_of_other_versions(self) -> dict[str, Any]:
+        """Address and version, or the error where the package is missing."""
         there = set(self._client.scheduler_info(n_workers=-1)["workers"])
         new, self._known = there - self._known, there
         if not new:
-            return []
+            return {}
         # A function of the standard library, so that it also runs where this package is missing.
-        found = self._client.run(version, PACKAGE, workers=sorted(new), on_error="return")
-        others = {address: v for address, v in found.items() if v != version(PACKAGE)}
-        if others and send_away:
-            self._client.retire_workers(list(others))
-        return [f"{address}: {v if isinstance(v, str) else repr(v)}" for address, v in others.items()]
+        found: Any = self._client.run(version, PACKAGE, workers=sorted(new), on_error="return")
+        return {address: there for address, there in found.items() if there != version(PACKAGE)}
 
 
-def _on_worker(function: Callable[..., Any], job: Job, shard: int, **options: Any) -> Any:
+def _shown(versions: dict[str, Any]) -> list[str]:
+    return [f"{address}: {v if isinstance(v, str) else repr(v)}" for address, v in versions.items()]
+
+
+def _on_worker(function: Callable[..., Any], job: CacheJob, shard: int, **options: Any) -> Any:
     from distributed import get_worker
 
     try:

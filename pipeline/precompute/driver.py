@@ -1,4 +1,4 @@
-"""Stage one from the outside: plan the shards that are missing, and have workers do them."""
+"""Stage one: plan the shards that are missing, and have workers do them."""
 
 import errno
 import json
@@ -29,15 +29,14 @@ from ...data.store.store import AT_IMPORT, ClipStore
 from ...errors import BadInput, ComboError
 from ...model.audio import encoder
 from ...model.audio.interface import AudioEncoder
-from ...model.foundation import generator
+from ...model.foundation import exact_parameters, generator
 from ..common.devices import device_count, pick_device
 from ..common.progress import bar
 from ..config.precompute import PrecomputeConfig, SlurmConfig
 from .cluster import local_workers, running_scheduler, slurm_workers
 from .dispatch import Outcome, Task, run_here, run_on_workers
-from .exactness import approximations
-from .selection import Share, wanted_shards
-from .worker import PACKAGE, Job, provenance_of
+from .selection import ALL, Selection, Share, wanted_shards
+from .worker import PACKAGE, CacheJob, provenance_of
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -50,10 +49,10 @@ class Plan:
     """The work of one cache: its job, and the shards that have no valid receipt. Making a plan writes nothing."""
 
     clips: ClipStore
-    job: Job
+    job: CacheJob
     attributes: ProposalAttributes | AudioAttributes
     todo: tuple[int, ...]
-    again: tuple[int, ...]  # those of them that are done, but have clips to be tried once more
+    again: tuple[int, ...]  # those of them that are done, but have clips to be retried
     wanted: int  # shards asked for, done ones included
     share: Share | None
 
@@ -71,45 +70,41 @@ def plan_caches(
     config: PrecomputeConfig,
     proposals: str | None,
     audio: str | None,
-    split: str | None = None,
+    selection: Selection = ALL,
     *,
-    clip_ids: tuple[str, ...] | None = None,
-    limit: int | None = None,
-    share: Share | None = None,
     untrained: bool = False,
-    retry_quarantined: bool = False,
 ) -> list[Plan]:
     """Build the named generator and encoder once to check them, and list what is missing in their caches.
 
-    split, clip_ids, limit, share: only the shards of these clips, see `selection.wanted_shards`.
-    untrained: the generator's networks get no weights; its cache is called so.
-    retry_quarantined: shards with clips on which the model failed count as missing.
+    untrained: the generator's networks get random weights; the cache's name says so.
     Raises `BadInput` for an unfinished clip store, unknown names and clips, and bad parameters or weights.
     """
     if proposals is None and audio is None:
         raise BadInput("nothing to do: name --proposals, --audio or both")
     clips = ClipStore(root)
-    shards = wanted_shards(clips, split, clip_ids, limit, share)
+    shards = wanted_shards(clips, selection)
     plans = []
     if proposals is not None:
         parameters = {**config.generator, **({"untrained": True} if untrained else {})}
         job = _job(clips, "proposals", proposals, parameters, config)
-        provenance = provenance_of(generator(proposals, parameters), job.folding)
-        attributes = proposal_attributes(clips, provenance)
-        plans.append(_plan(clips, job, attributes, shards, share, retry_quarantined))
+        model = generator(proposals, parameters)
+        plan = _plan(clips, job, proposal_attributes(clips, provenance_of(model, job.folding)), shards, selection)
+        if plan.todo and exact_parameters(proposals, model.parameters) and not (plan.path / AGREEMENT).exists():
+            plan = replace(plan, job=replace(plan.job, compare_on=plan.todo[0]))
+        plans.append(plan)
     if audio is not None:
         job = _job(clips, "audio", audio, config.encoder, config)
         model = encoder(audio, config.encoder)
-        attributes = audio_attributes(clips, provenance_of(model, None), model.dim, _probes(model))
-        plans.append(_plan(clips, job, attributes, shards, share, retry_quarantined))
+        attributes = audio_attributes(clips, provenance_of(model, None), model.dim, _control_features(model))
+        plans.append(_plan(clips, job, attributes, shards, selection))
     return plans
 
 
-def _job(clips: ClipStore, kind: str, name: str, parameters: dict[str, Any], config: PrecomputeConfig) -> Job:
+def _job(clips: ClipStore, kind: str, name: str, parameters: dict[str, Any], config: PrecomputeConfig) -> CacheJob:
     """Paths are made absolute: workers need not run in this folder."""
     if isinstance(weights := parameters.get("weights"), str):
         parameters = {**parameters, "weights": str(Path(weights).absolute())}
-    return Job(
+    return CacheJob(
         root=absolute(clips.path.parent),
         kind=kind,
         cache="",  # its name follows from the provenance, see `_plan`
@@ -125,27 +120,25 @@ def _job(clips: ClipStore, kind: str, name: str, parameters: dict[str, Any], con
 
 def _plan(
     clips: ClipStore,
-    job: Job,
+    job: CacheJob,
     attributes: ProposalAttributes | AudioAttributes,
     shards: list[int],
-    share: Share | None,
-    retry: bool,
+    selection: Selection,
 ) -> Plan:
     path = cache_path(clips, attributes)
-    job = replace(job, cache=absolute(path))
     done = done_before(path)
-    failed = {s for s, r in done.items() if any(why != AT_IMPORT for why in r.quarantined.values())} if retry else set()
-    todo = tuple(s for s in shards if s not in done or s in failed)
-    if todo and job.kind == "proposals" and approximations(attributes.provenance.parameters):
-        known = (path / AGREEMENT).exists()
-        job = replace(job, compare_on=None if known else todo[0])
-    return Plan(clips, job, attributes, todo, tuple(s for s in todo if s in failed), len(shards), share)
+    again = set()
+    if selection.retry_quarantined:
+        again = {s for s in shards if s in done and any(why != AT_IMPORT for why in done[s].quarantined.values())}
+    todo = tuple(s for s in shards if s not in done or s in again)
+    job = replace(job, cache=absolute(path))
+    return Plan(clips, job, attributes, todo, tuple(sorted(again)), len(shards), selection.share)
 
 
 def run_plans(
     plans: Sequence[Plan], workers: int | None = None, scheduler: str | None = None, slurm: SlurmConfig | None = None
 ) -> dict[str, str]:
-    """Do all shards of all plans. Gives the quarantined clips with their reasons.
+    """Do all shards of all plans. Returns the quarantined clips with their reasons.
 
     workers: local worker processes, one thread each; None: one per GPU, or one per core without any;
     0 runs in this process without Dask.
@@ -180,9 +173,9 @@ def run_plans(
 def _outcomes(
     tasks: list[Task], client: "Client | None", workers: int | None, slurm: SlurmConfig | None, held: ExitStack
 ) -> Iterator[Outcome]:
-    """Each task as it ends: on the cluster of `client`, or else on workers that are started here, or without any.
+    """Run tasks on the cluster of `client`, or else on workers that are started here, or without any.
 
-    What the workers need is closed with `held`, also when the run is interrupted.
+    Workers end with `held`, also when the run is interrupted.
     """
     if not tasks:
         return iter(())
@@ -198,7 +191,7 @@ def _outcomes(
 
 
 def _require_room(outcome: Outcome) -> None:
-    """End the run when there is no room for results: all other shards would be computed in vain."""
+    """End the run when there is no room for results, since no other shard could be kept."""
     error = outcome.error
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         raise ComboError(
@@ -227,7 +220,7 @@ def _explain(error: BaseException | None) -> str:
     return str(error) or repr(error)
 
 
-def _probes(model: AudioEncoder, seconds: int = 10) -> dict[str, list[list[float]]]:
+def _control_features(model: AudioEncoder, seconds: int = 10) -> dict[str, list[list[float]]]:
     """Features of silence and of white noise, so that evaluation without the right sound needs no encoder."""
     noise = np.random.default_rng(0).normal(0, 0.1, seconds * 16_000 + 400)
     rows = {}

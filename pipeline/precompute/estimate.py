@@ -1,14 +1,14 @@
-"""What a plan would cost, from a few timed frames."""
+"""The cost of a plan, estimated from a few timed frames."""
 
 import time
 from dataclasses import dataclass
 
 from ...data.store.schema import array_specs, encode_shard
 from ...errors import ComboError
-from ..common.devices import device_name, pick_device
+from ..common.devices import device_name
 from .driver import Plan
 from .shard_loop import Record, run_clips
-from .worker import load_model, stage_of
+from .worker import open_job
 
 TIMED_CLIPS = 3  # spread over the work; another one before them warms up
 
@@ -54,12 +54,11 @@ def estimate(plan: Plan) -> Estimate:
     timed = [pair for shard in some for pair in clips.usable_in(shard)[:1]]
     if not timed:
         return Estimate(plan, frames)
-    device = pick_device(plan.job.device)
-    model = load_model(plan.job.kind, plan.job.name, plan.job.parameters, str(device))
-    stage, record = stage_of(plan.job, model, clips), Record(device, plan.job.batch_frames)
-    run_clips(stage, timed[:1], record)
+    work = open_job(plan.job)
+    record = Record(work.device, plan.job.batch_frames)
+    run_clips(work.steps, timed[:1], record)
     started = time.perf_counter()
-    outcomes = run_clips(stage, timed, record)
+    outcomes = run_clips(work.steps, timed, record)
     seconds = time.perf_counter() - started
     made = [rows for rows in outcomes.values() if not isinstance(rows, str)]
     if not made:
@@ -73,7 +72,7 @@ def estimate(plan: Plan) -> Estimate:
         timed_frames=sum(clip.num_frames for _, clip in timed),
         seconds_per_frame=seconds / sum(clip.num_frames for _, clip in timed),
         bytes_per_frame=sum(len(e) for e in encoded if e is not None) / of_made,
-        device=device_name(device),
+        device=device_name(work.device),
     )
 
 

@@ -1,6 +1,7 @@
-"""Which shards a run is asked for: by split, by clips, by number of clips, and by this run's share of the work."""
+"""Which shards a run is asked for."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,25 @@ from ...data.store.store import ClipStore
 from ...errors import BadInput
 
 Share = tuple[int, int]  # i of n, from 1
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which shards a run is asked for. A shard is done as a whole, with all its clips.
+
+    split, clip_ids: only shards that hold these clips. limit: only the first N of these clips, in the order of the
+    store. share: of these shards, those whose number is i - 1 modulo n: the shares of n runs are disjoint.
+    retry_quarantined: finished shards with clips on which the model failed are done once more.
+    """
+
+    split: str | None = None
+    clip_ids: tuple[str, ...] | None = None
+    limit: int | None = None
+    share: Share | None = None
+    retry_quarantined: bool = False
+
+
+ALL = Selection()
 
 
 def parse_share(text: str) -> Share:
@@ -31,23 +51,17 @@ def parse_clip_ids(text: str) -> tuple[str, ...]:
     return ids
 
 
-def wanted_shards(
-    clips: ClipStore, split: str | None, ids: tuple[str, ...] | None, limit: int | None, share: Share | None
-) -> list[int]:
-    """The shards that hold the clips asked for, in order. A shard is done as a whole, with all its clips.
-
-    limit: the first so many of the clips that `split` and `ids` leave, in the order of the store.
-    share: of these shards, those whose number is i - 1 modulo n: the shares of n runs are disjoint.
-    Raises `BadInput` for unknown clips and splits, and when nothing is left.
-    """
-    rows = clips.table.rows(split)
-    if ids is not None:
-        rows = rows[np.isin(rows, _rows_of(clips, ids))]
+def wanted_shards(clips: ClipStore, wanted: Selection) -> list[int]:
+    """The shards selected, in order. Raises `BadInput` for unknown clips and splits, and when nothing is left."""
+    rows = clips.table.rows(wanted.split)
+    if wanted.clip_ids is not None:
+        rows = rows[np.isin(rows, _rows_of(clips, wanted.clip_ids))]
         if not len(rows):
-            raise BadInput(f"none of the clips of --clips is in split {split!r}")
-    shards = np.unique(clips.table.first_frame[rows[:limit]] // clips.shard_frames)
-    if share is not None:
-        shards = shards[shards % share[1] == share[0] - 1]
+            raise BadInput(f"none of the clips of --clips is in split {wanted.split!r}")
+    shards = np.unique(clips.table.first_frame[rows[: wanted.limit]] // clips.shard_frames)
+    if wanted.share is not None:
+        i, n = wanted.share
+        shards = shards[shards % n == i - 1]
     return shards.tolist()
 
 

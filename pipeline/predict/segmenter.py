@@ -24,8 +24,7 @@ from ...model.inference import label_map, semantic_scores
 from ..common.devices import pick_device
 from ..common.tensors import image_tensor, tensor_on
 from ..config.tree import load_config
-from ..precompute.maskige import fold_and_colour_frames, limit_masks
-from ..precompute.temporal import temporal_maskiges
+from ..precompute.masks import limit_masks, maskiges
 from ..precompute.worker import PACKAGE, provenance_of
 from ..runs.folder import read_run
 from ..runs.open import load_network
@@ -60,10 +59,10 @@ class Segmenter:
         batches = [slice(start, start + self.batch_frames) for start in starts]
         found = [p for batch in batches for p in self.generator(tensor_on(frames[batch], self.device))]
         masks = [limit_masks(proposals, self.folding.max_masks)[0].masks for proposals in found]
-        maskiges = temporal_maskiges(masks) if self.folding.temporal else fold_and_colour_frames(masks)
+        proposed = maskiges(masks, temporal=self.folding.temporal)
         labels = []
         for batch in batches:
-            images = (image_tensor(pixels[batch], self.device) for pixels in (frames, maskiges))
+            images = (image_tensor(pixels[batch], self.device) for pixels in (frames, proposed))
             predictions = self.model(*images, features_nD[batch])
             scores = semantic_scores(predictions.logits[-1], predictions.masks[-1], frames.shape[1:3])
             labels.append(label_map(scores).cpu())

@@ -17,6 +17,7 @@ from ..evaluate.scores import evaluate_run
 from ..imports.clips import import_clips
 from ..imports.maskiges import import_maskiges
 from ..precompute.driver import plan_caches, run_plans
+from ..precompute.selection import Selection
 from ..runs.data import RunData
 from ..runs.folder import create_converted_run
 from .inputs import PublishedCheckpoint, Request, check_inputs, notes, obstacles
@@ -67,7 +68,7 @@ def _own_vggish(root: Path, checkpoint: PublishedCheckpoint) -> Path:
 def _encode_sound(root: Path, vggish: Path, device: str) -> Cache:
     """The VGGish features of the test split."""
     config = PrecomputeConfig(device=device, encoder={"weights": str(vggish)})
-    plans = plan_caches(root, config, None, "vggish", "test")
+    plans = plan_caches(root, config, None, "vggish", Selection(split="test"))
     run_plans(plans, workers=0, scheduler=None)
     return Cache(plans[0].path)
 

@@ -21,7 +21,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Do not write here; `root` is a copy to play with."""
     root = tmp_path_factory.mktemp("prepared")
     import_clips(SyntheticSource("ms3", 12, seed=0, size=64), root, shard_frames=20)
-    run_plans(plan_caches(root, PrecomputeConfig(), "felzenszwalb", "logmel", None), workers=0, scheduler=None)
+    run_plans(plan_caches(root, PrecomputeConfig(), "felzenszwalb", "logmel"), workers=0, scheduler=None)
     return root
 
 

@@ -14,7 +14,7 @@ from combo_avs.data.store.store import Cache, ClipStore
 from combo_avs.errors import BadInput
 from combo_avs.model.foundation.interface import Proposals
 from combo_avs.pipeline.caches.diff import diff_caches
-from combo_avs.pipeline.precompute.worker import proposal_rows
+from combo_avs.pipeline.precompute.masks import proposal_rows
 
 
 def proposals(masks: np.ndarray) -> Proposals:

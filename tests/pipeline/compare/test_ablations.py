@@ -28,7 +28,7 @@ ONE_STEP = ["train.steps=1", "train.clips_per_batch=1", "loss.num_points=64"]
 def two_proposals(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The prepared root with a second proposals cache: the control experiment without any."""
     root = Path(shutil.copytree(prepared, tmp_path_factory.mktemp("ablations") / "root"))
-    run_plans(plan_caches(root, PrecomputeConfig(), "none", None, None), workers=0, scheduler=None)
+    run_plans(plan_caches(root, PrecomputeConfig(), "none", None), workers=0, scheduler=None)
     return root
 
 

@@ -40,7 +40,7 @@ def dataset_of(root: Path, proposals: str, split: str = "test") -> ClipDataset:
 def semantic_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("semantic")
     import_clips(SyntheticSource("avss", 15, seed=0, size=64), root, shard_frames=20)
-    run_plans(plan_caches(root, PrecomputeConfig(), "none", "logmel", None), workers=0, scheduler=None)
+    run_plans(plan_caches(root, PrecomputeConfig(), "none", "logmel"), workers=0, scheduler=None)
     return root
 
 

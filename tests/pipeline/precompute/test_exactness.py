@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import FakeConfig, FakeGenerator, NoiseSource, frame_name
+from fakes import EXACT, FakeConfig, FakeGenerator, NoiseSource, frame_name
 
 from combo_avs.data.store.store import ClipStore
 from combo_avs.model.builders import Entry
@@ -17,7 +17,7 @@ from combo_avs.pipeline.precompute.driver import plan_caches, run_plans
 
 @pytest.fixture(autouse=True)
 def _fake(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(GENERATORS, "fake", Entry(FakeConfig, FakeGenerator))
+    monkeypatch.setitem(GENERATORS, "fake", Entry(FakeConfig, FakeGenerator, EXACT))
 
 
 def run(root: Path, **parameters: Any) -> tuple[Path, dict[str, str]]:
@@ -47,3 +47,16 @@ def test_a_shard_without_usable_clips_has_nothing_to_compare(tmp_path: Path) -> 
     file, quarantined = run(tmp_path)
     assert sorted(quarantined) == ["clip-1", "clip-3"]
     assert not file.exists()
+
+
+@pytest.mark.parametrize(("declared", "compared"), [({}, None), ({"masks": 3}, None), ({"masks": 2}, 2)])
+def test_the_generator_declares_what_is_exact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, declared: dict[str, int], compared: int | None
+) -> None:
+    """Not the names of its parameters: "precision" is bf16 here."""
+    monkeypatch.setitem(GENERATORS, "fake", Entry(FakeConfig, FakeGenerator, declared))
+    import_clips(NoiseSource(4), tmp_path, shard_frames=20)
+    file, _ = run(tmp_path, masks=3)
+    assert file.exists() == (compared is not None)
+    if compared is not None:
+        assert json.loads(file.read_text())["exact"] == {"masks": compared, "precision": "bf16"}

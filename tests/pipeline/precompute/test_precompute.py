@@ -18,6 +18,7 @@ from combo_avs.model.foundation import generator
 from combo_avs.pipeline.config.precompute import PrecomputeConfig
 from combo_avs.pipeline.precompute import dispatch
 from combo_avs.pipeline.precompute.driver import plan_caches, run_plans
+from combo_avs.pipeline.precompute.selection import Selection
 from combo_avs.pipeline.precompute.worker import run_shard
 
 
@@ -54,7 +55,7 @@ class TestContents:
         assert cache.path == cache_path(clips, cache.attributes)
 
     def test_the_generator_none_gives_plain_maskiges(self, root: Path) -> None:
-        run_plans(plan_caches(root, PrecomputeConfig(), "none", None, None), 0, None)
+        run_plans(plan_caches(root, PrecomputeConfig(), "none", None), 0, None)
         cache = open_cache(ClipStore(root), "proposals", "none")
         assert (cache.read("maskige", 0, 20) == (120, 120, 120)).all()
         assert not cache.read("mask_count", 0, 20).any()
@@ -67,7 +68,7 @@ def test_vggish_from_a_weights_file(root: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     torch.save(VGGish().state_dict(), tmp_path / "vggish.pth")
     config = PrecomputeConfig(encoder={"weights": str(tmp_path / "vggish.pth")})
-    plans = plan_caches(root, config, None, "vggish", None)
+    plans = plan_caches(root, config, None, "vggish")
     run_plans(plans, workers=1, scheduler=None)
     clips, cache = ClipStore(root), Cache(plans[0].path)
     assert len(cache.provenance.weights_sha256) == 64
@@ -80,13 +81,13 @@ def test_vggish_from_a_weights_file(root: Path, tmp_path: Path) -> None:
 
 class TestResume:
     def test_nothing_is_left_to_do(self, prepared: Path) -> None:
-        assert [p.todo for p in plan_caches(prepared, PrecomputeConfig(), "felzenszwalb", "logmel", None)] == [(), ()]
+        assert [p.todo for p in plan_caches(prepared, PrecomputeConfig(), "felzenszwalb", "logmel")] == [(), ()]
 
     def test_only_what_is_missing_is_done_and_the_end_is_equal(self, root: Path) -> None:
         cache = open_cache(ClipStore(root), "proposals", "felzenszwalb")
         before = contents(cache.path)
         (cache.path / "maskige" / "c" / "1" / "0" / "0" / "0").unlink()
-        plans = plan_caches(root, PrecomputeConfig(), "felzenszwalb", None, None)
+        plans = plan_caches(root, PrecomputeConfig(), "felzenszwalb", None)
         assert plans[0].todo == (1,)
         run_plans(plans, 0, None)
         assert contents(cache.path) == before
@@ -98,14 +99,14 @@ class TestResume:
             return run_shard(job, shard, again=again)
 
         monkeypatch.setattr(dispatch, "run_shard", fails_on_1)
-        plans = plan_caches(root, PrecomputeConfig(), "none", None, None)
+        plans = plan_caches(root, PrecomputeConfig(), "none", None)
         with pytest.raises(ComboError, match=r"(?s)1 of 3 shards failed.*shard 1: the device is on fire"):
             run_plans(plans, 0, None)
-        assert plan_caches(root, PrecomputeConfig(), "none", None, None)[0].todo == (1,)
+        assert plan_caches(root, PrecomputeConfig(), "none", None)[0].todo == (1,)
 
     def test_split_does_only_its_shards(self, root: Path) -> None:
         clips = ClipStore(root)
-        plan = plan_caches(root, PrecomputeConfig(), "none", None, "val")[0]
+        plan = plan_caches(root, PrecomputeConfig(), "none", None, Selection(split="val"))[0]
         assert set(plan.todo) == set(clips.shards_of("val"))
         assert len(plan.todo) < clips.num_shards
 
@@ -114,24 +115,24 @@ class TestDask:
     def test_two_workers_give_the_same_bytes_as_none(self, root: Path, prepared: Path) -> None:
         name = open_cache(ClipStore(root), "proposals", "felzenszwalb").path.name
         (root / "proposals" / name).rename(root / "gone")
-        run_plans(plan_caches(root, PrecomputeConfig(), "felzenszwalb", None, None), workers=2, scheduler=None)
+        run_plans(plan_caches(root, PrecomputeConfig(), "felzenszwalb", None), workers=2, scheduler=None)
         assert contents(root / "proposals" / name) == contents(prepared / "proposals" / name)
 
     def test_a_running_scheduler(self, root: Path) -> None:
         from distributed import LocalCluster
 
         with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster:
-            plans = plan_caches(root, PrecomputeConfig(), "none", None, None)
+            plans = plan_caches(root, PrecomputeConfig(), "none", None)
             run_plans(plans, workers=1, scheduler=cluster.scheduler_address)
         assert Cache(plans[0].path).unfinished() == []
 
     def test_a_result_is_small(self, prepared: Path) -> None:
-        job = plan_caches(prepared, PrecomputeConfig(), "felzenszwalb", None, None)[0].job
+        job = plan_caches(prepared, PrecomputeConfig(), "felzenszwalb", None)[0].job
         assert len(json.dumps(run_shard(job, 0))) < 1000
 
     @pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense"])
     def test_no_scheduler_there(self, root: Path, address: str) -> None:
-        plans = plan_caches(root, PrecomputeConfig(), "none", None, None)
+        plans = plan_caches(root, PrecomputeConfig(), "none", None)
         with pytest.raises(BadInput, match="no Dask scheduler"):
             run_plans(plans, workers=1, scheduler=address)
         assert not Path(plans[0].path).exists()
@@ -153,30 +154,30 @@ class TestDask:
 class TestBadInput:
     def test_unknown_names_say_what_there_is(self, prepared: Path) -> None:
         with pytest.raises(BadInput, match="felzenszwalb"):
-            plan_caches(prepared, PrecomputeConfig(), "sam-vit-x", None, None)
+            plan_caches(prepared, PrecomputeConfig(), "sam-vit-x", None)
         with pytest.raises(BadInput, match="vggish"):
-            plan_caches(prepared, PrecomputeConfig(), None, "wav2vec", None)
+            plan_caches(prepared, PrecomputeConfig(), None, "wav2vec")
 
     def test_wrong_parameters_name_the_key(self, prepared: Path) -> None:
         with pytest.raises(BadInput, match="scalez"):
-            plan_caches(prepared, PrecomputeConfig(generator={"scalez": [1]}), "felzenszwalb", None, None)
+            plan_caches(prepared, PrecomputeConfig(generator={"scalez": [1]}), "felzenszwalb", None)
 
     def test_missing_weights(self, prepared: Path, tmp_path: Path) -> None:
         gone = {"weights": str(tmp_path / "vggish.pth")}
         with pytest.raises(BadInput, match=r"vggish\.pth"):
-            plan_caches(prepared, PrecomputeConfig(encoder=gone), None, "vggish", None)
+            plan_caches(prepared, PrecomputeConfig(encoder=gone), None, "vggish")
 
     def test_unfinished_clips(self, root: Path) -> None:
         (root / "clips.zarr" / "_done" / "000001.json").unlink()
         with pytest.raises(BadInput, match="combo import"):
-            plan_caches(root, PrecomputeConfig(), "none", None, None)
+            plan_caches(root, PrecomputeConfig(), "none", None)
 
     def test_nothing_named(self, prepared: Path) -> None:
         with pytest.raises(BadInput, match="--proposals"):
-            plan_caches(prepared, PrecomputeConfig(), None, None, None)
+            plan_caches(prepared, PrecomputeConfig(), None, None)
 
     def test_a_second_run_on_the_same_cache_is_refused(self, root: Path) -> None:
-        plans = plan_caches(root, PrecomputeConfig(), "none", None, None)
+        plans = plan_caches(root, PrecomputeConfig(), "none", None)
         create_cache(ClipStore(root), plans[0].attributes)
         with exclusive(Cache(plans[0].path)), pytest.raises(BadInput, match="writing to it"):
             run_plans(plans, 0, None)

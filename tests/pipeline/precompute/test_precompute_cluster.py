@@ -14,7 +14,7 @@ from pathlib import Path
 import dask
 import pytest
 from distributed import LocalCluster
-from fakes import PRELOAD, FakeConfig, FakeGenerator, NoiseSource, frame_name
+from fakes import EXACT, PRELOAD, FakeConfig, FakeGenerator, NoiseSource, frame_name
 
 import combo_avs
 from combo_avs.data.store.store import Cache, ClipStore
@@ -27,6 +27,7 @@ from combo_avs.pipeline.imports.clips import import_clips
 from combo_avs.pipeline.precompute.cluster import slurm_cluster
 from combo_avs.pipeline.precompute.dispatch import DEADLY
 from combo_avs.pipeline.precompute.driver import Plan, plan_caches, run_plans
+from combo_avs.pipeline.precompute.selection import Selection
 
 WORKER = [sys.executable, "-m", "distributed.cli.dask_worker", "--nthreads", "1", "--no-dashboard"]
 
@@ -34,7 +35,7 @@ WORKER = [sys.executable, "-m", "distributed.cli.dask_worker", "--nthreads", "1"
 @pytest.fixture(autouse=True)
 def _fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The fake generator, here and in all workers: in our own by this config, in those of a shell by the variable."""
-    monkeypatch.setitem(GENERATORS, "fake", Entry(FakeConfig, FakeGenerator))
+    monkeypatch.setitem(GENERATORS, "fake", Entry(FakeConfig, FakeGenerator, EXACT))
     monkeypatch.setenv("DASK_DISTRIBUTED__WORKER__PRELOAD", json.dumps(PRELOAD["distributed.worker.preload"]))
     with dask.config.set(PRELOAD):
         yield
@@ -102,7 +103,7 @@ def test_a_clip_that_kills_workers_is_quarantined_and_the_rest_completes(clips: 
     count = cache.read("mask_count", lo, lo + 10)
     assert (count[first - lo :] == 65535).all()
     assert (count[: spared.num_frames] == 3).all()
-    again = plan_caches(clips.path.parent, PrecomputeConfig(), "fake", None, retry_quarantined=True)
+    again = plan_caches(clips.path.parent, PrecomputeConfig(), "fake", None, Selection(retry_quarantined=True))
     assert run_plans(again, workers=0) == {}  # whatever it was, it has passed
 
 

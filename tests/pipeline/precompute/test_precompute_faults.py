@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fakes import FakeConfig, FakeGenerator, NoiseSource, frame_name
+from fakes import EXACT, FakeConfig, FakeGenerator, NoiseSource, frame_name
 from store_locations import full_at
 
 from combo_avs.data.dataset import ClipDataset
@@ -30,12 +30,13 @@ from combo_avs.pipeline.imports.clips import import_clips
 from combo_avs.pipeline.precompute import dispatch
 from combo_avs.pipeline.precompute.driver import Plan, plan_caches, run_plans
 from combo_avs.pipeline.precompute.estimate import estimate
-from combo_avs.pipeline.precompute.worker import Job, OtherVersion, run_shard
+from combo_avs.pipeline.precompute.selection import Selection
+from combo_avs.pipeline.precompute.worker import CacheJob, OtherVersion, run_shard
 
 
 @pytest.fixture(autouse=True)
 def _fake(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(GENERATORS, "fake", Entry(FakeConfig, FakeGenerator))
+    monkeypatch.setitem(GENERATORS, "fake", Entry(FakeConfig, FakeGenerator, EXACT))
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ class TestQuarantine:
         again = plan(clips)
         assert again.todo == ()
         config = PrecomputeConfig()
-        (retry,) = plan_caches(clips.path.parent, config, "fake", None, retry_quarantined=True)
+        (retry,) = plan_caches(clips.path.parent, config, "fake", None, Selection(retry_quarantined=True))
         assert retry.todo == retry.again == (0,)
         assert run_plans([retry], workers=0) == {}
         tried_again = contents(Cache(retry.path))
@@ -119,7 +120,7 @@ class TestQuarantine:
         cache, quarantined = run(clips, raises_on=[name_of(clips, clips.span(row)[0])])
         assert quarantined == {"clip-1": "quarantined at import"}
         assert (clips_rows(cache, "mask_count")[slice(*clips.span(row))] == 65535).all()
-        (retry,) = plan_caches(tmp_path, PrecomputeConfig(), "fake", None, retry_quarantined=True)
+        (retry,) = plan_caches(tmp_path, PrecomputeConfig(), "fake", None, Selection(retry_quarantined=True))
         assert retry.todo == ()
 
     def test_a_model_that_fails_on_every_clip_is_not_the_fault_of_the_clips(self, clips: ClipStore) -> None:
@@ -160,7 +161,7 @@ class TestDisk:
     ) -> None:
         tried: list[int] = []
 
-        def full(job: Job, shard: int, **_: Any) -> None:
+        def full(job: CacheJob, shard: int, **_: Any) -> None:
             tried.append(shard)
             raise OSError(number, os.strerror(number))
 
@@ -272,7 +273,7 @@ class TestOptions:
 
     def test_shares_of_one_cache_at_the_same_time(self, clips: ClipStore) -> None:
         first, second = (
-            plan_caches(clips.path.parent, PrecomputeConfig(), "fake", None, share=(i, 2))[0] for i in (1, 2)
+            plan_caches(clips.path.parent, PrecomputeConfig(), "fake", None, Selection(share=(i, 2)))[0] for i in (1, 2)
         )
         run_plans([first], workers=0)
         with exclusive(Cache(first.path), {0}):

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from combo_avs.pipeline.precompute.scratch import PREFIX, scratch_folder
+from combo_avs.pipeline.precompute.cluster import SCRATCH, scratch_folder
 
 HOLD = """
-from combo_avs.pipeline.precompute.scratch import scratch_folder
+from combo_avs.pipeline.precompute.cluster import scratch_folder
 with scratch_folder() as folder:
     print(folder, flush=True)
     input()
@@ -63,10 +63,10 @@ def test_that_of_a_run_at_work_stays() -> None:
 
 
 def test_a_young_folder_and_what_is_not_ours_stay(tmp_path: Path) -> None:
-    (tmp_path / f"{PREFIX}young").mkdir()
-    (tmp_path / f"{PREFIX}link").symlink_to(tmp_path / "mine")
+    (tmp_path / f"{SCRATCH}young").mkdir()
+    (tmp_path / f"{SCRATCH}link").symlink_to(tmp_path / "mine")
     (tmp_path / "mine").mkdir()
     age(tmp_path / "mine")
-    os.utime(tmp_path / f"{PREFIX}link", (0, 0), follow_symlinks=False)
+    os.utime(tmp_path / f"{SCRATCH}link", (0, 0), follow_symlinks=False)
     with scratch_folder():
-        assert {p.name for p in tmp_path.iterdir()} >= {f"{PREFIX}young", f"{PREFIX}link", "mine"}
+        assert {p.name for p in tmp_path.iterdir()} >= {f"{SCRATCH}young", f"{SCRATCH}link", "mine"}

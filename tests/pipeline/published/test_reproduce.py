@@ -23,6 +23,7 @@ from combo_avs.model.weights.state import read_state_dict
 from combo_avs.pipeline.config.precompute import PrecomputeConfig
 from combo_avs.pipeline.evaluate.scores import evaluate_run
 from combo_avs.pipeline.precompute.driver import plan_caches, run_plans
+from combo_avs.pipeline.precompute.selection import Selection
 from combo_avs.pipeline.published.inputs import Request
 from combo_avs.pipeline.published.outcome import Reproduction
 from combo_avs.pipeline.published.paper import CLIPS, PAPER, Numbers
@@ -147,7 +148,8 @@ class TestToTheEnd:
 
     def test_with_maskiges_of_a_cache_and_without_fusion(self, done: tuple, tree: Path, checkpoint: Path) -> None:
         root, report = done
-        run_plans(plan_caches(root, PrecomputeConfig(), "none", None, "test"), workers=0, scheduler=None)
+        plans = plan_caches(root, PrecomputeConfig(), "none", None, Selection(split="test"))
+        run_plans(plans, workers=0, scheduler=None)
         other = reproduce(Request("ms3", "r50", tree, checkpoint, root, proposals="none", fusion="none"), "cpu")
         assert other.run != report.run
         assert other.ours != report.ours

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import FakeConfig, FakeGenerator
+from fakes import EXACT, FakeConfig, FakeGenerator
 from PIL import Image
 from report_targets import HOSTILE_ID, HOSTILE_OBJECT, make_root, make_run
 
@@ -269,10 +269,10 @@ def test_caches_of_one_maker_are_told_apart_by_what_differs() -> None:
 
 
 def test_an_untrained_cache_is_marked_wherever_it_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(GENERATORS, "fake", Entry(FakeConfig, FakeGenerator))
+    monkeypatch.setitem(GENERATORS, "fake", Entry(FakeConfig, FakeGenerator, EXACT))
     root = make_root(tmp_path / "root", 4)
     config = PrecomputeConfig(generator={"untrained": True})
-    run_plans(plan_caches(root, config, "fake", None, None), workers=0, scheduler=None)
+    run_plans(plan_caches(root, config, "fake", None), workers=0, scheduler=None)
     run = make_run(root, tmp_path / "run", proposals="untrained-fake")
     page = Page(report([root, run], tmp_path / "out", device="cpu"))
     runs, caches = page.galleries

@@ -142,7 +142,7 @@ def test_a_file_is_no_run_folder(prepared: Path, config: Config, tmp_path: Path)
 
 class TestOtherData:
     def test_another_cache_is_refused_unless_allowed(self, root: Path, run: Path) -> None:
-        run_plans(plan_caches(root, PrecomputeConfig(), "none", None, None), workers=0, scheduler=None)
+        run_plans(plan_caches(root, PrecomputeConfig(), "none", None), workers=0, scheduler=None)
         longer = with_settings(read_run(run)[0], steps=3)
         with pytest.raises(BadInput, match=r"proposals was 'felzenszwalb-.*', is 'none-(.|\n)*allow proposals by name"):
             train(DataNames(root, "none", "logmel"), longer, run, resume=True)

@@ -10,15 +10,8 @@ from hypothesis.extra import numpy as hnp
 from combo_avs.data.masks import fold_masks, maskige
 from combo_avs.data.palette import PALETTE
 from combo_avs.model.foundation.interface import Proposals
-from combo_avs.pipeline.precompute.agreement import agreement, mean_agreement
-from combo_avs.pipeline.precompute.maskige import (
-    fold_and_colour,
-    fold_and_colour_frames,
-    fold_on_device,
-    limit_masks,
-)
-from combo_avs.pipeline.precompute.overlap import mask_iou
-from combo_avs.pipeline.precompute.temporal import follow, temporal_maskiges
+from combo_avs.pipeline.precompute.exactness import agreement, mean_agreement
+from combo_avs.pipeline.precompute.masks import fold_on_device, limit_masks, mask_iou, maskiges, track_objects
 
 stacks = hnp.arrays(np.bool_, st.tuples(st.integers(0, 12), st.integers(1, 9), st.integers(1, 11)))
 
@@ -45,7 +38,7 @@ class TestFold:
     @given(stacks)
     def test_equals_the_array_form(self, masks):
         tensor = torch.from_numpy(masks)
-        assert np.array_equal(fold_and_colour(tensor), maskige(masks))
+        assert np.array_equal(maskiges([tensor])[0], maskige(masks))
         index = fold_on_device(tensor)
         assert index.dtype == torch.uint8
         assert np.array_equal(index, fold_masks(masks))
@@ -55,7 +48,7 @@ class TestFold:
         masks = np.arange(320)[None, None] <= np.arange(k)[:, None, None]  # number k covers the first k + 1 pixels
         masks = np.random.default_rng(0).permutation(masks)
         assert np.array_equal(fold_on_device(torch.from_numpy(masks)), fold_masks(masks))
-        assert np.array_equal(fold_and_colour(torch.from_numpy(masks)), maskige(masks))
+        assert np.array_equal(maskiges([torch.from_numpy(masks)])[0], maskige(masks))
 
     def test_equal_areas_keep_their_order(self):
         masks = torch.zeros((3, 1, 4), dtype=torch.bool)
@@ -63,7 +56,7 @@ class TestFold:
         assert fold_on_device(masks).tolist() == [[3, 1, 1, 2]]
 
     def test_frames_larger_than_one_step(self, monkeypatch):
-        monkeypatch.setattr("combo_avs.pipeline.precompute.maskige._ROWS", 100)
+        monkeypatch.setattr("combo_avs.pipeline.precompute.masks._BYTES", 100)
         masks = np.random.default_rng(1).random((6, 13, 7)) < 0.3
         assert np.array_equal(fold_on_device(torch.from_numpy(masks)), fold_masks(masks))
 
@@ -71,15 +64,15 @@ class TestFold:
     def test_several_frames(self, counts):
         rng = np.random.default_rng(len(counts))
         frames = [torch.from_numpy(rng.random((k, 6, 7)) < 0.4) for k in counts]
-        together = fold_and_colour_frames(frames)
+        together = maskiges(frames)
         assert together.dtype == np.uint8
         assert np.array_equal(together, np.stack([maskige(masks.numpy()) for masks in frames]))
 
     @pytest.mark.gpu
     def test_on_a_gpu(self):
         frames = [torch.from_numpy(np.random.default_rng(k).random((k, 90, 70)) < 0.2) for k in (0, 1, 40, 300)]
-        on_gpu = fold_and_colour_frames([masks.cuda() for masks in frames])
-        assert np.array_equal(on_gpu, fold_and_colour_frames(frames))
+        on_gpu = maskiges([masks.cuda() for masks in frames])
+        assert np.array_equal(on_gpu, maskiges(frames))
 
 
 class TestLimit:
@@ -130,10 +123,10 @@ class TestTemporal:
         ]
 
     def test_objects_are_followed(self, clip):
-        assert [objects.tolist() for objects in follow(clip)] == [[0, 1], [1, 0], [2, 0, 1], [1, 0]]
+        assert [objects.tolist() for objects in track_objects(clip)] == [[0, 1], [1, 0], [2, 0, 1], [1, 0]]
 
     def test_an_object_keeps_its_colour(self, clip):
-        pictures = temporal_maskiges(clip)
+        pictures = maskiges(clip, temporal=True)
         assert (pictures.shape, pictures.dtype) == ((4, 24, 48, 3), np.uint8)
         for picture, masks, square in zip(pictures, clip, (0, 1, 1, 1), strict=True):
             assert (picture[masks[square]] == PALETTE[2]).all()
@@ -142,41 +135,41 @@ class TestTemporal:
         assert (pictures[2][clip[2][0]] == PALETTE[3]).all()  # there once, so the last to get a colour
 
     def test_as_published_it_does_not(self, clip):
-        pictures = fold_and_colour_frames(clip)
+        pictures = maskiges(clip)
         assert (pictures[0][clip[0][1]] == PALETTE[1]).all()  # the bar is smaller at first
         assert (pictures[3][clip[3][0]] == PALETTE[2]).all()
 
     def test_it_is_known_again_after_a_frame_without_it(self, clip):
-        assert [objects.tolist() for objects in follow([clip[0], clip[0][:0], clip[1]])] == [[0, 1], [], [1, 0]]
+        assert [objects.tolist() for objects in track_objects([clip[0], clip[0][:0], clip[1]])] == [[0, 1], [], [1, 0]]
 
     def test_nested_masks_are_not_mixed_up(self):
         whole, part = rectangle(4, 4, 12, 12), rectangle(4, 4, 12, 8)
         frames = [torch.stack([whole, part]), torch.stack([part, whole])]
-        assert [objects.tolist() for objects in follow(frames)] == [[0, 1], [1, 0]]
+        assert [objects.tolist() for objects in track_objects(frames)] == [[0, 1], [1, 0]]
 
     def test_a_jump_makes_a_new_object(self):
         frames = [rectangle(2, 2, 4, 4)[None], rectangle(2, 20, 4, 4)[None]]
-        assert [objects.tolist() for objects in follow(frames)] == [[0], [1]]
+        assert [objects.tolist() for objects in track_objects(frames)] == [[0], [1]]
 
     @given(st.lists(st.integers(0, 4), min_size=1, max_size=4), st.integers(0, 100))
     def test_every_frame_shows_the_same_regions_as_published(self, counts, seed):
         """Only colours differ: what lies on top, and where nothing is, does not."""
         rng = np.random.default_rng(seed)
         clip = [torch.from_numpy(rng.random((k, 5, 6)) < 0.4) for k in counts]
-        for ours, published in zip(temporal_maskiges(clip), fold_and_colour_frames(clip), strict=True):
+        for ours, published in zip(maskiges(clip, temporal=True), maskiges(clip), strict=True):
             pairs = np.unique(np.concatenate([ours, published], -1).reshape(-1, 6), axis=0)
             assert len(pairs) == len(np.unique(pairs[:, :3], axis=0)) == len(np.unique(pairs[:, 3:], axis=0))
 
     def test_a_still_clip_has_still_pictures(self):
         masks = torch.stack([rectangle(2, 2, 4, 4), rectangle(1, 1, 9, 9), rectangle(0, 30, 2, 9)])
-        assert np.array_equal(temporal_maskiges([masks] * 3), fold_and_colour_frames([masks] * 3))
+        assert np.array_equal(maskiges([masks] * 3, temporal=True), maskiges([masks] * 3))
 
     def test_more_objects_than_colours(self):
         clip = [torch.eye(300, dtype=torch.bool)[:, None]] * 2
-        assert np.array_equal(temporal_maskiges(clip), fold_and_colour_frames(clip))
+        assert np.array_equal(maskiges(clip, temporal=True), maskiges(clip))
 
     def test_no_masks(self):
-        assert (temporal_maskiges([torch.zeros((0, 4, 5), dtype=torch.bool)] * 2) == PALETTE[0]).all()
+        assert (maskiges([torch.zeros((0, 4, 5), dtype=torch.bool)] * 2, temporal=True) == PALETTE[0]).all()
 
 
 class TestAgreement:
