@@ -27,8 +27,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import fakes
 
 from combo_avs.data.clip import Clip
+from combo_avs.data.store.commit import commit_shard
 from combo_avs.data.store.metadata import identity
-from combo_avs.data.store.receipts import Receipt, receipt_path, write_shard
+from combo_avs.data.store.receipts import Receipt, receipt_path
 from combo_avs.data.store.root import create_cache, create_clips
 from combo_avs.data.store.schema import shard_key
 from combo_avs.data.store.store import Cache, ClipStore, Store
@@ -63,7 +64,7 @@ def clip_store(folder: Path, clips: int, size: int, noise: bool = False) -> Clip
         arrays = {name: np.full(spec.rows(hi - lo), spec.fill, spec.dtype) for name, spec in store.specs.items()}
         if noise:
             arrays["frames"][:] = frame
-        write_shard(store.path, shard, (lo, hi), store.specs, arrays, counts={}, quarantined={}, notes={}, log={})
+        commit_shard(store, shard, arrays, counts={}, quarantined={}, notes={})
     return ClipStore(folder)
 
 

@@ -16,13 +16,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from store_locations import contents, killed_at, open_place
 
 from combo_avs.data.store.attributes import ProposalAttributes, Provenance
-from combo_avs.data.store.copy import copy_shard
+from combo_avs.data.store.commit import commit_shard, copy_shard
 from combo_avs.data.store.hdf5 import read_store, write_store
 from combo_avs.data.store.location import files_below, location, write_file
-from combo_avs.data.store.receipts import write_shard
-from combo_avs.data.store.root import create_store, exclusive
+from combo_avs.data.store.locks import lock_store
+from combo_avs.data.store.receipts import log_path, write_log
+from combo_avs.data.store.root import create_store
 from combo_avs.data.store.store import Cache
-from combo_avs.data.store.verify import damaged, repair
+from combo_avs.data.store.verify import check_store, repair
 from combo_avs.errors import BadInput, ComboError
 from combo_avs.files import is_temporary
 
@@ -44,24 +45,16 @@ def rows(cache: Cache, shard: int) -> dict[str, np.ndarray]:
 
 
 def write(cache: Cache, shard: int) -> None:
-    write_shard(
-        cache.path,
-        shard,
-        cache.shard_range(shard),
-        cache.specs,
-        rows(cache, shard),
-        counts={"masks": shard},
-        quarantined={"clip-1": "cannot be read"} if shard == 1 else {},
-        notes={},
-        log={"seconds_per_frame": 0.5},
-    )
+    bad = {"clip-1": "cannot be read"} if shard == 1 else {}
+    write_log(log_path(cache.path, shard), {"seconds_per_frame": 0.5})
+    commit_shard(cache, shard, rows(cache, shard), counts={"masks": shard}, quarantined=bad, notes={})
 
 
 def finish(path) -> Cache:
     """What a job does on every start: metadata, hold, everything that has no valid receipt."""
     create_store(path, ATTRIBUTES, None)
     cache = Cache(path)
-    with exclusive(cache):
+    with lock_store(cache.path):
         for shard in cache.unfinished():
             write(cache, shard)
     return cache
@@ -104,7 +97,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @initialize(done=st.sets(st.integers(0, SHARDS - 1)))
     def begin(self, done: set[int]) -> None:
-        Cache(self.path).redo(set(range(SHARDS)) - done)
+        Cache(self.path).invalidate(set(range(SHARDS)) - done)
 
     @rule(shard=st.integers(0, SHARDS - 1))
     def write_shard(self, shard: int) -> None:
@@ -156,7 +149,7 @@ class StoreMachine(RuleBasedStateMachine):
     def verify(self) -> None:
         if not self.opens():
             return
-        found = {shard for shard, what in damaged(Cache(self.path)) if what}
+        found = {shard for shard, what in check_store(Cache(self.path)) if what}
         assert found - {None} == self.bad_shards()
         of_no_shard = [n for n in self.differing() if shard_of(n) is None]
         assert (None in found) == bool(of_no_shard)
@@ -165,11 +158,11 @@ class StoreMachine(RuleBasedStateMachine):
     def repair(self) -> None:
         create_store(self.path, ATTRIBUTES, None)
         cache, bad = Cache(self.path), self.bad_shards()
-        with exclusive(cache):
+        with lock_store(cache.path):
             assert set(repair(cache)) == bad
         finish(self.path)
         assert contents(self.path) == self.whole
-        assert not any(what for _, what in damaged(Cache(self.path)))
+        assert not any(what for _, what in check_store(Cache(self.path)))
 
     @rule(shard=st.integers(0, SHARDS - 1), data=st.data())
     def reopen_and_read(self, shard: int, data: st.DataObject) -> None:

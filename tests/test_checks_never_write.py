@@ -29,7 +29,7 @@ def damaged(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As `whole`, with a cut file, a missing receipt, a leftover of a killed writer, and a cut log and weights."""
     folder = Path(shutil.copytree(whole, tmp_path_factory.mktemp("checks") / "damaged"))
     first, *_, last = list_caches(folder / "root")
-    last.redo([0])
+    last.invalidate([0])
     shard = next(p for p in (Path(first.path) / "maskige" / "c").rglob("*") if p.is_file())
     shard.write_bytes(shard.read_bytes()[:-1])
     (folder / "root" / "clips.zarr" / TEMPORARY).write_bytes(b"half")

@@ -97,7 +97,7 @@ def test_import_masks(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture)
 
 def test_merge_and_gc(root: Path, made: Path, capsys: pytest.CaptureFixture) -> None:
     for cache in list_caches(root):
-        cache.redo([1])
+        cache.invalidate([1])
     assert combo("cache", "gc", root) == DONE
     assert "nothing to clean" in capsys.readouterr().out
     assert combo("cache", "gc", root, "--unfinished", "--json") == DONE

@@ -8,8 +8,8 @@ from typing import Any
 _SEAL = re.compile(rb'"seal": "([0-9a-f]*)"')
 
 
-def seal(document: dict[str, Any]) -> bytes:
-    """JSON text of a document that holds "seal": "" somewhere; it is filled with the sha256 of the rest of the text.
+def dump_checksummed(document: dict[str, Any]) -> bytes:
+    """JSON text of a document that has "seal": "" somewhere; the sha256 of the rest of the text is put there.
 
     Equal documents give equal bytes.
     """
@@ -17,11 +17,11 @@ def seal(document: dict[str, Any]) -> bytes:
     return _SEAL.sub(b'"seal": "%s"' % _sha256(text), text, count=1)
 
 
-def unseal(content: bytes) -> dict[str, Any]:
-    """The document of a sealed text. Raises `ValueError` when any byte of it has changed."""
+def load_checksummed(content: bytes) -> dict[str, Any]:
+    """The inverse of `dump_checksummed`. Raises `ValueError` when any byte has changed."""
     found = _SEAL.search(content)
     if found is None:
-        raise ValueError("it has no seal")
+        raise ValueError("it has no checksum")
     if _sha256(content[: found.start(1)] + content[found.end(1) :]) != found[1]:
         raise ValueError("its contents have changed (sha256 differs)")
     return json.loads(content)

@@ -8,15 +8,18 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pyarrow import compute
 
 from ...errors import BadInput
 from ..clip import CLIP_LENGTHS, SPLITS, Clip
 from .location import Location, write_file
+
+pc: Any = compute  # its functions are made when it is imported, so type checkers do not know them
 
 MAX_ID_BYTES = 200  # an id becomes the name of a file, with an ending; file systems end at 255
 _HOSTILE = r"^$|^\.\.?$|[/\\\p{Cc}\p{Zl}\p{Zp}]"
@@ -86,11 +89,11 @@ class ClipTable:
         if table.schema.remove_metadata() != _SCHEMA:
             raise BadInput(f"{path}: the clip table has columns {table.schema.names}, not {_SCHEMA.names}")
         if problems := _problems(table):
-            raise BadInput.listing(f"{path}: the clip table is none that was made by an import:", problems)
+            raise BadInput.listing(f"{path}: no import of this package made this clip table:", problems)
         return cls(table)
 
     def to_bytes(self) -> bytes:
-        """As Parquet. The same rows always give the same bytes with one version of pyarrow."""
+        """As Parquet. Equal rows are equal bytes with one version of pyarrow."""
         sink = pa.BufferOutputStream()
         pq.write_table(self._table, sink, compression="zstd", store_schema=False)
         return sink.getvalue().to_pybytes()
@@ -102,8 +105,9 @@ class ClipTable:
         return len(self.num_frames)
 
     def __getitem__(self, row: int) -> Clip:
-        values = self._table.slice(row, 1).to_pylist()[0]
-        return Clip(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        stored: dict[str, Any] = self._table.slice(row, 1).to_pylist()[0]
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+        return Clip(**values)
 
     def __iter__(self) -> Iterator[Clip]:
         return (self[row] for row in range(len(self)))
@@ -138,7 +142,7 @@ class ClipTable:
 
 
 def _problems(table: pa.Table) -> list[str]:
-    """What makes rows unfit: ids become names of files and are compared, flags run along the frames."""
+    """What is wrong with rows: ids become names of files, and flags have one value per frame."""
     try:
         table.validate(full=True)  # also that text is UTF-8
     except pa.ArrowException as error:

@@ -6,7 +6,7 @@
         <array>            [F, ...] as in the store, in chunks of 5 frames; frames of absent shards are fill value
         <array>, <array>_ends
                            variable-length arrays: all bytes in a row, and uint64 [F]: where those of each frame end
-        receipts, logs     [n] sealed JSON of the n shards that the file holds
+        receipts, logs     [n] checksummed JSON of the n shards that the file holds
         clips.parquet      uint8, the clip table (of the clip store only)
 
 A shard that comes back from the file must get the very receipt it went in with, checksums of all files included.
@@ -25,11 +25,12 @@ import numpy as np
 
 from ...errors import BadInput, ComboError
 from .attributes import ClipAttributes, StoreAttributes, parse_attributes
-from .checksummed_json import unseal
+from .checksummed_json import load_checksummed
 from .clip_table import ClipTable
+from .commit import commit_shard
 from .location import Location
 from .metadata import CLIP_TABLE
-from .receipts import drop_receipt, log_path, read_log, receipt_path, write_shard
+from .receipts import invalidate_shard, log_path, read_log, receipt_path, write_log
 from .root import CACHE_KINDS, cache_name, create_store
 from .schema import BYTES, CHUNK_FRAMES, ArraySpec
 from .store import Store
@@ -95,7 +96,7 @@ def read_store(group: h5py.Group, path: Location, advance: Advance) -> Store:
     store = Store(path)
     done = store.receipts()
     for content, log in zip(*(_rows(group, name, 0, None) for name in ("receipts", "logs")), strict=True):
-        receipt = unseal(content)
+        receipt = load_checksummed(content)
         if receipt["shard"] not in done:
             _read_shard(group, store, content, receipt, json.loads(log))
         advance()
@@ -176,10 +177,11 @@ def _read_shard(group: h5py.Group, store: Store, content: bytes, receipt: dict[s
     lo, hi = store.shard_range(shard)
     arrays = {name: _read_array(group, name, spec, lo, hi) for name, spec in store.specs.items()}
     extra = {key: receipt[key] for key in ("counts", "quarantined", "notes")}
-    log.pop("seal", None)
-    written = write_shard(store.path, shard, (lo, hi), store.specs, arrays, **extra, log=log)
+    if log.pop("seal", None):
+        write_log(log_path(store.path, shard), log)
+    written = commit_shard(store, shard, arrays, **extra)
     if written.to_json() != content:
-        drop_receipt(store.path, shard)
+        invalidate_shard(store.path, shard)
         raise ComboError(
             f"{group.file.filename}: {group.name}, shard {shard} does not come back as it was exported: the file is "
             "damaged, or this machine's zarr compresses in another way than that of the machine it comes from"

@@ -12,15 +12,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from ...errors import BadInput
 from ...files import write_atomic
-
-if TYPE_CHECKING:
-    from fsspec import AbstractFileSystem
 
 URL_OPTIONS = {"use_listings_cache": False}  # what another process has written must be seen at once
 REQUESTS_AT_ONCE = 16
@@ -50,9 +46,11 @@ class UrlPath:
     def parent(self) -> "UrlPath":
         return UrlPath(self.url.rsplit("/", 1)[0])
 
-    @cached_property
-    def _at(self) -> "tuple[AbstractFileSystem, str]":
-        """The file system and the name within it. Raises `BadInput` when no installed package speaks the protocol."""
+    def file_system(self) -> tuple[Any, str]:
+        """The file system of fsspec and the name within it. Contacts nothing.
+
+        Raises `BadInput` when no installed package speaks the protocol.
+        """
         from fsspec.core import url_to_fs
 
         try:
@@ -64,11 +62,11 @@ class UrlPath:
             raise BadInput(f"{self.url}: not a cache root ({error}); name a folder or a URL like s3://...") from error
 
     @contextmanager
-    def _reached(self) -> "Iterator[tuple[AbstractFileSystem, str]]":
+    def _reached(self) -> Iterator[tuple[Any, str]]:
         """The drivers raise classes of their own for missing credentials, lost connections and the like."""
-        at = self._at
+        found = self.file_system()
         try:
-            yield at
+            yield found
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{self.url}: {error}") from error
         except Exception as error:
@@ -87,7 +85,7 @@ class UrlPath:
         with self._reached() as (fs, name):
             fs.pipe_file(name, content)
 
-    def unlink(self, missing_ok: bool = False) -> None:
+    def unlink(self, *, missing_ok: bool = False) -> None:
         with suppress(*[FileNotFoundError] * missing_ok), self._reached() as (fs, name):
             fs.rm_file(name)
 
@@ -133,19 +131,19 @@ def location(root: str | Path | UrlPath) -> Location:
     if scheme in ("file", "local"):
         return Path("/" + rest)
     path = UrlPath(f"{scheme}://{rest}")
-    assert path._at
+    path.file_system()
     return path
 
 
 def absolute(root: str | Location) -> str:
     """A folder or a URL as text that means the same in every working directory."""
-    place = location(root)
-    return str(place.absolute() if isinstance(place, Path) else place)
+    path = location(root)
+    return str(path.absolute() if isinstance(path, Path) else path)
 
 
 @contextmanager
 def reaching(path: Location) -> Iterator[None]:
-    """For the first contact with a place: one that is not there or does not let us in is `BadInput`."""
+    """For the first contact with a cache root: `BadInput` if it is not there, or permission is denied."""
     try:
         yield
     except OSError as error:

@@ -1,20 +1,19 @@
-"""Holding a store for writing, so that two runs never do the same shards, and cleaning up after killed ones.
+"""Lock a store, or some of its shards, for writing, so that two runs never write the same shards.
 
-Every run that writes leaves a file `_lock.<host>.<pid>.<random>` in the store that says which shards it holds.
-In a folder that file is locked by its owner (flock): the lock ends with the process, however it ends. On an object
-store the owner writes it again every `HEARTBEAT` seconds, and one that is older than `EXPIRY` is taken for dead; so is
-one of a process of this host that is not there any more. Should a run be taken for dead that is only suspended, both
-write equal bytes to equal names, and the store stays whole.
+Every run that writes leaves a file `_lock.<host>.<pid>.<random>` in the store that says which shards it locks.
+In a folder its owner holds an flock on that file, which ends with the process, however that ends. On an object store
+the owner writes the file again every `HEARTBEAT` seconds; one that is older than `EXPIRY` counts as dead, and so does
+one of a process of this host that has ended. Should a run that was only suspended count as dead, both write equal
+bytes to equal names, and the store stays whole.
 """
 
-import contextlib
 import json
 import os
 import secrets
 import socket
 import threading
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,19 +27,19 @@ PREFIX = "_lock."
 
 
 @dataclass(frozen=True)
-class Holder:
-    """A run that writes. shards: those it may write; None: all."""
+class Owner:
+    """A run that holds a lock. shards: those it may write; None: all."""
 
     host: str
     pid: int
     shards: frozenset[int] | None
 
     @classmethod
-    def here(cls, shards: Collection[int] | None) -> "Holder":
+    def here(cls, shards: Collection[int] | None) -> "Owner":
         return cls(socket.gethostname(), os.getpid(), None if shards is None else frozenset(shards))
 
     @classmethod
-    def parse(cls, content: bytes) -> "Holder":
+    def parse(cls, content: bytes) -> "Owner":
         """Raises `BadInput` for what no run of this package has written."""
         try:
             values = json.loads(content)
@@ -53,8 +52,15 @@ class Holder:
         shards = None if self.shards is None else sorted(self.shards)
         return json.dumps({"host": self.host, "pid": self.pid, "shards": shards}).encode()
 
-    def overlaps(self, other: "Holder") -> bool:
-        return self.shards is None or other.shards is None or not self.shards.isdisjoint(other.shards)
+    def check_overlap(self, path: Location, others: Iterable["Owner"]) -> None:
+        """Raises `BadInput` that names the owner when another run has locked any of the same shards of a store."""
+        for other in others:
+            if self.shards is None or other.shards is None or self.shards & other.shards:
+                some = other.shards and f"{len(other.shards)} shards of it, some of them asked for here,"
+                raise BadInput(
+                    f"{path}: process {other.pid} on {other.host} is writing to {some or 'it'}; wait for it or stop "
+                    "it, or give the runs shards of their own"
+                )
 
     def is_dead_here(self) -> bool:
         """Whether it was a process of this host that has ended."""
@@ -70,21 +76,21 @@ class Holder:
 
 
 @contextmanager
-def hold(path: Location, shards: Collection[int] | None = None) -> Iterator[None]:
-    """Hold a store, or some of its shards, for writing.
+def lock_store(path: Location, shards: Collection[int] | None = None) -> Iterator[None]:
+    """Lock a store, or some of its shards, for writing.
 
-    Raises `BadInput` that names the holder when another run holds any of them.
+    Raises `BadInput` that names the owner when another run has locked any of them.
     """
-    own = path / f"{PREFIX}{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}"
-    with _hold_folder(path, own, shards) if isinstance(path, Path) else _hold_url(path, own, shards):
+    me, name = Owner.here(shards), f"{PREFIX}{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}"
+    with _lock_folder(path, name, me) if isinstance(path, Path) else _lock_url(path, name, me):
         yield
 
 
 @contextmanager
-def guarded(path: Location) -> Iterator[None]:
-    """Alone with the metadata of a store in a folder for the moment that it takes to look at it or to write it.
+def lock_metadata(path: Location) -> Iterator[None]:
+    """Wait for the exclusive lock on the metadata of a store in a folder, held as long as looking and writing take.
 
-    On an object store nobody is alone, and nothing that is written needs it: equal stores have equal metadata.
+    There is none on an object store, and what is written does not need it: equal stores have equal metadata.
     """
     if isinstance(path, UrlPath):
         yield
@@ -96,14 +102,13 @@ def guarded(path: Location) -> Iterator[None]:
 
 
 @contextmanager
-def _hold_folder(path: Path, own: Path, shards: Collection[int] | None) -> Iterator[None]:
-    me = Holder.here(shards)
-    with contextlib.ExitStack() as stack:
-        with guarded(path):
-            others = [holder for name in names_in(path) if (holder := _living(path, name))]
-            _refuse_overlap(path, me, others)
-            file = stack.enter_context(own.open("xb", buffering=0))
-            stack.callback(own.unlink, missing_ok=True)
+def _lock_folder(path: Path, name: str, me: Owner) -> Iterator[None]:
+    with ExitStack() as stack:
+        with lock_metadata(path):
+            others = [owner for other in names_in(path) if (owner := _owner(path, other))]
+            me.check_overlap(path, others)
+            file = stack.enter_context((path / name).open("xb", buffering=0))
+            stack.callback((path / name).unlink, missing_ok=True)
             lock(file, path, wait=True)
             file.write(me.to_json())
             if not others:
@@ -111,23 +116,23 @@ def _hold_folder(path: Path, own: Path, shards: Collection[int] | None) -> Itera
         yield
 
 
-def _living(path: Path, name: str) -> Holder | None:
-    """The holder behind a file of a store's folder; the file of one that has ended is removed."""
+def _owner(path: Path, name: str) -> Owner | None:
+    """The live owner of a lock file in a store's folder; the file of one that has ended is removed."""
     if not name.startswith(PREFIX):
         return None
     with (path / name).open("r+b") as file:
         try:
             lock(file, path, wait=False)
         except BlockingIOError:
-            return Holder.parse(file.read())
+            return Owner.parse(file.read())
         (path / name).unlink()
         return None
 
 
 @contextmanager
-def _hold_url(path: UrlPath, own: UrlPath, shards: Collection[int] | None) -> Iterator[None]:
+def _lock_url(path: UrlPath, name: str, me: Owner) -> Iterator[None]:
     """Announce first, look second: of two that start at once at least one sees the other, and gives way."""
-    me = Holder.here(shards)
+    own = path / name
     own.write_bytes(me.to_json())
     ended = threading.Event()
 
@@ -136,9 +141,9 @@ def _hold_url(path: UrlPath, own: UrlPath, shards: Collection[int] | None) -> It
             with suppress(OSError):  # the next one may get through
                 own.write_bytes(me.to_json())
 
-    heart = threading.Thread(target=beat, name="holding", daemon=True)
+    heart = threading.Thread(target=beat, name="lock-heartbeat", daemon=True)
     try:
-        _refuse_overlap(path, me, _living_beside(path, own))
+        me.check_overlap(path, _other_owners(path, own))
         heart.start()
         yield
     finally:
@@ -148,34 +153,25 @@ def _hold_url(path: UrlPath, own: UrlPath, shards: Collection[int] | None) -> It
         own.unlink(missing_ok=True)
 
 
-def _living_beside(path: UrlPath, own: UrlPath) -> list[Holder]:
+def _other_owners(path: UrlPath, own: UrlPath) -> list[Owner]:
+    """Live owners of the other lock files of a store; files of dead ones are removed."""
     now = own.modified()  # ages are taken by one clock, the server's
-    living = []
+    live = []
     for name in names_in(path):
         other = path / name
         if not name.startswith(PREFIX) or other == own:
             continue
         with suppress(FileNotFoundError):  # it has just ended
-            holder = Holder.parse(other.read_bytes())
-            if now - other.modified() > EXPIRY or holder.is_dead_here():
+            owner = Owner.parse(other.read_bytes())
+            if now - other.modified() > EXPIRY or owner.is_dead_here():
                 other.unlink(missing_ok=True)
             else:
-                living.append(holder)
-    return living
-
-
-def _refuse_overlap(path: Location, me: Holder, others: list[Holder]) -> None:
-    for other in others:
-        if me.overlaps(other):
-            what = "it" if other.shards is None else f"{len(other.shards)} shards of it, some of them asked for here,"
-            raise BadInput(
-                f"{path}: process {other.pid} on {other.host} is writing to {what}; wait for it or stop it, "
-                "or give the runs shards of their own"
-            )
+                live.append(owner)
+    return live
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Remove the temporary files of writers that were killed: beside metadata, receipts, and undone shards."""
+    """Remove the temporary files of writers that were killed: beside metadata, receipts, and unfinished shards."""
     done = {name.removesuffix(".json") for name in names_in(path / "_done")}
     for folder in (path, *(p for p in path.iterdir() if p.is_dir())):
         _remove_temporaries(folder.iterdir())

@@ -1,7 +1,7 @@
 """The metadata of a store: small files that follow from its attributes, and the group's zarr.json, which comes last.
 
 A store exists as soon as its zarr.json does; a kill before that leaves files that the next start replaces with equal
-ones. zarr.json is sealed, and lists sha256 and size of the other metadata files, so that damage to any is found.
+ones. zarr.json is checksummed, and lists size and sha256 of the other metadata files, so that damage to any is found.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import json
 
 from ...errors import BadInput
 from .attributes import SCHEMA_VERSION, StoreAttributes, parse_attributes
-from .checksummed_json import digest, seal, unseal
+from .checksummed_json import digest, dump_checksummed, load_checksummed
 from .clip_table import ClipTable
 from .location import Location, names_in, write_file
 from .schema import array_metadata, array_specs
@@ -25,7 +25,7 @@ def checksum(content: bytes) -> tuple[int, str]:
 
 
 def identity(attributes: StoreAttributes) -> str:
-    """What receipts carry, so that no shard of another store is taken for one of this."""
+    """A short fingerprint that receipts carry, so that no shard of another store is taken for one of this."""
     return digest(attributes.to_json())[:16]
 
 
@@ -40,7 +40,7 @@ def write_metadata(path: Location, attributes: StoreAttributes, table: ClipTable
 
 
 def write_arrays_metadata(path: Location, attributes: StoreAttributes, others: Checksums) -> Checksums:
-    """Write zarr.json of every array, and then the group's. Gives the checksums of all metadata files.
+    """Write zarr.json of every array, and then the group's. Returns the checksums of all metadata files.
 
     others: the checksums of those that are not zarr.json.
     """
@@ -48,8 +48,8 @@ def write_arrays_metadata(path: Location, attributes: StoreAttributes, others: C
     for name, content in arrays.items():
         write_file(path / name, content)
     files = {**others, **{name: checksum(content) for name, content in arrays.items()}}
-    sealed = {**attributes.to_json(), "checks": {"files": files, "seal": ""}}
-    write_file(path / "zarr.json", seal({"zarr_format": 3, "node_type": "group", "attributes": sealed}))
+    stored = {**attributes.to_json(), "checks": {"files": files, "seal": ""}}
+    write_file(path / "zarr.json", dump_checksummed({"zarr_format": 3, "node_type": "group", "attributes": stored}))
     return files
 
 
@@ -69,7 +69,7 @@ def read_metadata(path: Location) -> tuple[StoreAttributes, Checksums]:
                 f"{path}: schema version {version}; this package reads version {SCHEMA_VERSION}. "
                 "Make it again with this package, or use the package version that made it"
             )
-        values = unseal(content)["attributes"]
+        values = load_checksummed(content)["attributes"]
         checks = values.pop("checks")
         files: Checksums = {name: (int(size), str(sha)) for name, (size, sha) in checks["files"].items()}
         attributes = parse_attributes(values)
@@ -81,13 +81,13 @@ def read_metadata(path: Location) -> tuple[StoreAttributes, Checksums]:
     return attributes, files
 
 
-def metadata_damage(path: Location, files: Checksums) -> dict[str, str]:
-    """What is wrong with the metadata files below a store, by name."""
-    return {name: what for name, expected in files.items() if (what := file_damage(path, name, expected))}
+def check_metadata(path: Location, files: Checksums) -> dict[str, str]:
+    """What is wrong with the metadata files of a store, by name."""
+    return {name: what for name, expected in files.items() if (what := check_file(path, name, expected))}
 
 
-def file_damage(path: Location, name: str, expected: tuple[int, str] | None) -> str | None:
-    """What is wrong with one file of a store, from a full read of it; None when all is well."""
+def check_file(path: Location, name: str, expected: tuple[int, str] | None) -> str | None:
+    """What is wrong with one file of a store, from a full read of it; None: nothing."""
     try:
         size, sha = checksum((path / name).read_bytes())
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):

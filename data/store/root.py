@@ -1,12 +1,9 @@
-"""A cache root: making, finding and holding its stores.
+"""A cache root: make and find its stores.
 
 ROOT/clips.zarr                         frames, labels, sound, clip table
 ROOT/proposals/<generator>-<fp>.zarr    masks and Maskiges of one generator
 ROOT/audio/<encoder>-<fp>.zarr          features of one audio encoder
 """
-
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
 
 from ...errors import BadInput
 from ..clip import CLIP_LENGTHS, ClipSource
@@ -22,10 +19,10 @@ from .attributes import (
 from .checksummed_json import digest
 from .clip_table import ClipTable, plan_order
 from .location import Location, location, names_in, reaching
-from .locks import guarded, hold
-from .metadata import identity, is_begun, metadata_damage, read_metadata, write_metadata
+from .locks import lock_metadata
+from .metadata import check_metadata, identity, is_begun, read_metadata, write_metadata
 from .receipts import Receipt, read_receipt
-from .store import Cache, ClipStore, Store
+from .store import Cache, ClipStore
 
 CACHE_KINDS = ("proposals", "audio")
 AGREEMENT = "_log/agreement.json"  # of a cache: how far its approximate setting is from the exact one
@@ -63,7 +60,7 @@ def create_store(path: Location, attributes: StoreAttributes, table: ClipTable |
 
     Raises `BadInput` when a store with other attributes is there.
     """
-    with guarded(path):
+    with lock_metadata(path):
         try:
             there, files = read_metadata(path)
         except BadInput as error:
@@ -77,7 +74,7 @@ def create_store(path: Location, attributes: StoreAttributes, table: ClipTable |
             raise BadInput(
                 f"{path} holds other {what} (different: {', '.join(differing)}); name another root or remove it"
             )
-        if metadata_damage(path, files):
+        if check_metadata(path, files):
             write_metadata(path, attributes, table)
 
 
@@ -170,13 +167,3 @@ def cache_paths(root: str | Location) -> list[Location]:
 def list_caches(root: str | Location) -> list[Cache]:
     """All caches of a root, in a stable order."""
     return [Cache(path) for path in cache_paths(root)]
-
-
-@contextmanager
-def exclusive(store: Store, shards: Collection[int] | None = None) -> Iterator[None]:
-    """Hold a store, or some shards of it, for writing.
-
-    Raises `BadInput` that says who, when another run holds any of them.
-    """
-    with hold(store.path, shards):
-        yield

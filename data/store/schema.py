@@ -92,7 +92,7 @@ def array_specs(attributes: StoreAttributes) -> dict[str, ArraySpec]:
 
 
 def array_metadata(specs: dict[str, ArraySpec], frames: int, shard_frames: int) -> dict[str, bytes]:
-    """The zarr.json of every array of a store of so many frames, by its name relative to the store."""
+    """The zarr.json of every array of a store, by its name in the store."""
     files: dict[str, Buffer] = {}
     for name, spec in specs.items():
         _create_array(files, name, spec, frames, shard_frames)
@@ -108,19 +108,19 @@ def encode_shard(spec: ArraySpec, values: np.ndarray, shard_frames: int) -> byte
     """The file of one shard, or None when it holds nothing but fill value, which Zarr does not write.
 
     values: [1..shard_frames, *frame_shape] of the spec's dtype; object array of bytes for variable-length ones.
-    Encoding in memory leaves it to us how a file gets to its place. Raises `OSError` when it decodes to other values.
+    Encoded in memory, so that the caller decides how to write it. Raises `OSError` when it decodes to other values.
     """
     files: dict[str, Buffer] = {}
     array = _create_array(files, "a", spec, len(values), shard_frames)
     array[:] = values
-    if not _same(array[:], values):
+    if not _same(np.asarray(array[:]), values):
         raise OSError("a shard does not decode to the values it was made of; check the memory of this machine")
     encoded = files.get(shard_key("a", spec, 0))
     return None if encoded is None else encoded.to_bytes()
 
 
 def open_array(path: Path) -> zarr.Array:
-    """An array of a store for reading by zarr-python, which reads what has no fixed width, too."""
+    """An array of a store opened by zarr-python, which also reads variable-length values."""
     with warnings.catch_warnings():
         # The variable-length type has no final spec yet. Ours is pinned by the schema version and by tests.
         warnings.simplefilter("ignore", UnstableSpecificationWarning)

@@ -49,10 +49,10 @@ def _read_index(handle: int, chunks: int) -> np.ndarray:
 
 
 def _read_checked(handle: int, offset: int, into: np.ndarray) -> np.ndarray:
-    """Fill `into` from a place in a file, where its CRC32C follows."""
+    """Fill `into` from an offset of a file; its CRC32C follows there."""
     crc = bytearray(CRC_BYTES)
     wanted = into.nbytes + CRC_BYTES
-    if offset < 0 or os.preadv(handle, [memoryview(into).cast("B"), crc], offset) != wanted:
+    if offset < 0 or os.preadv(handle, [into.data.cast("B"), crc], offset) != wanted:
         raise ValueError(f"the file ends within {wanted} bytes at {offset}")
     if google_crc32c.value(into) != int.from_bytes(crc, "little"):
         raise ValueError(f"{wanted} bytes at {offset} do not have their CRC32C")

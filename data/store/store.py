@@ -3,7 +3,7 @@
 Every store is complete or resumable, and says so: only shards with a valid receipt can be read.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,9 +11,9 @@ import numpy as np
 
 from ...errors import BadInput, ComboError
 from ..clip import Clip
-from ..masks import unpack_masks, unpack_stats
+from ..masks import unpack_masks
 from .attributes import AudioAttributes, ClipAttributes, ProposalAttributes
-from .checksummed_json import digest, seal, unseal
+from .checksummed_json import digest, dump_checksummed, load_checksummed
 from .clip_table import ClipTable
 from .location import (
     REQUESTS_AT_ONCE,
@@ -28,8 +28,8 @@ from .location import (
     write_file,
 )
 from .metadata import CLIP_TABLE, identity, is_begun, read_metadata
-from .receipts import Receipt, drop_receipt, read_receipt
-from .schema import array_specs, open_array, open_remote_array, shard_key
+from .receipts import Receipt, invalidate_shard, read_receipt
+from .schema import BYTES, array_specs, open_array, open_remote_array, shard_key
 from .shard_reader import read_shard
 
 AT_IMPORT = "quarantined at import"  # why clips have no data in caches, when they have none in the clip store
@@ -37,7 +37,7 @@ PART_OF = "part_of.json"  # in a clip store that holds some shards of another: t
 
 
 class Store:
-    """One Zarr group whose shards are written with receipts; see `cache_root` for making and finding them.
+    """One Zarr group whose shards are written with receipts; see `root` for making and finding them.
 
     path: a folder or a URL. Raises `BadInput` when no store is there, or its zarr.json is damaged.
     """
@@ -49,7 +49,7 @@ class Store:
         self.frames = self.attributes.frames
         self.shard_frames = self.attributes.shard_frames
         self.specs = array_specs(self.attributes)
-        self._identity = identity(self.attributes)
+        self.identity = identity(self.attributes)
         self._receipts: dict[int, Receipt] = {}  # those found valid
         self._arrays: dict[str, Any] = {}  # open handles, behind a URL
 
@@ -71,18 +71,23 @@ class Store:
         done = self.done_shards()
         new = sorted(done - self._receipts.keys())
         # Behind a URL one listing costs less than a request for every file; elsewhere threads wait for the network.
-        there = files_below(self.path) if new and isinstance(self.path, UrlPath) else None
+        listed = files_below(self.path) if new and isinstance(self.path, UrlPath) else None
         with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
-            found = list(pool.map(lambda shard: self._valid_receipt(shard, there), new))
+            found = list(pool.map(lambda shard: self.finished(shard, listed), new))
         self._receipts |= {r.shard: r for r in found if r is not None}
         return {s: self._receipts[s] for s in sorted(done) if s in self._receipts}
 
-    def finished(self, shard: int) -> Receipt | None:
-        """The receipt of a shard, if it is of this store and every file it lists is there with its size.
+    def finished(self, shard: int, listed: Mapping[str, int] | None = None) -> Receipt | None:
+        """The receipt of a shard if it is valid and every file it lists is there with its size, looked up anew.
 
-        Looks anew each time. Cheap: contents are for `checking.damaged`.
+        Contents are for `verify.check_shard`. listed: bytes of every file of the store, where they are known already.
         """
-        return self._valid_receipt(shard)
+        receipt = read_receipt(self.path, shard)
+        if receipt is None or self.check_receipt(receipt):
+            return None
+        there = sizes(self.path, list(receipt.files)) if listed is None else listed
+        whole = all(there.get(name) == (file and file[0]) for name, file in receipt.files.items())
+        return receipt if whole else None
 
     def unfinished(self) -> list[int]:
         """Shards without a valid receipt."""
@@ -97,27 +102,18 @@ class Store:
         """Clips with something odd about them, and what."""
         return {clip: note for r in self.receipts().values() for clip, note in r.notes.items()}
 
-    def redo(self, shards: Iterable[int]) -> None:
-        """Drop the receipts of these shards, so that the job that made them does exactly these again."""
+    def invalidate(self, shards: Iterable[int]) -> None:
+        """Remove the receipts of these shards, so that the job that made them does exactly these again."""
         for shard in shards:
             self._receipts.pop(shard, None)
-            drop_receipt(self.path, shard)
+            invalidate_shard(self.path, shard)
 
-    def _valid_receipt(self, shard: int, there: dict[str, int] | None = None) -> Receipt | None:
-        """there: bytes of every file of the store, where they are known already."""
-        receipt = read_receipt(self.path, shard)
-        if receipt is None or self.foreign(receipt):
-            return None
-        there = sizes(self.path, list(receipt.files)) if there is None else there
-        whole = all(there.get(name) == (file and file[0]) for name, file in receipt.files.items())
-        return receipt if whole else None
-
-    def foreign(self, receipt: Receipt) -> str | None:
-        """Why a receipt does not speak for a whole shard of this store."""
+    def check_receipt(self, receipt: Receipt) -> str | None:
+        """Why a receipt is invalid in this store; None: it is not."""
         keys = {shard_key(name, spec, receipt.shard) for name, spec in self.specs.items()}
         if missing := keys - receipt.files.keys():
             return f"its receipt leaves arrays out ({', '.join(sorted(missing))})"
-        if receipt.store != self._identity or keys != receipt.files.keys():
+        if receipt.store != self.identity or keys != receipt.files.keys():
             return "its receipt belongs to another store"
         return None if receipt.frames == self.shard_range(receipt.shard) else "its receipt speaks of other frames"
 
@@ -126,20 +122,17 @@ class Store:
 
         Raises `ComboError` when a shard was never finished or its data are damaged.
         """
-        receipts = self._require_finished(lo, hi)
-        parts = [self._read_part(name, r, max(lo, r.frames[0]), min(hi, r.frames[1])) for r in receipts]
+        parts = list(self._read_parts(name, lo, hi))
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def read_bytes(self, name: str, lo: int, hi: int) -> list[bytes]:
-        """Frames lo..hi of a variable-length array."""
-        receipts = self._require_finished(lo, hi)
-        if isinstance(self.path, UrlPath):
-            parts = [self._read_part(name, r, max(lo, r.frames[0]), min(hi, r.frames[1])) for r in receipts]
-            return [value for part in parts for value in part]
-        try:
-            return list(open_array(self.path / name)[lo:hi])
-        except (ValueError, RuntimeError) as error:
-            raise self._unreadable(name, lo, error) from error
+        """Frames lo..hi of a variable-length array. Raises as `read`."""
+        return [value for part in self._read_parts(name, lo, hi) for value in part]
+
+    def _read_parts(self, name: str, lo: int, hi: int) -> Iterator[np.ndarray]:
+        """Shard by shard."""
+        for receipt in self._require_finished(lo, hi):
+            yield self._read_part(name, receipt, max(lo, receipt.frames[0]), min(hi, receipt.frames[1]))
 
     def _read_part(self, name: str, receipt: Receipt, first: int, end: int) -> np.ndarray:
         """A file that should be there and is not is an error; one that its receipt knows to be absent is fill value."""
@@ -150,6 +143,8 @@ class Store:
         try:
             if isinstance(self.path, UrlPath):
                 return self._read_remote(name, first, end)
+            if spec.dtype == BYTES:
+                return np.asarray(open_array(self.path / name)[first:end])
             begin = receipt.frames[0]
             return read_shard(self.path / file, spec, self.shard_frames, first - begin, end - begin)
         except (ValueError, RuntimeError, FileNotFoundError) as error:
@@ -171,9 +166,11 @@ class Store:
             raise IndexError(f"{self.path}: frames {lo}..{hi} of {self.frames}")
         receipts = []
         for shard in range(lo // self.shard_frames, (hi - 1) // self.shard_frames + 1):
-            receipt = self._receipts.get(shard) or self._valid_receipt(shard)
+            receipt = self._receipts.get(shard) or self.finished(shard)
             if receipt is None:
-                raise ComboError(f"{self.path}: shard {shard} (frames {lo}..{hi}) is not finished; {_redo(self.kind)}")
+                raise ComboError(
+                    f"{self.path}: shard {shard} (frames {lo}..{hi}) is not finished; {_remedy(self.kind)}"
+                )
             self._receipts[shard] = receipt
             receipts.append(receipt)
         return receipts
@@ -181,7 +178,7 @@ class Store:
     def _unreadable(self, name: str, lo: int, error: Exception) -> ComboError:
         shard = lo // self.shard_frames
         reason = str(error).splitlines()[0]
-        return ComboError(f"{self.path / name}: shard {shard} is damaged ({reason}); {_redo(self.kind)}")
+        return ComboError(f"{self.path / name}: shard {shard} is damaged ({reason}); {_remedy(self.kind)}")
 
 
 class ClipStore(Store):
@@ -217,18 +214,18 @@ class ClipStore(Store):
             else:
                 self._fingerprint = digest([self.attributes.to_json(), [receipts[s].files for s in sorted(receipts)]])
             if self._fingerprint is None:
-                raise BadInput(f"{self.path}: {missing} of {self.num_shards} shards are missing; {_redo(self.kind)}")
+                raise BadInput(f"{self.path}: {missing} of {self.num_shards} shards are missing; {_remedy(self.kind)}")
         return self._fingerprint
 
     def adopt_fingerprint(self, fingerprint: str) -> None:
         """Say of which whole this unfinished store is a part, so that caches made from the whole fit it."""
         if self.unfinished():
-            write_file(self.path / PART_OF, seal({"fingerprint": fingerprint, "seal": ""}))
+            write_file(self.path / PART_OF, dump_checksummed({"fingerprint": fingerprint, "seal": ""}))
         self._fingerprint = None
 
     def _adopted_fingerprint(self) -> str | None:
         try:
-            return str(unseal((self.path / PART_OF).read_bytes())["fingerprint"])
+            return str(load_checksummed((self.path / PART_OF).read_bytes())["fingerprint"])
         except FileNotFoundError:
             return None
         except (ValueError, KeyError) as error:
@@ -291,22 +288,14 @@ class Cache(Store):
             raise TypeError(f"{self.path} holds {self.kind}, not audio")
         return self.attributes
 
-    def read_masks(self, frame: int) -> np.ndarray:
-        """bool [K, H, W]: the masks of one frame of a proposals cache."""
-        return self.read_masks_of(frame, frame + 1)[0]
-
-    def read_masks_of(self, lo: int, hi: int) -> list[np.ndarray]:
+    def read_masks(self, lo: int, hi: int) -> list[np.ndarray]:
         """bool [K, H, W] for each of the frames lo..hi of a proposals cache, by one read."""
         if not isinstance(self.attributes, ProposalAttributes):
             raise TypeError(f"{self.path} holds {self.kind}, not proposals")
         height, width = self.attributes.size
         return [unpack_masks(packed, height, width) for packed in self.read_bytes("masks", lo, hi)]
 
-    def read_stats(self, frame: int) -> np.ndarray:
-        """[K] records `masks.MASK_STATS` of one frame of a proposals cache."""
-        return unpack_stats(self.read_bytes("mask_stats", frame, frame + 1)[0])
 
-
-def _redo(kind: str) -> str:
+def _remedy(kind: str) -> str:
     command = "combo import" if kind == "clips" else "combo precompute"
     return f"run the same '{command}' again, it does only what is missing"

@@ -106,7 +106,7 @@ def diff_caches(root: str | Location, first: str, second: str, split: str | None
 def _diff_clip(caches: tuple[Cache, Cache], lo: int, hi: int) -> list[FrameDiff]:
     maskiges = [cache.read("maskige", lo, hi) for cache in caches]
     same = (maskiges[0] == maskiges[1]).all(-1).mean((1, 2))
-    pairs = zip(*(cache.read_masks_of(lo, hi) for cache in caches), strict=True)
+    pairs = zip(*(cache.read_masks(lo, hi) for cache in caches), strict=True)
     return [_diff_frame(a, b, float(pixels)) for (a, b), pixels in zip(pairs, same, strict=True)]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...data.store.location import Location, files_below, location
-from ...data.store.locks import hold
+from ...data.store.locks import lock_store
 from ...data.store.root import cache_paths
 from ...data.store.store import Cache, ClipStore
 from ...errors import BadInput
@@ -100,7 +100,7 @@ def _delete(rubbish: Rubbish) -> Rubbish:
     # zarr.json makes it a store, so that goes first: an interrupted deletion leaves nothing that looks like one.
     names = sorted(rubbish.files, key=lambda name: name != "zarr.json")
     try:
-        with hold(rubbish.path):
+        with lock_store(rubbish.path):
             for name in names:
                 (rubbish.path / name).unlink(missing_ok=True)
     except BadInput:

@@ -13,7 +13,7 @@ from ...data.store.metadata import is_begun
 from ...data.store.receipts import Receipt, log_path, read_log
 from ...data.store.root import AGREEMENT, cache_paths
 from ...data.store.store import Cache, ClipStore, Store
-from ...data.store.verify import damaged
+from ...data.store.verify import check_store
 from ...errors import BadInput
 from ..common.progress import bar
 from ..common.text import megabytes, quarantine_lines
@@ -173,7 +173,7 @@ def verify_root(root: str | Location) -> list[dict[str, Any]]:
             found(path, None, str(error))
     with bar(sum(s.num_shards for s in stores), "verify", "shards") as progress:
         for store in stores:
-            for shard, problem in damaged(store):
+            for shard, problem in check_store(store):
                 if problem is not None:
                     found(store.path, shard, problem)
                 if shard is not None:

@@ -3,7 +3,8 @@
 from dataclasses import asdict
 
 from ...data.store.location import Location, absolute
-from ...data.store.root import exclusive, list_caches
+from ...data.store.locks import lock_store
+from ...data.store.root import list_caches
 from ...data.store.store import Cache, ClipStore, Store
 from ...data.store.verify import repair
 from ...errors import BadInput
@@ -37,7 +38,7 @@ def repair_root(root: str | Location) -> list[str]:
 def _invalidate_damaged(store: Store) -> list[int]:
     """Repair what follows from the store itself. Returns the shards that were finished, and must be redone."""
     before = store.done_shards()
-    with exclusive(store):
+    with lock_store(store.path):
         return sorted(set(repair(store)) & before)
 
 

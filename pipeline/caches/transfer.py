@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...data.store.copy import copy_shard
+from ...data.store.commit import copy_shard
 from ...data.store.location import Location, location
-from ...data.store.locks import hold
+from ...data.store.locks import lock_store
 from ...data.store.metadata import is_begun
-from ...data.store.root import create_store, exclusive, list_caches, open_cache
+from ...data.store.root import create_store, list_caches, open_cache
 from ...data.store.store import Cache, ClipStore, Store
 from ...errors import BadInput
 from ...files import replacing
@@ -74,7 +74,7 @@ def import_stores(file: Path, root: str | Location) -> Transfer:
         with bar(sum(counts.values()), f"import {file.name}", "shards") as progress:
             for name, group in groups.items():
                 target = root / f"{name}.zarr"
-                with hold(target):
+                with lock_store(target):
                     store = read_store(group, target, progress.update)
                 if store.kind == "clips":
                     ClipStore(root).adopt_fingerprint(clips_fingerprint(group))
@@ -98,7 +98,7 @@ def merge_roots(root: str | Location, sources: Sequence[str | Location]) -> Tran
             target = root / _relative(source)
             create_store(target, source.attributes, source.table if isinstance(source, ClipStore) else None)
             store = Store(target)
-            with exclusive(store), bar(source.num_shards, f"merge {_relative(source)}", "shards") as progress:
+            with lock_store(target), bar(source.num_shards, f"merge {_relative(source)}", "shards") as progress:
                 for shard, receipt in source.receipts().items():
                     there = store.finished(shard)
                     if there is None:

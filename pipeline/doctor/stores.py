@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ...data.store.location import Location
-from ...data.store.metadata import metadata_damage
+from ...data.store.metadata import check_metadata
 from ...data.store.root import cache_paths
 from ...data.store.store import Cache, ClipStore, Store
 from ...errors import BadInput
@@ -46,7 +46,7 @@ def _store_findings(store: Store, facts: dict[str, Any]) -> Iterator[Finding]:
     begun, whole = store.done_shards(), store.receipts()
     facts["stores"][store.path.name] = f"{len(whole)} of {store.num_shards} shards"
     damaged = [f"shard {shard}: a file of it is missing or cut" for shard in sorted(begun - whole.keys())]
-    damaged += [f"{name}: {what}" for name, what in metadata_damage(store.path, store.metadata_files).items()]
+    damaged += [f"{name}: {what}" for name, what in check_metadata(store.path, store.metadata_files).items()]
     if damaged:
         yield Finding("D402", str(store.path), items=tuple(damaged))
     if missing := store.num_shards - len(begun):

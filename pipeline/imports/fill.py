@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...data.clip import Clip
-from ...data.store.receipts import write_shard
-from ...data.store.root import exclusive
+from ...data.store.commit import commit_shard
+from ...data.store.locks import lock_store
 from ...data.store.store import ClipStore, Store
 from ..common.progress import bar
 
@@ -34,7 +34,7 @@ def fill_store(store: Store, clips: ClipStore, what: str, read: Callable[[Clip],
     clips: the clips of each shard; a clip store is its own. read: called once per clip, in threads; what it raises
     ends the job, and shards that were committed stay. Raises `BadInput` when another run writes to the store.
     """
-    with exclusive(store), ThreadPoolExecutor(READ_THREADS) as pool:
+    with lock_store(store.path), ThreadPoolExecutor(READ_THREADS) as pool:
         todo = store.unfinished()
         with bar(store.num_shards, what, "shards", done=store.num_shards - len(todo)) as progress:
             for shard in todo:
@@ -64,5 +64,4 @@ def _fill_shard(
         counts = {"clips": len(clips), "labelled_frames": int(arrays["label_valid"].sum())}
     else:
         counts = {"frames": hi - lo, "masks": int(arrays["mask_count"].sum())}
-    span, specs = (lo, hi), store.specs
-    write_shard(store.path, shard, span, specs, arrays, counts=counts, quarantined=quarantined, notes=notes, log={})
+    commit_shard(store, shard, arrays, counts=counts, quarantined=quarantined, notes=notes)

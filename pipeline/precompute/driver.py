@@ -14,15 +14,15 @@ import torch
 
 from ...data.audio import log_mel_examples, waveform_seconds
 from ...data.store.attributes import AudioAttributes, ProposalAttributes
-from ...data.store.checksummed_json import seal
-from ...data.store.location import Location, absolute, location, write_file
+from ...data.store.location import Location, absolute, location
+from ...data.store.locks import lock_store
+from ...data.store.receipts import write_log
 from ...data.store.root import (
     AGREEMENT,
     audio_attributes,
     cache_path,
     create_cache,
     done_before,
-    exclusive,
     proposal_attributes,
 )
 from ...data.store.store import AT_IMPORT, ClipStore
@@ -154,7 +154,7 @@ def run_plans(
         client = held.enter_context(running_scheduler(scheduler)) if tasks and scheduler is not None else None
         caches = [create_cache(p.clips, p.attributes) for p in plans]
         for plan, cache in zip(plans, caches, strict=True):
-            held.enter_context(exclusive(cache, None if plan.share is None else set(plan.todo)))
+            held.enter_context(lock_store(cache.path, None if plan.share is None else set(plan.todo)))
         with bar(done + len(tasks), "precompute", "shards", done=done) as progress:
             for outcome in _outcomes(tasks, client, workers, slurm, held):
                 if outcome.summary is None:
@@ -205,7 +205,7 @@ def _record_failure(outcome: Outcome) -> str:
     job, shard = outcome.task.job, outcome.task.shard
     why = _explain(outcome.error)
     with suppress(OSError):  # a full disk is often the very reason
-        write_file(location(job.cache) / "_log" / f"{shard:06d}.failed.json", seal({"reason": why, "seal": ""}))
+        write_log(location(job.cache) / "_log" / f"{shard:06d}.failed.json", {"reason": why})
     return f"{location(job.cache).name} shard {shard}: {why}"
 
 

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ...data.clip import Clip
 from ...data.store.attributes import Folding, Provenance
-from ...data.store.receipts import log_path, write_log, write_shard
+from ...data.store.commit import commit_shard
+from ...data.store.receipts import log_path, write_log
 from ...data.store.store import AT_IMPORT, Cache, ClipStore
 from ...errors import ComboError
 from ...model.audio import encoder
@@ -141,10 +142,11 @@ def run_shard(
         "tracebacks": record.tracebacks,
         "versions": _versions(),
     }
-    write_shard(cache.path, shard, span, cache.specs, arrays, counts=counts, quarantined=quarantined, notes={}, log=log)
+    write_log(log_path(cache.path, shard), log)
+    commit_shard(cache, shard, arrays, counts=counts, quarantined=quarantined, notes={})
     seconds = time.perf_counter() - loaded
     log |= {
-        "seconds_per_frame": seconds / (span[1] - span[0]),
+        "seconds_per_frame": seconds / len(next(iter(arrays.values()))),
         "seconds": seconds,
         "seconds_loading": loaded - started,
         "waiting_share": 1 - record.busy / seconds,  # of the device, including the writing that has just ended

@@ -204,7 +204,7 @@ def _write_item(clips: ClipStore, row: int, columns: list[_Column], out: Path, n
 
 def _mask_row(frames: np.ndarray, cache: Cache, span: tuple[int, int]) -> np.ndarray:
     """Outline masks over frames [T, h, w, 3], the smallest mask on top as in a Maskige."""
-    found = cache.read_masks_of(*span)
+    found = cache.read_masks(*span)
     stats = [unpack_stats(packed)["area"] for packed in cache.read_bytes("mask_stats", *span)]
     size = frames.shape[1:3]
     pairs = zip(frames, found, stats, strict=True)

@@ -75,7 +75,7 @@ def _clip(result: DemoResult, index: int, scores: Scores) -> dict[str, Any]:
     swapped = _predict(result, index, "swapped")
     frames = []
     for t, frame in enumerate(sample.frames):
-        masks = dataset.proposals.read_masks(first + t)
+        masks = dataset.proposals.read_masks(first + t, first + t + 1)[0]
         frames.append(
             {
                 "frame": png(frame),

@@ -15,10 +15,11 @@ from combo_avs.base import IGNORE_LABEL
 from combo_avs.data.clip import Clip
 from combo_avs.data.store.attributes import Provenance
 from combo_avs.data.store.clip_table import ClipTable, plan_order
+from combo_avs.data.store.locks import lock_store
 from combo_avs.data.store.receipts import read_receipt, receipt_path
-from combo_avs.data.store.root import create_proposals, exclusive, open_cache
+from combo_avs.data.store.root import create_proposals, open_cache
 from combo_avs.data.store.store import ClipStore
-from combo_avs.data.store.verify import damaged
+from combo_avs.data.store.verify import check_store
 from combo_avs.errors import BadInput, ComboError
 from combo_avs.pipeline.imports.clips import import_clips
 
@@ -139,7 +140,7 @@ class TestDamage:
             path.write_bytes(b"")
         else:
             path.unlink()
-        assert [shard for shard, what in damaged(ClipStore(root)) if what] == [1]
+        assert [shard for shard, what in check_store(ClipStore(root)) if what] == [1]
         with pytest.raises(ComboError, match=r"combo import"):
             ClipStore(root).read(array, 20, 40)
 
@@ -162,7 +163,7 @@ class TestDamage:
     def test_a_damaged_receipt_means_not_done(self, root: Path, receipt: str) -> None:
         receipt_path(root / "clips.zarr", 1).write_text(receipt)
         assert ClipStore(root).unfinished() == [1]
-        assert [shard for shard, what in damaged(ClipStore(root)) if what] == [1]
+        assert [shard for shard, what in check_store(ClipStore(root)) if what] == [1]
         with pytest.raises(BadInput, match="1 of 3 shards are missing"):
             ClipStore(root).fingerprint()
 
@@ -178,7 +179,7 @@ class TestShardsOfNothingButFillValue:
         import_clips(self.Black(), tmp_path, SHARD)
         store = ClipStore(tmp_path)
         assert store.unfinished() == []
-        assert not any(what for _, what in damaged(store))
+        assert not any(what for _, what in check_store(store))
         assert not store.read("frames", 0, store.frames).any()
 
     def test_a_file_where_there_should_be_none_is_damage(self, tmp_path: Path) -> None:
@@ -188,7 +189,7 @@ class TestShardsOfNothingButFillValue:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"stray")
         assert ClipStore(tmp_path).unfinished() == [1]
-        assert dict(damaged(store))[1] == "frames/c/1/0/0/0: should not exist"
+        assert dict(check_store(store))[1] == "frames/c/1/0/0/0: should not exist"
 
 
 class TestResume:
@@ -220,9 +221,9 @@ class TestResume:
 
     def test_a_second_writer_is_refused(self, root: Path) -> None:
         store = ClipStore(root)
-        with exclusive(store), pytest.raises(BadInput, match="writing to it"), exclusive(ClipStore(root)):
+        with lock_store(store.path), pytest.raises(BadInput, match="writing to it"), lock_store(ClipStore(root).path):
             pass
-        with exclusive(store):
+        with lock_store(store.path):
             pass
 
 

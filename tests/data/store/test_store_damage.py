@@ -13,15 +13,16 @@ import pytest
 from fakes import NoiseSource
 from store_locations import contents
 
-from combo_avs.data.store import clip_table, receipts
+from combo_avs.data.store import clip_table, commit
 from combo_avs.data.store.attributes import Provenance
-from combo_avs.data.store.checksummed_json import seal, unseal
+from combo_avs.data.store.checksummed_json import dump_checksummed, load_checksummed
 from combo_avs.data.store.clip_table import ClipTable
+from combo_avs.data.store.commit import commit_shard
 from combo_avs.data.store.location import write_file
-from combo_avs.data.store.receipts import Receipt, receipt_path, write_shard
+from combo_avs.data.store.receipts import Receipt, log_path, receipt_path, write_log
 from combo_avs.data.store.root import audio_attributes, create_cache
 from combo_avs.data.store.store import Cache, ClipStore
-from combo_avs.data.store.verify import damaged, repair
+from combo_avs.data.store.verify import check_store, repair
 from combo_avs.errors import BadInput
 from combo_avs.pipeline.caches.inspect import verify_root
 from combo_avs.pipeline.imports.clips import import_clips
@@ -46,9 +47,8 @@ def write(cache: Cache, shard: int) -> None:
     lo, hi = cache.shard_range(shard)
     arrays = {name: spec.empty(hi - lo) for name, spec in cache.specs.items()}
     arrays["features"][:] = shard + 1
-    write_shard(
-        cache.path, shard, (lo, hi), cache.specs, arrays, counts={"frames": 1}, quarantined={}, notes={}, log={"s": 1.5}
-    )
+    write_log(log_path(cache.path, shard), {"s": 1.5})
+    commit_shard(cache, shard, arrays, counts={"frames": 1}, quarantined={}, notes={})
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def found(root: Path, path: Path) -> bool:
         opened = ClipStore(root) if store.name == "clips.zarr" else Cache(store)
     except BadInput as error:
         return str(store) in str(error)
-    return any(problem for _, problem in damaged(opened))
+    return any(problem for _, problem in check_store(opened))
 
 
 def test_every_deletion_is_found(root: Path) -> None:
@@ -171,7 +171,8 @@ class TestReceipts:
         shutil.copytree(first / "features", other.path / "features", dirs_exist_ok=True)
         shutil.copytree(first / "_done", other.path / "_done")
         assert other.unfinished() == [0, 1, 2]
-        assert {what for shard, what in damaged(other) if shard is not None} == {"its receipt belongs to another store"}
+        found = {what for shard, what in check_store(other) if shard is not None}
+        assert found == {"its receipt belongs to another store"}
 
     @pytest.mark.parametrize(
         "changes",
@@ -186,11 +187,11 @@ class TestReceipts:
             {"surprise": 1},
         ],
     )
-    def test_sealed_nonsense_is_no_receipt(self, root: Path, changes: dict) -> None:
+    def test_checksummed_nonsense_is_no_receipt(self, root: Path, changes: dict) -> None:
         path = receipt_path(root / "clips.zarr", 1)
-        write_file(path, seal({**unseal(path.read_bytes()), **changes, "seal": ""}))
+        write_file(path, dump_checksummed({**load_checksummed(path.read_bytes()), **changes, "seal": ""}))
         assert ClipStore(root).unfinished() == [1]
-        assert [s for s, what in damaged(ClipStore(root)) if what] == [1]
+        assert [s for s, what in check_store(ClipStore(root)) if what] == [1]
 
     def test_equal_receipts_have_equal_bytes(self) -> None:
         values = {"b": "x", "a": 'says "seal": "0"'}
@@ -198,23 +199,23 @@ class TestReceipts:
             Receipt(1, (0, 5), {}, {}, values).to_json()
             == Receipt(1, (0, 5), {}, {}, dict(sorted(values.items()))).to_json()
         )
-        assert unseal(Receipt(1, (0, 5), {}, {}, values).to_json())["quarantined"] == values
+        assert load_checksummed(Receipt(1, (0, 5), {}, {}, values).to_json())["quarantined"] == values
 
 
 class TestWriteErrors:
     def test_a_file_system_that_gives_back_other_data(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        ClipStore(root).redo([1])
+        ClipStore(root).invalidate([1])
 
         def rot(path: Path, content: bytes) -> None:
             write_file(path, b"\0" + content[1:] if "frames" in path.parts else content)
 
-        monkeypatch.setattr(receipts, "write_file", rot)
+        monkeypatch.setattr(commit, "write_file", rot)
         with pytest.raises(OSError, match="does not read back"):
             import_clips(NoiseSource(), root, SHARD)
         assert ClipStore(root).unfinished() == [1]
 
     def test_an_error_of_the_disk_leaves_no_temporary_file(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        ClipStore(root).redo([1])
+        ClipStore(root).invalidate([1])
 
         def fail(*_: object) -> None:
             raise OSError(errno.EIO, "Input/output error")
@@ -269,6 +270,6 @@ class TestHostileClipTables:
         document = json.loads(path.read_bytes())
         document["attributes"]["shard_frames"] = 7
         document["attributes"]["checks"]["seal"] = ""
-        path.write_bytes(seal(document))
+        path.write_bytes(dump_checksummed(document))
         with pytest.raises(BadInput, match="in shards of 7"):
             ClipStore(root)

@@ -13,13 +13,14 @@ from combo_avs.data.augment import AugmentConfig
 from combo_avs.data.clip import Clip
 from combo_avs.data.dataset import ClipDataset, prefetch, train_batch
 from combo_avs.data.store.attributes import Provenance
+from combo_avs.data.store.commit import commit_shard
 from combo_avs.data.store.location import Location, UrlPath, location
-from combo_avs.data.store.receipts import write_shard
+from combo_avs.data.store.locks import lock_store
+from combo_avs.data.store.receipts import log_path, write_log
 from combo_avs.data.store.root import (
     audio_attributes,
     create_cache,
     create_proposals,
-    exclusive,
     list_caches,
     open_cache,
 )
@@ -52,17 +53,8 @@ def cache_rows(cache: Cache, shard: int) -> dict[str, np.ndarray]:
 
 def fill(cache: Cache, shards: list[int] | None = None) -> Cache:
     for shard in range(cache.num_shards) if shards is None else shards:
-        write_shard(
-            cache.path,
-            shard,
-            cache.shard_range(shard),
-            cache.specs,
-            cache_rows(cache, shard),
-            counts={},
-            quarantined={},
-            notes={},
-            log={"seconds_per_frame": 0.5},
-        )
+        write_log(log_path(cache.path, shard), {"seconds_per_frame": 0.5})
+        commit_shard(cache, shard, cache_rows(cache, shard), counts={}, quarantined={}, notes={})
     return cache
 
 
@@ -120,7 +112,7 @@ class TestLocationContract:
     ) -> None:
         do_import(root)
         store = ClipStore(root)
-        store.redo([0, 1, 2])
+        store.invalidate([0, 1, 2])
         with full_at(4), pytest.raises(OSError, match="No space left"):
             do_import(root)
         assert len(ClipStore(root).unfinished()) == 3
@@ -130,7 +122,7 @@ class TestLocationContract:
     def test_done_shards_are_not_read_again(self, root: str) -> None:
         do_import(root)
         assert do_import(root).reads == []
-        ClipStore(root).redo([1])
+        ClipStore(root).invalidate([1])
         again = do_import(root)
         assert {c for _, clip in ClipStore(root).clips_in(1) for c in [clip.id]} == set(again.reads)
 
@@ -192,19 +184,19 @@ class TestLocationContract:
 
     def test_a_second_writer_is_refused_and_told_who_writes(self, root: str) -> None:
         do_import(root)
-        with exclusive(ClipStore(root)), pytest.raises(BadInput, match=r"process \d+ on \S+ is writing to it"):
+        with lock_store(ClipStore(root).path), pytest.raises(BadInput, match=r"process \d+ on \S+ is writing to it"):
             do_import(root)
         do_import(root)
 
     def test_writers_share_a_store_by_shards(self, root: str) -> None:
         do_import(root)
         cache = create_proposals(ClipStore(root), PROVENANCE)
-        with exclusive(cache, {0, 2}):
-            with exclusive(Cache(cache.path), {1}):
+        with lock_store(cache.path, {0, 2}):
+            with lock_store(cache.path, {1}):
                 fill(cache, [1])
-            with pytest.raises(BadInput, match="2 shards of it"), exclusive(Cache(cache.path), {1, 2}):
+            with pytest.raises(BadInput, match="2 shards of it"), lock_store(cache.path, {1, 2}):
                 pass
-            with pytest.raises(BadInput, match="is writing to"), exclusive(Cache(cache.path)):
+            with pytest.raises(BadInput, match="is writing to"), lock_store(cache.path):
                 pass
             fill(cache, [0, 2])
         assert cache.unfinished() == []

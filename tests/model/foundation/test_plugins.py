@@ -71,7 +71,7 @@ def test_the_example_installs_and_runs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     cache = open_cache(ClipStore(root), "proposals", "grid")
     assert cache.provenance.parameters == {"cells": 2}
-    masks = cache.read_masks(0)
+    masks = cache.read_masks(0, 1)[0]
     assert masks.shape == (4, 16, 16)
     assert (masks.sum(0) == 1).all()
 

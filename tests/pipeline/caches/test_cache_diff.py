@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from combo_avs.data.store.attributes import Provenance
-from combo_avs.data.store.receipts import write_shard
-from combo_avs.data.store.root import create_proposals, exclusive
+from combo_avs.data.store.commit import commit_shard
+from combo_avs.data.store.locks import lock_store
+from combo_avs.data.store.root import create_proposals
 from combo_avs.data.store.store import Cache, ClipStore
 from combo_avs.errors import BadInput
 from combo_avs.model.foundation.interface import Proposals
@@ -33,12 +34,11 @@ def write_cache(root: Path, name: str, masks_of, shards: set[int] | None = None)
     """A proposals cache whose frame f holds `masks_of(f)`."""
     clips = ClipStore(root)
     cache = create_proposals(clips, Provenance(name, "1", {}))
-    with exclusive(cache):
+    with lock_store(cache.path):
         for shard in shards if shards is not None else range(cache.num_shards):
             lo, hi = cache.shard_range(shard)
             arrays = proposal_rows([proposals(masks_of(f)) for f in range(lo, hi)])
-            extra = {"counts": {"frames": hi - lo}, "quarantined": {}, "notes": {}, "log": {}}
-            write_shard(cache.path, shard, (lo, hi), cache.specs, arrays, **extra)
+            commit_shard(cache, shard, arrays, counts={"frames": hi - lo}, quarantined={}, notes={})
     return cache
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from combo_avs.data.sources.synthetic.source import SyntheticSource
 from combo_avs.data.store.attributes import Provenance
-from combo_avs.data.store.root import create_proposals, exclusive, list_caches
+from combo_avs.data.store.locks import lock_store
+from combo_avs.data.store.root import create_proposals, list_caches
 from combo_avs.data.store.store import ClipStore
 from combo_avs.errors import BadInput
 from combo_avs.pipeline.caches.gc import clean
@@ -57,13 +58,13 @@ def test_unfinished_ones_go_only_when_asked(littered: Path) -> None:
 
 def test_what_a_run_holds_stays(littered: Path) -> None:
     begun = next(c for c in list_caches(littered) if c.provenance.name == "begun")
-    with exclusive(begun):
+    with lock_store(begun.path):
         report = clean(littered, unfinished=True, delete=True)
     assert "begun" in names(littered)
     assert [r.held for r in report.found if "begun" in r.path.name] == [True]
 
 
 def test_an_unfinished_import_is_refused(littered: Path) -> None:
-    ClipStore(littered).redo([0])
+    ClipStore(littered).invalidate([0])
     with pytest.raises(BadInput, match="missing"):
         clean(littered, delete=True)

@@ -56,7 +56,7 @@ class TestHdf5:
     def test_goes_on_after_a_stop(self, prepared: Path, tmp_path: Path) -> None:
         export_stores(prepared, tmp_path / "all.h5", None, None)
         import_stores(tmp_path / "all.h5", tmp_path / "back")
-        Store(tmp_path / "back" / "clips.zarr").redo([0])
+        Store(tmp_path / "back" / "clips.zarr").invalidate([0])
         import_stores(tmp_path / "all.h5", tmp_path / "back")
         assert data_files(tmp_path / "back") == data_files(prepared)
 
@@ -123,7 +123,7 @@ class TestMerge:
         halves = [Path(shutil.copytree(prepared, tmp_path / name)) for name in ("a", "b")]
         for parity, half in enumerate(halves):
             for store in list_caches(half):
-                store.redo([s for s in range(store.num_shards) if s % 2 == parity])
+                store.invalidate([s for s in range(store.num_shards) if s % 2 == parity])
         report = merge_roots(halves[0], [halves[1]])
         assert sum(report.shards.values()) > 0
         assert report.conflicts == ()
@@ -137,10 +137,10 @@ class TestMerge:
         other = Path(shutil.copytree(prepared, tmp_path / "other"))
         ours = Path(shutil.copytree(prepared, tmp_path / "ours"))
         receipt = next((other / "audio").rglob("_done/000000.json"))
-        from combo_avs.data.store.checksummed_json import seal, unseal
+        from combo_avs.data.store.checksummed_json import dump_checksummed, load_checksummed
 
-        values = unseal(receipt.read_bytes())
-        receipt.write_bytes(seal({**values, "notes": {"a": "different"}, "seal": ""}))
+        values = load_checksummed(receipt.read_bytes())
+        receipt.write_bytes(dump_checksummed({**values, "notes": {"a": "different"}, "seal": ""}))
         before = data_files(ours)
         assert ["shard 0" in c for c in merge_roots(ours, [other]).conflicts] == [True]
         assert data_files(ours) == before

@@ -10,7 +10,7 @@ import pytest
 from tiny_network import TINY
 
 from combo_avs.data.store.attributes import Provenance
-from combo_avs.data.store.receipts import write_shard
+from combo_avs.data.store.commit import commit_shard
 from combo_avs.data.store.root import audio_attributes, create_cache, create_proposals
 from combo_avs.data.store.store import Cache, ClipStore
 from combo_avs.errors import BadInput, Interrupted
@@ -234,7 +234,7 @@ def narrow_features(root: Path, dim: int) -> Cache:
         features = np.random.default_rng(shard).normal(size=(hi - lo, dim)).astype(np.float32)
         arrays = {"features": features}
         counts = {"frames": hi - lo}
-        write_shard(cache.path, shard, (lo, hi), cache.specs, arrays, counts=counts, quarantined={}, notes={}, log={})
+        commit_shard(cache, shard, arrays, counts=counts, quarantined={}, notes={})
     return cache
 
 

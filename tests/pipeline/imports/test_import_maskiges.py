@@ -13,7 +13,8 @@ from combo_avs.console import run
 from combo_avs.data.dataset import ClipDataset
 from combo_avs.data.palette import PALETTE
 from combo_avs.data.sources.synthetic.source import SyntheticSource
-from combo_avs.data.store.root import create_proposals, exclusive, open_cache
+from combo_avs.data.store.locks import lock_store
+from combo_avs.data.store.root import create_proposals, open_cache
 from combo_avs.data.store.store import Cache, ClipStore
 from combo_avs.errors import BadInput, ComboError
 from combo_avs.pipeline.caches.inspect import root_info, verify_root
@@ -69,8 +70,8 @@ class TestContents:
         assert np.array_equal(maskiges[:, 0, 0], PALETTE[: cache.frames])
         assert (maskiges[:, 1:] == PALETTE[3]).all()
         assert not cache.read("mask_count", 0, cache.frames).any()
-        assert cache.read_masks(7).shape == (0, *clips.size)
-        assert len(cache.read_stats(7)) == 0
+        assert cache.read_masks(7, 8)[0].shape == (0, *clips.size)
+        assert cache.read_bytes("mask_stats", 7, 8) == [b""]
         assert "mask_count is 0" in str(report)
         assert f"Maskiges of {len(clips.table)} clips" in str(report)
 
@@ -127,8 +128,8 @@ class TestResume:
         before = contents(cache.path)
         (cache.path / "maskige" / "c" / "1" / "0" / "0" / "0").unlink()
         done = []
-        write = module.write_shard
-        monkeypatch.setattr(module, "write_shard", lambda *a, **k: done.append(a[1]) or write(*a, **k))
+        write = module.commit_shard
+        monkeypatch.setattr(module, "commit_shard", lambda *a, **k: done.append(a[1]) or write(*a, **k))
         import_maskiges(root, tree)
         assert done == [1]
         assert contents(cache.path) == before
@@ -149,7 +150,7 @@ class TestResume:
     def test_a_second_run_is_refused(self, root: Path, tree: Path) -> None:
         cache = import_maskiges(root, tree).cache
         create_proposals(ClipStore(root), cache.provenance)
-        with exclusive(cache), pytest.raises(BadInput, match="writing to it"):
+        with lock_store(cache.path), pytest.raises(BadInput, match="writing to it"):
             import_maskiges(root, tree)
 
 

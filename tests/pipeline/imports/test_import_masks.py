@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+from combo_avs.data.masks import unpack_stats
 from combo_avs.data.sources.mask_files import decode_rle, read_masks
 from combo_avs.data.store.store import ClipStore
 from combo_avs.errors import BadInput, ComboError
@@ -89,8 +90,8 @@ def test_every_format(root: Path, tmp_path: Path, write) -> None:
     cache = report.cache
     assert cache.name.startswith("mine-")
     assert report.missing == 0
-    assert np.array_equal(cache.read_masks(7), halves())
-    stats = cache.read_stats(7)
+    assert np.array_equal(cache.read_masks(7, 8)[0], halves())
+    stats = unpack_stats(cache.read_bytes("mask_stats", 7, 8)[0])
     assert stats["area"].tolist() == [20 * 64, 24 * 54]
     assert stats["box"].tolist() == [[0, 0, 63, 19], [10, 40, 63, 63]]
     assert stats["point"].tolist() == [[0, 0], [10, 40]]
@@ -127,8 +128,8 @@ def test_missing_frames(root: Path, tmp_path: Path) -> None:
     report = import_masks(root, tmp_path / "masks", "mine", allow_missing=True)
     assert report.missing == 1
     first, _ = ClipStore(root).span(2)
-    assert len(report.cache.read_masks(first + 3)) == 0
-    assert len(report.cache.read_masks(first + 2)) == 2
+    assert len(report.cache.read_masks(first + 3, first + 4)[0]) == 0
+    assert len(report.cache.read_masks(first + 2, first + 3)[0]) == 2
 
 
 def test_refusals_before_anything_is_written(root: Path, tmp_path: Path) -> None:

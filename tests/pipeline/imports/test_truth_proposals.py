@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from fakes import NoiseSource
 
+from combo_avs.data.masks import unpack_stats
 from combo_avs.data.sources.synthetic.source import SyntheticSource
 from combo_avs.data.store.root import open_cache
 from combo_avs.data.store.store import ClipStore
@@ -27,7 +28,8 @@ def test_masks_are_the_visible_objects(tmp_path: Path, flavour: str) -> None:
         for first, clip in clips.clips_in(shard):
             truth = source.scene(index[clip.id])
             for k in range(clip.num_frames):
-                masks, stats = cache.read_masks(first + k), cache.read_stats(first + k)
+                frame = first + k, first + k + 1
+                masks, stats = cache.read_masks(*frame)[0], unpack_stats(cache.read_bytes("mask_stats", *frame)[0])
                 assert (masks.sum(axis=0) == (truth.segments[k] > 0)).all()
                 kinds = [int(np.unique(truth.segments[k][mask]).item()) for mask in masks]
                 assert sorted(kinds) == sorted(set(truth.segments[k].flat) - {0})

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from combo_avs.data.masks import maskige
-from combo_avs.data.store.root import cache_path, create_cache, exclusive, open_cache
+from combo_avs.data.masks import maskige, unpack_stats
+from combo_avs.data.store.locks import lock_store
+from combo_avs.data.store.root import cache_path, create_cache, open_cache
 from combo_avs.data.store.store import Cache, ClipStore
 from combo_avs.errors import BadInput, ComboError
 from combo_avs.model.audio import encoder
@@ -35,8 +36,9 @@ class TestContents:
         frames = clips.read("frames", 7, 12)
         found = generator("felzenszwalb", {})(torch.from_numpy(frames))
         for t, proposals in enumerate(found):
-            np.testing.assert_array_equal(cache.read_masks(7 + t), proposals.masks.numpy())
-            np.testing.assert_array_equal(cache.read_stats(7 + t)["area"], proposals.areas.numpy())
+            np.testing.assert_array_equal(cache.read_masks(7 + t, 8 + t)[0], proposals.masks.numpy())
+            stats = unpack_stats(cache.read_bytes("mask_stats", 7 + t, 8 + t)[0])
+            np.testing.assert_array_equal(stats["area"], proposals.areas.numpy())
             np.testing.assert_array_equal(cache.read("maskige", 7 + t, 8 + t)[0], maskige(proposals.masks.numpy()))
             assert cache.read("mask_count", 7 + t, 8 + t)[0] == len(proposals.masks)
 
@@ -179,5 +181,5 @@ class TestBadInput:
     def test_a_second_run_on_the_same_cache_is_refused(self, root: Path) -> None:
         plans = plan_caches(root, PrecomputeConfig(), "none", None)
         create_cache(ClipStore(root), plans[0].attributes)
-        with exclusive(Cache(plans[0].path)), pytest.raises(BadInput, match="writing to it"):
+        with lock_store(plans[0].path), pytest.raises(BadInput, match="writing to it"):
             run_plans(plans, 0, None)

@@ -16,9 +16,10 @@ from fakes import EXACT, FakeConfig, FakeGenerator, NoiseSource, frame_name
 from store_locations import full_at
 
 from combo_avs.data.dataset import ClipDataset
-from combo_avs.data.store.root import exclusive, open_cache
+from combo_avs.data.store.locks import lock_store
+from combo_avs.data.store.root import open_cache
 from combo_avs.data.store.store import Cache, ClipStore
-from combo_avs.data.store.verify import damaged
+from combo_avs.data.store.verify import check_store
 from combo_avs.errors import FAILED, BadInput, ComboError
 from combo_avs.model.audio.logmel import LogMelEncoder
 from combo_avs.model.builders import Entry
@@ -83,7 +84,7 @@ class TestQuarantine:
             rows = clips_rows(cache, name)
             assert (rows[10:20] == fill).all()
             np.testing.assert_array_equal(np.delete(rows, slice(10, 20), 0), np.delete(whole[name], slice(10, 20), 0))
-        assert len(cache.read_masks(13)) == 0
+        assert len(cache.read_masks(13, 14)[0]) == 0
 
     def test_the_whole_traceback_is_in_the_log_and_no_folder_in_the_receipt(self, clips: ClipStore) -> None:
         cache, quarantined = run(clips, raises_on=[name_of(clips, 0)])
@@ -181,7 +182,7 @@ class TestDisk:
         with full_at(30), pytest.raises(ComboError, match="No space left"):
             run(clips)
         assert plan(clips).todo
-        assert all(damage is None for shard, damage in damaged(Cache(made.path)) if shard not in plan(clips).todo)
+        assert all(damage is None for shard, damage in check_store(Cache(made.path)) if shard not in plan(clips).todo)
         assert contents(run(clips)[0]) == whole
 
 
@@ -276,7 +277,7 @@ class TestOptions:
             plan_caches(clips.path.parent, PrecomputeConfig(), "fake", None, Selection(share=(i, 2)))[0] for i in (1, 2)
         )
         run_plans([first], workers=0)
-        with exclusive(Cache(first.path), {0}):
+        with lock_store(first.path, {0}):
             run_plans([second], workers=0)
             with pytest.raises(BadInput, match="writing to"):
                 run_plans(plan_caches(clips.path.parent, PrecomputeConfig(), "fake", None), workers=0)

@@ -77,7 +77,7 @@ def test_a_cache_root_shows_every_clip_with_every_generator(made: Path, tmp_path
     first, end = root.span(3)
     assert item["id"] == root.table[3].id
     cache = open_cache(root, "proposals", "felzenszwalb")
-    assert item["frames"]["masks:felzenszwalb"] == [len(cache.read_masks(f)) for f in range(first, end)]
+    assert item["frames"]["masks:felzenszwalb"] == [len(masks) for masks in cache.read_masks(first, end)]
     assert set(item["frames"]["coverage:none"]) == {0}
     for item in gallery["items"]:
         for rows, sheet in zip(gallery["rows"], item["sheets"], strict=True):
@@ -150,7 +150,7 @@ def test_unlabelled_sets_show_predictions_without_scores(tmp_path: Path) -> None
 def test_half_a_cache_and_a_damaged_shard_are_said(made: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(made / "root", tmp_path / "root"))
     cache = open_cache(ClipStore(root), "proposals", "felzenszwalb")
-    cache.redo([0])
+    cache.invalidate([0])
     page = Page(report([root], tmp_path / "out"))
     assert f"1 of {cache.num_shards} shards are missing; 'combo precompute' goes on" in page.text
     sheets = [item["sheets"][1] for item in page.galleries[0]["items"]]
@@ -170,7 +170,7 @@ def test_a_root_without_caches_and_clips_half_imported(made: Path, tmp_path: Pat
     root = tmp_path / "root"
     shutil.copytree(made / "root" / "clips.zarr", root / "clips.zarr")
     clips = ClipStore(root)
-    clips.redo(range(1, clips.num_shards))
+    clips.invalidate(range(1, clips.num_shards))
     page = Page(report([root], tmp_path / "out"))
     assert "no proposals cache yet" in page.text
     assert "are not imported" in page.text

@@ -1,4 +1,4 @@
-"""Who may write: whole stores, shares of one, and what a holder that was killed leaves behind."""
+"""Locks on whole stores and on some shards, and what an owner that was killed leaves behind."""
 
 import json
 import os
@@ -12,25 +12,25 @@ from pathlib import Path
 import pytest
 from store_locations import open_place
 
-from combo_avs.data.store import locks as holding
+from combo_avs.data.store import locks
 from combo_avs.data.store.location import UrlPath, location, names_in
-from combo_avs.data.store.locks import hold
+from combo_avs.data.store.locks import lock_store
 from combo_avs.errors import BadInput
 
-HOLDER = """
+OWNER = """
 import sys, time
 from pathlib import Path
-from combo_avs.data.store.locks import hold
-with hold(Path(sys.argv[1]), {1, 2}):
-    print("held", flush=True)
+from combo_avs.data.store.locks import lock_store
+with lock_store(Path(sys.argv[1]), {1, 2}):
+    print("locked", flush=True)
     time.sleep(100_000)
 """
 
 
 @pytest.fixture
 def other_process(tmp_path: Path):
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path], stdout=subprocess.PIPE)
-    assert process.stdout.readline() == b"held\n"
+    process = subprocess.Popen([sys.executable, "-c", OWNER, tmp_path], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"locked\n"
     yield process
     process.kill()
     process.wait()
@@ -39,16 +39,16 @@ def other_process(tmp_path: Path):
 def test_another_process_is_named_and_its_death_frees_the_store(other_process, tmp_path: Path) -> None:
     who = f"process {other_process.pid} on {socket.gethostname()} is writing to 2 shards"
     for shards in (None, {2}):
-        with pytest.raises(BadInput, match=who), hold(tmp_path, shards):
+        with pytest.raises(BadInput, match=who), lock_store(tmp_path, shards):
             pass
     (tmp_path / "features" / "c").mkdir(parents=True)
     left = tmp_path / "features" / "c" / ".3.99-ab.tmp"
     left.write_bytes(b"half")
-    with hold(tmp_path, {0, 3}):
+    with lock_store(tmp_path, {0, 3}):
         assert left.exists(), "it may belong to the other run"
     os.kill(other_process.pid, signal.SIGKILL)
     other_process.wait()
-    with hold(tmp_path):
+    with lock_store(tmp_path):
         assert not left.exists()
     assert names_in(tmp_path) == ["_lock", "features"]
 
@@ -65,26 +65,26 @@ def announce(url: UrlPath, host: str, pid: int) -> UrlPath:
 
 
 class TestObjectStore:
-    def test_a_holder_elsewhere_is_believed_until_its_heart_stops(self, url: UrlPath, monkeypatch) -> None:
+    def test_an_owner_elsewhere_is_believed_until_its_heartbeat_stops(self, url: UrlPath, monkeypatch) -> None:
         path = announce(url, "elsewhere", 7)
-        with pytest.raises(BadInput, match="process 7 on elsewhere"), hold(url):
+        with pytest.raises(BadInput, match="process 7 on elsewhere"), lock_store(url):
             pass
-        monkeypatch.setattr(holding, "EXPIRY", -1.0)
-        with hold(url):
+        monkeypatch.setattr(locks, "EXPIRY", -1.0)
+        with lock_store(url):
             assert not path.exists()
         assert names_in(url) == []
 
-    def test_a_dead_process_of_this_host_holds_nothing(self, url: UrlPath) -> None:
+    def test_a_dead_process_of_this_host_locks_nothing(self, url: UrlPath) -> None:
         gone = subprocess.Popen([sys.executable, "-c", ""])
         gone.wait()
         announce(url, socket.gethostname(), gone.pid)
-        with hold(url):
+        with lock_store(url):
             pass
         assert names_in(url) == []
 
-    def test_the_heart_beats(self, url: UrlPath, monkeypatch) -> None:
-        monkeypatch.setattr(holding, "HEARTBEAT", 0.01)
-        with hold(url):
+    def test_the_lock_file_is_written_again_and_again(self, url: UrlPath, monkeypatch) -> None:
+        monkeypatch.setattr(locks, "HEARTBEAT", 0.01)
+        with lock_store(url):
             (name,) = names_in(url)
             first = (url / name).modified()
             while (url / name).modified() == first:
@@ -93,14 +93,14 @@ class TestObjectStore:
 
     def test_what_is_no_lock_is_not_taken_for_one(self, url: UrlPath) -> None:
         (url / "_lock.x").write_bytes(b"?")
-        with pytest.raises(BadInput, match="lock file is damaged"), hold(url):
+        with pytest.raises(BadInput, match="lock file is damaged"), lock_store(url):
             pass
 
 
 def test_a_refused_writer_leaves_nothing(url: UrlPath, tmp_path: Path) -> None:
     for place in (url, tmp_path):
-        with hold(place):
+        with lock_store(place):
             before = names_in(place)
-            with pytest.raises(BadInput), hold(place):
+            with pytest.raises(BadInput), lock_store(place):
                 pass
             assert names_in(place) == before
