@@ -27,7 +27,7 @@ from ..evaluate.scores import check_annotated, evaluate_run
 from ..evaluate.sounds import sound_source
 from ..runs.checkpoints import checkpoint_step, checkpoints
 from ..runs.data import DataNames, open_data
-from ..runs.folder import changed_settings, check_resumable, read_run
+from ..runs.folder import changed_settings, check_run, read_run
 from ..train.loop import prepare, train
 from .table import Row, Table, has_all_scores_of
 from .variants import Variant
@@ -133,7 +133,7 @@ def _plan_variant(comparison: Comparison, variant: Variant, out: Path) -> list[C
     cells = []
     for seed, config in configs.items():
         folder = out / variant.folder / f"seed-{seed}"
-        check_resumable(folder, config, training.info)
+        check_run(folder, config, training.info)
         check_unchanged(folder, config)
         left_out = {"train": {key.removeprefix("train.") for key in WITHOUT_EFFECT}}
         chosen = config.model_dump(mode="json", exclude=left_out, exclude_defaults=True)

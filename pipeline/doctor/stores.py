@@ -11,7 +11,7 @@ from ...data.store.store import Cache, ClipStore, Store
 from ...errors import BadInput
 from ..common.text import quarantine_lines
 from ..runs.checkpoints import checkpoints, read_checkpoint
-from ..runs.data import open_trained_data
+from ..runs.data import open_data
 from ..runs.folder import read_best, read_run
 from ..weights.fetch import verify_weights
 from .dataset import shared_findings
@@ -78,7 +78,7 @@ def run_findings(run: Path, facts: dict[str, Any]) -> Iterator[Finding]:
     if broken := sorted(p.name for p in (run / "broken").glob("step-*")):
         yield Finding("D506", str(run / "broken"), items=tuple(broken))
     try:
-        open_trained_data(info)
+        open_data(info)
     except (BadInput, OSError) as error:
         yield Finding("D505", str(run), str(error))
 

@@ -92,21 +92,16 @@ class RunData:
         )
 
 
-def open_data(names: DataNames) -> RunData:
-    """Open clips and caches. Raises `BadInput` as `open_cache`."""
-    return _with_caches(ClipStore(names.root), names.proposals, names.audio)
+def open_data(names: DataNames | RunInfo) -> RunData:
+    """Open the clips and caches to train on, or those that a run was trained on.
 
-
-def open_trained_data(info: RunInfo) -> RunData:
-    """The clips and caches that a run was trained on. Raises `BadInput` when any of them is gone or has changed."""
-    clips = ClipStore(info.root)
-    if clips.fingerprint() != info.clips_fingerprint:
+    Raises `BadInput` as `open_cache`, and when the clips have changed since the run was trained.
+    """
+    clips = ClipStore(names.root)
+    if isinstance(names, RunInfo) and clips.fingerprint() != names.clips_fingerprint:
         raise BadInput(f"{clips.path} has changed since the run was trained; bring back the clips it was trained on")
-    return _with_caches(clips, info.proposals, info.audio)
-
-
-def _with_caches(clips: ClipStore, proposals: str, audio: str) -> RunData:
-    return RunData(clips, open_cache(clips, "proposals", proposals), open_cache(clips, "audio", audio))
+    caches = open_cache(clips, "proposals", names.proposals), open_cache(clips, "audio", names.audio)
+    return RunData(clips, *caches)
 
 
 def check_same_data(where: Path, old: RunInfo, new: RunInfo, allow: Collection[str]) -> None:

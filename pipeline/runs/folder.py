@@ -74,23 +74,18 @@ def _try_lock(file: IO[str], folder: Path) -> None:
         ) from None
 
 
-def check_new(folder: Path) -> None:
-    """Raise `BadInput` when there cannot be a new run in a folder. Nothing is written."""
+def check_run(folder: Path, config: Config, info: RunInfo, *, resume: bool = True, allow: Collection[str] = ()) -> None:
+    """Raise `BadInput` when a run can neither begin in a folder nor, with `resume`, go on there. Nothing is written.
+
+    allow: keys of `data.ALLOWED` that may differ from the original run.
+    """
     if folder.exists() and not folder.is_dir():
         raise BadInput(f"{folder} is a file; name a folder for the run")
-    if (folder / "run.json").exists():
+    if not (folder / "run.json").exists():
+        return
+    if not resume:
         steps = f" ({checkpoints(folder)[-1].name})" if checkpoints(folder) else ""
         raise BadInput(f"{folder} already holds a run{steps}; continue it with --resume auto, or name another folder")
-
-
-def check_resumable(folder: Path, config: Config, info: RunInfo, allow: Collection[str] = ()) -> None:
-    """Raise `BadInput` when a folder holds another run than this one. Nothing is written.
-
-    allow: keys of `data.ALLOWED` that may be others than the run began with.
-    """
-    if not (folder / "run.json").exists():
-        check_new(folder)
-        return
     old_config, old_info = read_run(folder)
     check_same_data(folder, old_info, info, allow)
     if changed := [text for key, text in changed_settings(old_config, config).items() if key not in MAY_CHANGE]:
@@ -116,7 +111,7 @@ def create_converted_run(folder: Path, config: Config, info: RunInfo, weights: M
 
     weights: as in `COMBO.state_dict()`. What is there already of the same run stays.
     """
-    check_resumable(folder, config, info)
+    check_run(folder, config, info)
     if not (folder / "run.json").exists():
         write_run(folder, config, info)
     if not (folder / "best" / "metrics.json").exists():

@@ -10,7 +10,7 @@ from ...errors import BadInput
 from ...model.combo import COMBO
 from ..config.tree import Config
 from .checkpoints import newest_checkpoint, read_checkpoint
-from .data import RunData, RunInfo, open_trained_data
+from .data import RunData, RunInfo, open_data
 from .folder import read_best, read_run
 
 
@@ -31,7 +31,7 @@ def open_run(run: Path, device: torch.device) -> OpenRun:
     Raises `BadInput` when any of these is gone, damaged or has changed since.
     """
     config, info = read_run(run)
-    data = open_trained_data(info)
+    data = open_data(info)
     network, weights = load_network(run, config, len(info.classes), device)
     return OpenRun(config, info, data, network, weights)
 

@@ -35,8 +35,7 @@ from ..runs.checkpoints import (
 from ..runs.data import DataNames, RunData, RunInfo, check_same_data, open_data
 from ..runs.folder import (
     check_free,
-    check_new,
-    check_resumable,
+    check_run,
     lock_run,
     mend_best,
     read_best,
@@ -107,13 +106,13 @@ def train(names: DataNames, config: Config, out: Path, *, resume: bool = False, 
     """
     with joined() as ranks, stop_request() as stop, ExitStack() as stack:
         training = ranks.all_do(prepare, names, config, out, ranks, stop)
-        check = partial(check_resumable, allow=allow) if resume else lambda out, *_: check_new(out)
+        check = partial(check_run, out, config, training.info, resume=resume, allow=allow)
         ranks.first_does(check_free, out)
-        ranks.first_does(check, out, config, training.info)
+        ranks.first_does(check)
         if resume and (steps := ranks.first_does(all_done, training, allow)) is not None:
             return Trained(out, steps, 0, None)
         ranks.first_does(stack.enter_context, lock_run(out))
-        ranks.first_does(check, out, config, training.info)  # another process may have come first
+        ranks.first_does(check)  # another process may have come first
         ranks.first_does(write_run, out, config, training.info)
         first = go_on(training, allow) if resume else 0
         if ranks.count > 1:

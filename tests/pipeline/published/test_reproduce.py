@@ -28,7 +28,7 @@ from combo_avs.pipeline.published.inputs import Request
 from combo_avs.pipeline.published.outcome import Reproduction
 from combo_avs.pipeline.published.paper import CLIPS, PAPER, Numbers
 from combo_avs.pipeline.published.reproduce import reproduce
-from combo_avs.pipeline.runs.folder import check_resumable, create_converted_run, read_run
+from combo_avs.pipeline.runs.folder import check_run, create_converted_run, read_run
 
 SMALL = {"num_queries": 6, "width": 32, "audio_hidden": 16, "encoder_layers": 1, "encoder_ffn": 16}
 SMALL |= {"decoder_layers": 2, "decoder_ffn": 16}
@@ -138,7 +138,7 @@ class TestToTheEnd:
         _, report = done
         config, info = read_run(report.run)
         with pytest.raises(BadInput, match="converted_from"):
-            check_resumable(report.run, config, replace(info, converted_from=None))
+            check_run(report.run, config, replace(info, converted_from=None))
 
     def test_again_reuses_everything(self, done: tuple, tree: Path, checkpoint: Path) -> None:
         root, report = done
