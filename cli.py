@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import typer
 
 from .commands import cache, imports, weights
-from .commands.options import PRESETS, AsJson, Device, Run, Set, Subset, complete_preset
+from .commands.options import AsJson, Device, Preset, Run, Set, Split, Subset
 from .commands.stage_one import precompute
 from .commands.stage_two import compare, evaluate, replay, train
 from .console import run
@@ -56,13 +56,8 @@ def predict(
     out: Annotated[Path, typer.Option(help="Folder for overlays, masks and timelines.")],
     masks: Annotated[MaskFormat, typer.Option(help="PNG files, COCO run lengths, or a Zarr store.")] = "png",
     mask_size: Annotated[MaskSize, typer.Option(help="Size of the masks: the video's or the network's.")] = "video",
-    every_frame: Annotated[
-        EveryFrame | None,
-        typer.Option(help="A mask for every picture: interpolated between seconds (fast), or segmented (slow)."),
-    ] = None,
-    proposals: Annotated[
-        str | None, typer.Option(help="Another proposal generator than the run's, for runs on imported Maskiges.")
-    ] = None,
+    every_frame: Annotated[EveryFrame | None, typer.Option(help="A mask for every picture; segment is slow.")] = None,
+    proposals: Annotated[str | None, typer.Option(help="A generator, for runs on imported Maskiges.")] = None,
     device: Device = "auto",
     settings: Set = None,
 ) -> None:
@@ -81,13 +76,9 @@ def predict(
 
 @app.command()
 def report(
-    targets: Annotated[
-        list[Path], typer.Argument(metavar="TARGET...", help="Run folders, comparisons, cache roots and single caches.")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder for the page; an earlier report in it is replaced.")] = Path(
-        "report"
-    ),
-    split: Annotated[str, typer.Option(help="Score runs on train, val or test.")] = "test",
+    targets: Annotated[list[Path], typer.Argument(metavar="TARGET...", help="Runs, comparisons, cache roots, caches.")],
+    out: Annotated[Path, typer.Option(help="Folder; an earlier report in it is replaced.")] = Path("report"),
+    split: Split = "test",
     protocol: Annotated[str, typer.Option(help="As for evaluate.")] = "published",
     device: Device = "auto",
 ) -> None:
@@ -101,23 +92,14 @@ def report(
 @app.command()
 def reproduce(
     subset: Annotated[Subset, typer.Argument(help="s4, ms3 or avss.")],
-    backbone: Annotated[
-        Literal["r50", "pvt"], typer.Option(help="Backbone of the checkpoint: r50 or pvt (PVT-v2-B5).")
-    ],
+    backbone: Annotated[Literal["r50", "pvt"], typer.Option(help="Backbone of the checkpoint; pvt: PVT-v2-B5.")],
     source: Annotated[Path, typer.Option(help="AVSBench as downloaded, or the folder of the subset.")],
     checkpoint: Annotated[Path, typer.Option(help="The published weights.")],
     root: Annotated[Path, typer.Option(help="Cache root to work in; finished work in it is reused.")],
-    maskiges: Annotated[
-        Path | None, typer.Option(help="The released Maskiges (pre_SAM_mask), if they are not in --source.")
-    ] = None,
+    maskiges: Annotated[Path | None, typer.Option(help="Released Maskiges, if not in --source.")] = None,
     vggish: Annotated[Path | None, typer.Option(help="VGGish weights; default: those in the checkpoint.")] = None,
-    proposals: Annotated[
-        str, typer.Option(help="A proposals cache of ROOT instead of the released Maskiges.")
-    ] = "official-maskiges",
-    fusion: Annotated[
-        Literal["none", "bilateral"] | None,
-        typer.Option(help="Evaluate with this fusion; default: what the checkpoint has weights for."),
-    ] = None,
+    proposals: Annotated[str, typer.Option(help="Another proposals cache of ROOT.")] = "official-maskiges",
+    fusion: Annotated[Literal["none", "bilateral"] | None, typer.Option(help="Default: the checkpoint's.")] = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -138,10 +120,8 @@ def reproduce(
 
 @app.command()
 def model(
-    preset: Annotated[str, typer.Option(help=PRESETS, autocompletion=complete_preset)] = "s4-r50",
-    classes: Annotated[
-        int, typer.Option(min=2, help="Number of classes with background: 2 for S4 and MS3, 71 for AVSS.")
-    ] = 2,
+    preset: Preset = "s4-r50",
+    classes: Annotated[int, typer.Option(min=2, help="With background: 2 for S4 and MS3, 71 for AVSS.")] = 2,
     settings: Set = None,
     as_json: AsJson = False,
 ) -> None:
@@ -156,15 +136,11 @@ def model(
 @app.command()
 def doctor(
     paths: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="PATH",
-            help="AVSBench folder, cache root (or URL), run, or weights folder; none: this machine only.",
-        ),
+        list[str] | None, typer.Argument(metavar="PATH", help="AVSBench folder, cache root or URL, run, or weights.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check machine, data, stores and runs, and say what to do. Exit code 1 when there is an error."""
+    """Check this machine and every PATH, and say what to do. Exit code 1 when there is an error."""
     from .pipeline.doctor.examine import examine
 
     report = examine(paths or [])

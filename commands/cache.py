@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..errors import FAILED
-from .options import AsJson, Root, finish
+from .options import AsJson, OnlySplit, Root, finish
 
 app = typer.Typer(help="Inspect, verify, compare, transfer and clean the stores of a cache root.", no_args_is_help=True)
 
@@ -25,8 +25,7 @@ def cache_info(root: Root, as_json: AsJson = False) -> None:
 def cache_verify(
     root: Root,
     repair: Annotated[
-        bool,
-        typer.Option("--repair", help="First repair what can be repaired, and recompute damaged shards of caches."),
+        bool, typer.Option("--repair", help="First repair what can be repaired, and recompute damaged shards.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -48,7 +47,7 @@ def cache_diff(
     root: Root,
     first: Annotated[str, typer.Argument(help="Proposals cache, e.g. sam-vit-h.")],
     second: Annotated[str, typer.Argument(help="The proposals cache to compare it with.")],
-    split: Annotated[str | None, typer.Option(help="Only clips of this split.")] = None,
+    split: OnlySplit = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare what two proposal generators found in the same clips."""
@@ -62,7 +61,7 @@ def cache_diff(
 def cache_export(
     root: Root,
     file: Annotated[Path, typer.Argument(help="HDF5 file to write.")],
-    split: Annotated[str | None, typer.Option(help="Only the shards that hold clips of this split.")] = None,
+    split: OnlySplit = None,
     cache: Annotated[list[str] | None, typer.Option(help="Only this cache; repeatable. Default: all.")] = None,
 ) -> None:
     """Write the clips and caches of a root into one HDF5 file."""
@@ -89,7 +88,7 @@ def cache_import_masks(
     ],
     name: Annotated[str, typer.Option(help="Name of the proposals cache.")],
     allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Treat frames without a file as frames without masks.")
+        bool, typer.Option("--allow-missing", help="Frames without a file have no masks.")
     ] = False,
 ) -> None:
     """Import masks made by another program as a proposals cache; docs/mask-format.md describes the format."""

@@ -19,6 +19,8 @@ _ROOT = typer.Argument(
 )
 Root = Annotated[Path, _ROOT]  # or the URL as text
 OptionalRoot = Annotated[Path | None, _ROOT]
+Split = Annotated[str, typer.Option(help="train, val or test.")]
+OnlySplit = Annotated[str | None, typer.Option(help="Only clips of this split, in whole shards.")]
 Run = Annotated[Path, typer.Argument(help="Run folder, made by 'combo train --out'.")]
 Set = Annotated[
     list[str] | None,
@@ -26,7 +28,6 @@ Set = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-PRESETS = "tiny, or s4, ms3, avss with -r50 or -pvt."
 Size = Annotated[int, typer.Option(help="Height and width of the stored frames, in pixels.")]
 ShardFrames = Annotated[int, typer.Option(help="Frames per shard, the unit of work and of resuming; a multiple of 10.")]
 
@@ -35,6 +36,11 @@ def complete_preset(word: str) -> list[str]:
     """Shipped presets that start with a word, from file names: completion must not wait for heavy imports."""
     names = (path.stem for path in (Path(__file__).parents[1] / "pipeline" / "config" / "presets").glob("*.yaml"))
     return sorted(name for name in names if name.startswith(word))
+
+
+_PRESET = typer.Option(help="tiny, or s4, ms3, avss with -r50 or -pvt.", autocompletion=complete_preset)
+Preset = Annotated[str, _PRESET]
+OptionalPreset = Annotated[str | None, _PRESET]
 
 
 def finish(quarantined: dict[str, str]) -> None:

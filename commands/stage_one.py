@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Root, Set, finish
+from .options import OnlySplit, Root, Set, finish
 
 Proposals = Annotated[
     str | None,
@@ -18,19 +18,13 @@ Workers = Annotated[
     typer.Option(min=0, help="Local Dask workers; default: one per GPU, else per core. 0: this process, no Dask."),
 ]
 Clips = Annotated[
-    str | None, typer.Option(help="Only the shards of these clips: a file with one id per line, or ids with commas.")
+    str | None, typer.Option(help="Only the shards of these clips: ids with commas, or a file with one a line.")
 ]
-Share = Annotated[
-    str | None, typer.Option(metavar="I/N", help="The I-th of N disjoint shares, which may run at the same time.")
-]
-Untrained = Annotated[
-    bool, typer.Option("--untrained", help="Run the generator with random weights; the cache's name says so.")
-]
+Share = Annotated[str | None, typer.Option(metavar="I/N", help="The I-th of N disjoint shares, for concurrent runs.")]
+Untrained = Annotated[bool, typer.Option("--untrained", help="Random weights; the cache's name says so.")]
 Retry = Annotated[bool, typer.Option("--retry-quarantined", help="Retry clips on which the model failed.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would run, its size and its duration, and stop.")]
-Slurm = Annotated[
-    bool, typer.Option("--slurm", help="Submit workers to SLURM, as set by --set precompute.slurm.KEY=VALUE.")
-]
+Slurm = Annotated[bool, typer.Option("--slurm", help="Submit workers to SLURM, see --set precompute.slurm.KEY=VALUE.")]
 
 
 def precompute(
@@ -40,7 +34,7 @@ def precompute(
     workers: Workers = None,
     scheduler: Annotated[str | None, typer.Option(help="Use a running Dask scheduler, e.g. tcp://node:8786.")] = None,
     slurm: Slurm = False,
-    split: Annotated[str | None, typer.Option(help="Only the shards that hold clips of this split.")] = None,
+    split: OnlySplit = None,
     clips: Clips = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the shards of the first N clips.")] = None,
     shard: Share = None,

@@ -9,23 +9,20 @@ import typer
 from ..errors import FAILED
 from ..pipeline.common.choices import Sound
 from ..pipeline.evaluate.protocols import PUBLISHED
-from .options import PRESETS, AsJson, Device, OptionalRoot, Root, Run, Set, complete_preset, say
+from .options import AsJson, Device, OptionalPreset, OptionalRoot, Preset, Root, Run, Set, Split, say
 
 
 def train(
     root: OptionalRoot = None,
-    preset: Annotated[str | None, typer.Option(help=PRESETS, autocompletion=complete_preset)] = None,
+    preset: OptionalPreset = None,
     proposals: Annotated[str | None, typer.Option(help="Proposals cache, e.g. felzenszwalb.")] = None,
     audio: Annotated[str | None, typer.Option(help="Audio cache, e.g. vggish.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Short for --set train.steps=.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Short for --set train.seed=.")] = None,
-    resume: Annotated[
-        Literal["never", "auto"], typer.Option(help="auto: continue from the newest checkpoint.")
-    ] = "never",
+    resume: Annotated[Literal["never", "auto"], typer.Option(help="auto: from the newest checkpoint.")] = "never",
     allow_other: Annotated[
-        list[str] | None,
-        typer.Option(help="Resume although these differ from the original run: clips, proposals or audio. Repeatable."),
+        list[str] | None, typer.Option(help="Resume although these differ: clips, proposals or audio. Repeatable.")
     ] = None,
     show_config: Annotated[bool, typer.Option("--show-config", help="Print the whole config and stop.")] = False,
     settings: Set = None,
@@ -68,26 +65,20 @@ def replay(
 
 def compare(
     root: Root,
-    preset: Annotated[str, typer.Option(help=PRESETS, autocompletion=complete_preset)],
+    preset: Preset,
     out: Annotated[Path, typer.Option(help="Folder for the runs, one per variant and seed, and the table.")],
     proposals: Annotated[str | None, typer.Option(help="Proposals cache, unless --over varies it.")] = None,
     audio: Annotated[str | None, typer.Option(help="Audio cache, unless --over varies it.")] = None,
     over: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="KEY=A,B,...",
-            help="What to vary: proposals, audio, or any setting by its own name, e.g. fusion=none,bilateral. "
-            "Repeatable, for every combination.",
+            metavar="KEY=A,B,...", help="Vary proposals, audio or a setting (fusion=none,bilateral). Repeatable."
         ),
     ] = None,
-    one_by_one: Annotated[
-        bool, typer.Option("--one-by-one", help="The recipe as it is, then with one value changed at a time.")
-    ] = False,
+    one_by_one: Annotated[bool, typer.Option("--one-by-one", help="One value at a time, no combinations.")] = False,
     seeds: Annotated[str, typer.Option(help="Numbers, separated by commas.")] = "0,1,2",
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
-    sounds: Annotated[
-        str, typer.Option(help="Sound to score with: right, swapped, silent or noise; several separated by commas.")
-    ] = "right",
+    split: Split = "test",
+    sounds: Annotated[str, typer.Option(help="right, swapped, silent, noise; several with commas.")] = "right",
     protocol: Annotated[str, typer.Option(help="As for evaluate.")] = PUBLISHED,
     table: Annotated[bool, typer.Option("--table", help="Train nothing; show the results that exist.")] = False,
     device: Device = "auto",
@@ -118,10 +109,8 @@ def compare(
 
 def evaluate(
     run: Run,
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
-    sound: Annotated[
-        Sound, typer.Option(help="Sound to score with: the right one, or a wrong one as a control.")
-    ] = "right",
+    split: Split = "test",
+    sound: Annotated[Sound, typer.Option(help="The right sound, or a wrong one as a control.")] = "right",
     protocol: Annotated[
         list[str] | None,
         typer.Option(

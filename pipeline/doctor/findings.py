@@ -19,29 +19,17 @@ RULES: dict[str, Rule] = {
     "D101": Rule("error", "a required package is missing or too old", "pip install the versions named"),
     "D102": Rule("note", "an optional part is not installed", "pip install 'combo-avs[PART]' if you need it"),
     "D103": Rule("note", "no GPU: everything runs on the CPU", "fine for trying out; use a GPU for full data sets"),
-    "D104": Rule(
-        "warning",
-        "torch cannot use the GPU",
-        "install a torch whose CUDA version fits the driver (see nvidia-smi); give containers access to the GPU",
-    ),
+    "D104": Rule("warning", "torch cannot use the GPU", "install a torch whose CUDA fits the driver (see nvidia-smi)"),
     "D105": Rule("note", "a GPU without bf16", "use fp16 instead of bf16"),
-    "D106": Rule(
-        "warning", "little memory is free", "stop other programs, or raise the memory limit of the container or job"
-    ),
+    "D106": Rule("warning", "little memory is free", "stop other programs, or raise the limit of the container or job"),
     "D107": Rule("warning", "little disk is free", "make room, or work on another disk"),
     "D110": Rule("note", "no weight files are here", "'combo weights list' shows what can be fetched"),
     "D111": Rule("error", "a weight file is damaged", "run 'combo weights fetch' with its name"),
     "D201": Rule("error", "nothing is here, or it cannot be reached", "check the name, mounts and credentials"),
     "D202": Rule("error", "files cannot be written and read back", "check permissions, quota and mount options"),
-    "D203": Rule(
-        "warning",
-        "the cache root is read-only",
-        "fine for training; to import or precompute, check permissions and mount options",
-    ),
+    "D203": Rule("warning", "the cache root is read-only", "fine for training; else check permissions and mounts"),
     "D204": Rule("error", "renaming does not replace a file atomically", "use another file system for caches and runs"),
-    "D205": Rule(
-        "error", "files or folders cannot be flushed to the disk (fsync)", "use another file system for caches and runs"
-    ),
+    "D205": Rule("error", "files or folders cannot be flushed (fsync)", "use another file system for caches and runs"),
     "D206": Rule("error", "files cannot be locked", "mount it with locks (NFS: with a lock daemon; Lustre: -o flock)"),
     "D207": Rule("error", "files cannot be memory-mapped", "use another file system for caches"),
     "D208": Rule(
@@ -53,33 +41,23 @@ RULES: dict[str, Rule] = {
     "D302": Rule(
         "warning",
         "the clips are not the official ones",
-        "scores are not comparable with published ones: complete the download, or report the difference",
+        "complete the download, or report it: scores are not comparable",
     ),
     "D303": Rule("error", "files are missing", "extract the archives again; the import refuses the set until then"),
     "D304": Rule("error", "files cannot be read", "extract them again; the import refuses them or leaves the clip out"),
     "D305": Rule("error", "pictures that differ from the others in size or mode", "use the official files"),
-    "D306": Rule(
-        "error", "more pictures than frames in a clip's folder", "remove them; the video may have been cut differently"
-    ),
+    "D306": Rule("error", "more pictures than frames in a folder", "remove them; the video may be cut differently"),
     "D307": Rule("error", "mask values that are no class", "use the official masks; the import leaves these clips out"),
     "D308": Rule("warning", "masks of 0 and 1", "read correctly here; the published loaders read them as empty"),
-    "D309": Rule(
-        "warning",
-        "masks with grey values",
-        "thresholded at one half here, elsewhere by published loaders; re-encode to compare",
-    ),
+    "D309": Rule("warning", "masks with grey values", "thresholded at one half here, not by published loaders"),
     "D310": Rule("note", "frames in which nothing sounds", "part of the data set; each protocol says how they count"),
-    "D311": Rule(
-        "warning", "float WAVs", "read correctly here, as silence by the published reader; convert to 16-bit to compare"
-    ),
+    "D311": Rule("warning", "float WAVs", "the published reader hears silence: convert to 16-bit to compare"),
     "D312": Rule("note", "sounds shorter than their clips", "padded as in the published code; the import notes it"),
     "D313": Rule("note", "object names that are no class", "nothing: labels come from the masks"),
     "D314": Rule("note", "ids that start with a hyphen", "on command lines put -- or ./ before them"),
     "D315": Rule("note", "hidden files", "harmless here; loaders that list folders take them for clips"),
     "D316": Rule("warning", "files that no list names", "harmless here; loaders that list folders read them"),
-    "D317": Rule(
-        "note", "classes that no test clip names", "they can only lower a mean over all classes; see docs/metrics.md"
-    ),
+    "D317": Rule("note", "classes that no test clip names", "they only lower means over all classes; see metrics.md"),
     "D318": Rule("warning", "frames are not 224 x 224", "import with the --size named; published scores are at 224"),
     "D320": Rule(
         "warning",
@@ -98,7 +76,7 @@ RULES: dict[str, Rule] = {
     "D504": Rule("warning", "the run has no weights yet", "train it: 'combo train ... --resume auto'"),
     "D505": Rule("warning", "the clips or caches of the run are gone or have changed", "restore what is named"),
     "D506": Rule(
-        "warning", "the loss was not finite at some step", "lower train.lr, or see RUN/broken with 'combo replay'"
+        "warning", "the loss was not finite at some step", "lower train.lr, or 'combo replay RUN/broken/step-N'"
     ),
 }
 

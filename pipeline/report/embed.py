@@ -2,10 +2,10 @@
 
 import base64
 import io
-import wave
 
 import matplotlib
 import numpy as np
+import soundfile
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
@@ -32,11 +32,7 @@ def png(image: np.ndarray) -> str:
 def wav(waveform: np.ndarray) -> str:
     """int16 [samples], mono, 16 kHz."""
     buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(SAMPLE_RATE)
-        file.writeframes(waveform.astype("<i2").tobytes())
+    soundfile.write(buffer, waveform, SAMPLE_RATE, format="WAV")
     return _data_url("audio/wav", buffer.getvalue())
 
 
