@@ -76,19 +76,17 @@ def diff_caches(root: str | Location, first: str, second: str, split: str | None
         raise BadInput(f"{first} and {second} are the same cache, {caches[0].name}")
     done = set(caches[0].receipts()) & set(caches[1].receipts()) & set(clips.shards_of(split))
     bad = {**clips.quarantined(), **caches[0].quarantined(), **caches[1].quarantined()}
-    rows = [r for r in clips.table.rows(split) if clips.span(r)[0] // clips.shard_frames in done]
+    rows = [r for r in clips.table.rows(split).tolist() if clips.span(r)[0] // clips.shard_frames in done]
+    rows = [r for r in rows if clips.table[r].id not in bad]
     frames: list[FrameDiff] = []
     by_clip: list[tuple[str, float | None, float]] = []
     with bar(len(rows), f"{caches[0].name} against {caches[1].name}", "clips") as progress:
         for row in rows:
-            progress.update()
-            clip = clips.table[int(row)]
-            if clip.id in bad:
-                continue
-            of_clip = _diff_clip(caches, *clips.span(int(row)))
-            frames += of_clip
+            of_clip = _diff_clip(caches, *clips.span(row))
             pixels = float(np.mean([f.maskige_pixels for f in of_clip]))
-            by_clip.append((clip.id, _mean([b for f in of_clip for b in f.best]), pixels))
+            by_clip.append((clips.table[row].id, _mean([b for f in of_clip for b in f.best]), pixels))
+            frames += of_clip
+            progress.update()
     if not frames:
         raise BadInput(f"{caches[0].path} and {caches[1].path} have no finished clip in common")
     least_similar = sorted(by_clip, key=lambda c: (1.0 if c[1] is None else c[1], c[2], c[0]))

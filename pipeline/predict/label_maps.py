@@ -89,26 +89,27 @@ class LabelMaps:
 
     def read(self) -> Iterator[tuple[float, np.ndarray]]:
         """(seconds, uint8 [H, W]) in order, all background where a window is missing. Keeps one window in memory."""
+        background = np.zeros((self.size, self.size), np.uint8)
         for number in range(self.windows):
             if self._path(number).exists():
                 with np.load(self._path(number)) as part:
                     yield from zip(part["times"].tolist(), part["labels"], strict=True)
             else:
-                begin = number * WINDOW_SECONDS
-                last = min(WINDOW_SECONDS, max(1, whole_seconds(self.video) - begin))
-                for k in range(last):
-                    background = np.zeros((self.size, self.size), np.uint8)
-                    yield float(begin + k + (0 if self.every_frame else INSTANT)), background
+                for k in range(max(1, self._seconds_in(number))):
+                    second = number * WINDOW_SECONDS + k
+                    yield float(second if self.every_frame else second + INSTANT), background
 
     def silent_seconds(self) -> int:
         """How many seconds have no sound in the video, so that the network was given features of silence."""
         count = 0
-        for number in range(self.windows):
-            if self._path(number).exists():
-                with np.load(self._path(number)) as part:
-                    last = min(WINDOW_SECONDS, whole_seconds(self.video) - number * WINDOW_SECONDS)
-                    count += int((~part["heard"][: max(0, last)]).sum())
+        for number in set(range(self.windows)).difference(self.missing()):
+            with np.load(self._path(number)) as part:
+                count += int((~part["heard"][: self._seconds_in(number)]).sum())
         return count
+
+    def _seconds_in(self, number: int) -> int:
+        """Whole seconds of the video in a window."""
+        return min(WINDOW_SECONDS, max(0, whole_seconds(self.video) - number * WINDOW_SECONDS))
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:06d}.npz"

@@ -20,49 +20,41 @@ def painter(classes: tuple[str, ...], size: tuple[int, int]) -> Paint:
     """
     colours = label_colours(len(classes))
     prepared: np.ndarray | None = None
-    layer: tuple[Image.Image, Image.Image] | None = None
+    layer: Image.Image | None = None
 
     def paint(frame: av.VideoFrame, labels: np.ndarray) -> np.ndarray:
         nonlocal prepared, layer
         if prepared is not labels:
-            prepared, layer = labels, _layer(labels, colours, classes)
+            prepared, layer = labels, _layer(labels, colours, classes) if labels.any() else None
         picture = Image.fromarray(upright(frame))
         if picture.size != (size[1], size[0]):
             picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
         if layer is not None:
-            picture.paste(layer[0], (0, 0), layer[1])
+            picture.paste(layer, (0, 0), layer)
         return np.asarray(picture)
 
     return paint
 
 
-def _layer(labels: np.ndarray, colours: np.ndarray, classes: tuple[str, ...]) -> tuple[Image.Image, Image.Image] | None:
-    """Colours and their opacity; None where everything is background."""
-    if not labels.any():
-        return None
-    tint = Image.fromarray(colours[labels])
+def _layer(labels: np.ndarray, colours: np.ndarray, classes: tuple[str, ...]) -> Image.Image:
+    """What to paint, RGBA."""
     cover = np.where(labels > 0, np.uint8(255 * ALPHA), np.uint8(0))
     cover[outline(labels)] = 255
-    alpha = Image.fromarray(cover)
+    layer = Image.fromarray(np.dstack([colours[labels], cover]))
     if len(classes) > 2:
-        _draw_legend(tint, alpha, [(classes[k], tuple(colours[k].tolist())) for k in np.unique(labels[labels > 0])])
-    return tint, alpha
+        _draw_legend(layer, [(classes[k], tuple(colours[k].tolist())) for k in np.unique(labels[labels > 0])])
+    return layer
 
 
-def _draw_legend(tint: Image.Image, alpha: Image.Image, entries: list[tuple[str, tuple[int, ...]]]) -> None:
+def _draw_legend(layer: Image.Image, entries: list[tuple[str, tuple[int, ...]]]) -> None:
     """Draw names and colours of classes into a corner."""
-    height = max(10, tint.height // 28)
+    height = max(10, layer.height // 28)
     font = ImageFont.load_default(height)
-    on_tint, on_alpha = ImageDraw.Draw(tint), ImageDraw.Draw(alpha)
+    draw = ImageDraw.Draw(layer)
     for row, (name, colour) in enumerate(entries):
         top = height // 2 + row * round(1.5 * height)
         end = 2.5 * height + font.getlength(name)
-        box = (height // 2, top, round(end), top + round(1.3 * height))
-        on_tint.rectangle(box, fill=(0, 0, 0))
-        on_alpha.rectangle(box, fill=190)
+        draw.rectangle((height // 2, top, round(end), top + round(1.3 * height)), fill=(0, 0, 0, 190))
         square = (height, top + height // 4, height + round(0.8 * height), top + height // 4 + round(0.8 * height))
-        on_tint.rectangle(square, fill=colour)
-        on_alpha.rectangle(square, fill=255)
-        corner = (2.1 * height, top)
-        on_tint.text(corner, name, font=font, fill=(255, 255, 255))
-        on_alpha.text(corner, name, font=font, fill=255)
+        draw.rectangle(square, fill=(*colour, 255))
+        draw.text((2.1 * height, top), name, font=font, fill=(255, 255, 255, 255))

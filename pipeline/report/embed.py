@@ -44,7 +44,8 @@ def log_mel_image(log_mel: np.ndarray) -> np.ndarray:
 
 
 def curves(series: dict[str, tuple[list[float], list[float]]], ylabel: str, *, log: bool = False) -> str:
-    """Plot series over training steps, name -> (steps, values), as SVG."""
+    """Plot series over training steps, name -> (steps, values), as SVG. log: with a logarithmic axis, if it can be."""
+    log = log and all(value > 0 for _, y in series.values() for value in y)
     figure, axes = plt.subplots(figsize=(5.2, 3.0), layout="constrained")
     for name, (x, y) in series.items():
         axes.plot(x, y, label=literal(name), marker="o" if len(x) < 20 else None, markersize=4)

@@ -22,7 +22,7 @@ def run_curves(log: list[dict[str, Any]]) -> list[tuple[str, str]]:
         losses = {"total": smooth([e["total"] for e in steps], 20), **terms}
         thin = {re.sub(r"^loss_|_\d+$", "", key): _thin(x, values) for key, values in losses.items()}
         what = "loss, all terms together, and each term of the last prediction that has it"
-        found.append((what, curves(thin, "loss", log=_positive(thin))))
+        found.append((what, curves(thin, "loss", log=True)))
         rates = {key: _thin(x, [e[key] for e in steps]) for key in ("lr", "lr_backbone") if key in steps[-1]}
         found.append(("learning rate", curves(rates, "learning rate")))
     x, scored = _entries(log, "M_J")
@@ -42,7 +42,7 @@ def joint_curves(runs: list[Run]) -> list[tuple[str, str]]:
         x, scored = _entries(run.log, "M_J")
         if scored:
             scores[name] = x, [e["M_J"] for e in scored]
-    found = [("loss of all runs", curves(losses, "loss, all terms", log=_positive(losses)))] if losses else []
+    found = [("loss of all runs", curves(losses, "loss, all terms", log=True))] if losses else []
     return found + ([("M_J on val of all runs", curves(scores, "M_J on val"))] if scores else [])
 
 
@@ -110,11 +110,6 @@ def _last_terms(entry: dict[str, Any]) -> list[str]:
 def _thin(x: list[float], y: list[float]) -> tuple[list[float], list[float]]:
     picks = np.unique(np.linspace(0, len(x) - 1, min(len(x), POINTS)).round().astype(int))
     return [x[p] for p in picks], [y[p] for p in picks]
-
-
-def _positive(series: dict[str, tuple[list[float], list[float]]]) -> bool:
-    """Whether a logarithmic axis can show all values."""
-    return all(value > 0 for _, y in series.values() for value in y)
 
 
 def _cut(name: str) -> str:
