@@ -192,6 +192,14 @@ def test_a_wrong_command_is_noticed() -> None:
             check(wrong.split())
 
 
+def test_readme_names_every_generator_and_encoder() -> None:
+    from combo_avs.model.audio import ENCODERS
+    from combo_avs.model.foundation import GENERATORS
+
+    text = (ROOT / "README.md").read_text()
+    assert [name for name in (*GENERATORS, *ENCODERS) if f"`{name}`" not in text] == []
+
+
 def test_the_site_is_built_without_warnings(tmp_path: Path) -> None:
     """A page that the navigation leaves out, a broken link and a broken anchor are warnings, and so errors."""
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path / "site"]
