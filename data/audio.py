@@ -49,7 +49,7 @@ def _half_filter() -> tuple[np.ndarray, np.ndarray]:
 def _filter_bank(outputs: np.ndarray, p: int, q: int) -> tuple[np.ndarray, int]:
     """Filters of some output samples u, which read the input at u * p / q.
 
-    outputs: int [U], ascending. Gives float64 [W, U], and the input sample that row 0 is for.
+    outputs: int [U], ascending. Returns float64 [W, U], and the input sample that row 0 is for.
     """
     half, slope = _half_filter()
     scale = min(1.0, q / p)
@@ -75,7 +75,7 @@ def resample(waveform: np.ndarray, rate: int) -> np.ndarray:
     The phases of the filter repeat, so it is a small bank of FIR filters, applied as matrix products.
 
     waveform: float [S], mono. rate: its sample rate in Hz, 1..1,000,000.
-    Gives float64 [int(S * 16000 / rate)]. Beyond its ends the signal counts as zero.
+    Returns float64 [int(S * 16000 / rate)]. Beyond its ends the signal counts as zero.
     Raises ValueError for other shapes, other rates, and samples that are not finite.
     """
     x = _checked(waveform)
@@ -124,7 +124,7 @@ def log_mel(waveform: np.ndarray) -> np.ndarray:
     """VGGish's log-mel spectrogram: ln(|STFT| @ mel + 0.01), magnitudes rather than powers.
 
     waveform: float [S], mono, 16 kHz, in -1..1.
-    Gives float64 [F, 64] with F = 1 + (S - 400) // 160, and F = 0 below 400 samples: no padding, no centring.
+    Returns float64 [F, 64] with F = 1 + (S - 400) // 160, and F = 0 below 400 samples: no padding, no centring.
     """
     x = _checked(waveform)
     window = 0.5 - 0.5 * np.cos(2 * np.pi / WINDOW * np.arange(WINDOW))  # periodic Hann
@@ -144,7 +144,7 @@ def log_mel_examples(waveform: np.ndarray) -> np.ndarray:
     Example k covers 0.96 k to 0.96 k + 0.975 s. It stands for second k of the clip, as in the published data,
     although it runs ahead of the video by 40 ms per second.
 
-    waveform: float [S], mono, 16 kHz, in -1..1. Gives float32 [n, 96, 64]; n is 0 below 15,600 samples.
+    waveform: float [S], mono, 16 kHz, in -1..1. Returns float32 [n, 96, 64]; n is 0 below 15,600 samples.
     """
     spectrogram = log_mel(waveform)
     steps, bands = LOG_MEL_SHAPE
@@ -160,7 +160,7 @@ def fit_seconds(examples: np.ndarray, seconds: int, policy: ShortAudio) -> tuple
     A clip without any example has nothing to repeat: `repeat_last` then gives silence.
 
     examples: float32 [n, 96, 64], n may be 0.
-    Gives float32 [T, 96, 64], and bool [T]: False where the policy filled.
+    Returns float32 [T, 96, 64], and bool [T]: False where the policy filled.
     Raises ValueError for another policy or another shape.
     """
     if examples.shape[1:] != LOG_MEL_SHAPE:
@@ -182,7 +182,7 @@ def fit_seconds(examples: np.ndarray, seconds: int, policy: ShortAudio) -> tuple
 def waveform_seconds(waveform: np.ndarray, seconds: int) -> np.ndarray:
     """Cut a waveform into whole seconds of 16-bit samples, which a store keeps for encoders that read them.
 
-    waveform: float [S], mono, 16 kHz, in -1..1. Gives int16 [T, 16000], filled up with zeros or cut at T
+    waveform: float [S], mono, 16 kHz, in -1..1. Returns int16 [T, 16000], filled up with zeros or cut at T
     seconds. A sample x becomes the integer nearest to 32768 x (ties to even), limited to -32768..32767;
     samples that came from 16-bit files at 16 kHz survive exactly, and dividing by 32768 gives them back.
     """

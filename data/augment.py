@@ -63,16 +63,12 @@ class Draw:
 
 
 def augment(
-    frames: np.ndarray,
-    maskiges: np.ndarray | None,
-    labels: np.ndarray,
-    config: AugmentConfig,
-    rng: np.random.Generator,
+    frames: np.ndarray, maskiges: np.ndarray | None, labels: np.ndarray, config: AugmentConfig, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
     """Draw once and apply to one clip (published training pipeline; paper, appendix).
 
     frames: uint8 [T, H, W, 3], RGB. maskiges: the same, or None. labels: uint8 [T, H, W].
-    Gives new arrays of the same shapes and types. A clip scaled to less than H x W is padded to the right and
+    Returns new arrays of the same shapes and types. A clip scaled to less than H x W is padded to the right and
     at the bottom: images with grey 128, labels with 255. The inputs stay as they are.
     Raises ValueError for other shapes or types.
     """

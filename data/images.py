@@ -15,7 +15,7 @@ _BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error,
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
+def open_image(path: Path) -> Iterator[Image.Image]:
     """The image, not decoded yet. Whatever goes wrong inside the block becomes a ValueError naming the file.
 
     Only PNG and JPEG are tried: other PIL plug-ins start programs or are seldom tested against hostile files.
@@ -33,13 +33,13 @@ def opened(path: Path) -> Iterator[Image.Image]:
 
 def image_header(path: Path) -> tuple[str, tuple[int, int]]:
     """PIL mode and (H, W), without decoding. ValueError names a file that is missing or not a PNG or JPEG."""
-    with opened(path) as image:
+    with open_image(path) as image:
         return image.mode, (image.height, image.width)
 
 
 def read_rgb(path: Path) -> np.ndarray:
     """uint8 [H, W, 3]. As published, alpha and EXIF rotation are ignored. ValueError names a broken file."""
-    with opened(path) as image:
+    with open_image(path) as image:
         if image.mode not in FRAME_MODES:
             raise ValueError(f"image mode {image.mode}; frames have 8 bits per channel")
         return np.asarray(image.convert("RGB"))

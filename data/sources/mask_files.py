@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from ..images import opened
+from ..images import open_image
 
 SUFFIXES = (".npz", ".npy", ".json", ".png")
 MAX_MASKS = 4096  # per frame
@@ -100,7 +100,7 @@ def _all_have(records: list[dict[str, Any]], key: str) -> bool:
 
 
 def _read_png(path: Path, size: tuple[int, int]) -> FrameMasks:
-    with opened(path) as image:
+    with open_image(path) as image:
         if image.mode not in ("L", "P", "1", "I;16", "I"):
             raise ValueError(f"image mode {image.mode}; label maps have one channel of 8 or 16 bits")
         labels = np.asarray(image).astype(np.int64)

@@ -1,39 +1,37 @@
-"""The Maskiges that the published system comes with: palette pictures in folders named pre_SAM_mask.
+"""The published Maskiges: palette images in folders named pre_SAM_mask.
 
-They were made by Semantic-SAM and are what the published numbers rest on; the masks themselves were not released.
+They were made by Semantic-SAM, and the published numbers rest on them; the masks themselves were not released.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from ...errors import BadInput, ComboError
 from ..clip import Clip
-from ..images import image_header, opened
+from ..images import image_header, open_image
 from ..masks import colour_index
 from ..palette import PALETTE
 from ..resize import fit_crop, fit_squash
+from .avsbench.checks import clip_problems
 from .avsbench.layout import safe_name
 
 MODES = ("P", "RGB")  # PIL modes
-MAX_BYTES = 64 << 20  # of one picture; those of 720p have 20 kB
-CHECK_THREADS = 8  # the check waits for the disk
+MAX_BYTES = 64 << 20  # of one image; those of 720p have 20 kB
 NAMED_COLOURS = 150  # entries of the palette that ADE20K names
 _LAST_CHUNK = b"IEND\xaeB`\x82"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the pictures of a subset lie below the data set's root."""
+    """Where the images of a subset lie below the data set's root."""
 
     folder: tuple[str, ...]
-    files: Callable[[Path, Clip], list[Path]]  # T pictures, from the folder and a clip
+    files: Callable[[Path, Clip], list[Path]]  # T images, from the folder and a clip
 
 
 def _s4_files(folder: Path, clip: Clip) -> list[Path]:
@@ -65,9 +63,9 @@ def read_maskige(path: Path) -> np.ndarray:
     Indices from 150 on, which the palette of the file need not name, are grey, as the published readers saw them.
     ValueError names a file that is broken, neither palette nor RGB, or has another palette than ADE20K's.
     """
-    with opened(path) as image:
+    with open_image(path) as image:
         if image.mode not in MODES:
-            raise ValueError(f"image mode {image.mode}; Maskiges are palette or RGB pictures")
+            raise ValueError(f"image mode {image.mode}; Maskiges are palette or RGB images")
         if image.mode == "RGB":
             return np.array(image)
         palette = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)[:NAMED_COLOURS]
@@ -77,14 +75,14 @@ def read_maskige(path: Path) -> np.ndarray:
 
 
 class MaskigeTree:
-    """The pictures of all given clips, known to be there, whole by their headers, and of fitting sizes."""
+    """The Maskiges of all given clips: all there, complete by their headers, and of the right size."""
 
     def __init__(self, source_dir: Path, clips: Iterable[Clip], size: tuple[int, int]) -> None:
-        """source_dir: the data set's root, a folder on the way, or the one that holds the pictures.
+        """source_dir: the data set's root, a folder on the way, or the one that holds the images.
 
-        size: (H, W) of the Maskiges to give. Those of S4 and MS3 must have it; those of AVSS, of any size, are cropped
+        size: (H, W) of the Maskiges. Those of S4 and MS3 must have it; those of AVSS, of any size, are cropped
         (train) or squashed (val, test) to it by nearest neighbour, as published.
-        BadInput lists every file that is missing or unfit.
+        Raises `BadInput` that lists every file that is missing or unfit.
         """
         self.size = size
         clips = [_safe(clip) for clip in clips]
@@ -92,9 +90,12 @@ class MaskigeTree:
         self.folder = _locate(Path(source_dir), layout, clips)
         self.resizes = layout is _AVSS
         self._files = {clip.id: layout.files(self.folder, clip) for clip in clips}
-        self._sha256: Mapping[Path, str] = self._check(clips)
+        self._sha256: dict[Path, str] = {}
+        if problems := clip_problems(clips, self._problems, "checking Maskiges"):
+            headline = f"problems with the Maskiges in {self.folder} ({len(problems)}):"
+            raise BadInput.listing(headline, problems, "Nothing was imported.")
         contents = [[clip.id, [self._sha256[path] for path in self._files[clip.id]]] for clip in clips]
-        self.sha256 = hashlib.sha256(json.dumps(contents).encode()).hexdigest()  # of all pictures, by clip
+        self.sha256 = hashlib.sha256(json.dumps(contents).encode()).hexdigest()  # of all images, by clip
 
     def read(self, clip: Clip) -> np.ndarray:
         """The Maskiges of one clip: uint8 [T, H, W, 3], RGB.
@@ -115,27 +116,26 @@ class MaskigeTree:
         fit = fit_crop if clip.split == "train" else fit_squash
         return fit(image, self.size[0], nearest=True)
 
-    def _check(self, clips: list[Clip]) -> dict[Path, str]:
-        """sha256 of every file. BadInput lists all problems."""
-        exact = None if self.resizes else self.size
-        found: dict[Path, str] = {}
-        problems: list[str] = []
-
-        def check(clip: Clip) -> tuple[dict[Path, str], list[str]]:
-            hashes: dict[Path, str] = {}
-            return hashes, [f"clip {clip.id!r}: {p}" for p in _problems(self._files[clip.id], exact, hashes)]
-
-        with ThreadPoolExecutor(CHECK_THREADS) as pool:
-            checked = pool.map(check, clips)
-            hidden = True if len(clips) < 500 else None  # no bar where nobody watches, nor for a moment's work
-            bar = tqdm(checked, "checking Maskiges", len(clips), leave=False, unit=" clips", disable=hidden)
-            for hashes, wrong in bar:
-                found |= hashes
-                problems += wrong
-        if problems:
-            headline = f"problems with the Maskiges in {self.folder} ({len(problems)}):"
-            raise BadInput.listing(headline, problems, "Nothing was imported.")
-        return found
+    def _problems(self, clip: Clip) -> Iterator[str]:
+        """What is wrong with the images of one clip. Keeps their sha256."""
+        files = self._files[clip.id]
+        missing = [path for path in files if not path.is_file()]
+        if missing:
+            yield f"{missing[0]} is missing" + (f", and {len(missing) - 1} more of them" if missing[1:] else "")
+        for path in files:
+            if path in missing:
+                continue
+            try:
+                self._sha256[path] = _sha256(path)
+                mode, size = image_header(path)
+            except (ValueError, OSError) as error:
+                yield str(error)
+                continue
+            if mode not in MODES:
+                yield f"{path} has image mode {mode}; Maskiges are palette or RGB images"
+            if size != self.size and not self.resizes:
+                here, due = size, self.size
+                yield f"{path} is {here[0]} x {here[1]} (height x width); the clips are {due[0]} x {due[1]}"
 
 
 def _safe(clip: Clip) -> Clip:
@@ -160,26 +160,6 @@ def _locate(source_dir: Path, layout: Layout, clips: list[Clip]) -> Path:
             return folder
     looked = [str(layout.files(folder, clips[0])[0]) for folder in folders]
     raise BadInput.listing(f"no Maskiges of these clips in {source_dir}; looked for files such as", looked)
-
-
-def _problems(files: list[Path], exact: tuple[int, int] | None, hashes: dict[Path, str]) -> Iterator[str]:
-    """What is wrong with the pictures of one clip; fills `hashes`. exact: the (H, W) that each must have, if any."""
-    missing = [path for path in files if not path.is_file()]
-    if missing:
-        yield f"{missing[0]} is missing" + (f", and {len(missing) - 1} more of them" if missing[1:] else "")
-    for path in files:
-        if path in missing:
-            continue
-        try:
-            hashes[path] = _sha256(path)
-            mode, size = image_header(path)
-        except (ValueError, OSError) as error:
-            yield str(error)
-            continue
-        if mode not in MODES:
-            yield f"{path} has image mode {mode}; Maskiges are palette or RGB pictures"
-        if exact is not None and size != exact:
-            yield f"{path} is {size[0]} x {size[1]} (height x width); the clips are {exact[0]} x {exact[1]}"
 
 
 def _sha256(path: Path) -> str:

@@ -43,11 +43,7 @@ def fill_store(store: Store, clips: ClipStore, what: str, read: Callable[[Clip],
 
 
 def _fill_shard(
-    store: Store,
-    shard: int,
-    clips: list[tuple[int, Clip]],
-    pool: ThreadPoolExecutor,
-    read: Callable[[Clip], ClipRows],
+    store: Store, shard: int, clips: list[tuple[int, Clip]], pool: ThreadPoolExecutor, read: Callable[[Clip], ClipRows]
 ) -> None:
     lo, hi = store.shard_range(shard)
     arrays = {name: spec.empty(hi - lo) for name, spec in store.specs.items()}

@@ -1,16 +1,19 @@
-"""What is wrong with the files of a clip: headers and listings before an import, pixels for a check-up.
+"""What is wrong with the files of a clip: headers and listings before an import, pixels for `combo doctor`.
 
 A fault is its kind and a sentence that names the file.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import soundfile
+from tqdm import tqdm
 
-from ...images import FRAME_MODES, image_header, opened
+from ...clip import Clip
+from ...images import FRAME_MODES, image_header, open_image
 from ...wav import check_wav
 from .labels import LABEL_MODES, colour_labels, index_labels
 from .layout import ClipFiles
@@ -28,6 +31,21 @@ Kind = Literal[
     "short",
 ]
 Fault = tuple[Kind, str]
+
+CHECK_THREADS = 8  # checks wait for the disk
+BAR_FROM = 500  # clips; fewer are checked in a moment
+
+
+def clip_problems(clips: Sequence[Clip], problems_of: Callable[[Clip], Iterable[str]], what: str) -> list[str]:
+    """What `problems_of` yields for each clip, in order; called in threads, with a progress bar on a terminal."""
+
+    def check(clip: Clip) -> list[str]:
+        return [f"clip {clip.id!r}: {problem}" for problem in problems_of(clip)]
+
+    hidden = True if len(clips) < BAR_FROM else None  # None: hidden unless on a terminal
+    with ThreadPoolExecutor(CHECK_THREADS) as pool:
+        checked = tqdm(pool.map(check, clips), what, len(clips), leave=False, unit=" clips", disable=hidden)
+        return [problem for problems in checked for problem in problems]
 
 
 def header_faults(files: ClipFiles, exact: tuple[int, int] | None) -> Iterator[Fault]:
@@ -72,7 +90,7 @@ def label_faults(path: Path, coding: str, num_classes: int) -> Iterator[Fault]:
     """What the pixels of a label map show to be wrong or odd. Decodes it."""
     mode = {"binary": "L", "index": None, "colour": "RGB"}[coding]
     try:
-        with opened(path) as image:
+        with open_image(path) as image:
             pixels = np.asarray(image.convert(mode) if mode else image)
     except ValueError as error:
         yield "unreadable", str(error)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ....base import IGNORE_LABEL
 from ....errors import BadInput
-from ...images import opened
+from ...images import open_image
 
 BINARY_CLASSES: tuple[str, ...] = ("background", "sounding")
 LABEL_MODES = {  # PIL modes that each coding of labels may have
@@ -25,7 +25,7 @@ def read_labels(path: Path, coding: str, num_classes: int) -> np.ndarray:
     coding: "binary" (sounding or not), "index" (the pixel is the class) or "colour" (PASCAL-VOC palette).
     ValueError names the file, and the value or colour that stands for no class.
     """
-    with opened(path) as image:
+    with open_image(path) as image:
         if image.mode not in LABEL_MODES[coding]:
             raise ValueError(f"image mode {image.mode}; {coding} labels have {', '.join(LABEL_MODES[coding])}")
         if coding == "binary":

@@ -11,12 +11,13 @@ from ...clip import FRAME_OFFSET, SPLITS, Clip, ShortAudio
 
 @dataclass(frozen=True)
 class ClipFiles:
-    """The files of one clip of T frames. Whether they are there is for the reader to find out."""
+    """The paths of one clip of T frames, whether the files exist or not."""
 
-    frames: tuple[Path, ...]  # T pictures
+    frames: tuple[Path, ...]  # T images
     labels: tuple[Path | None, ...]  # T label maps; None where a frame is not annotated
     coding: str  # of the labels: binary, index or colour
     sound: Path
+    log_mel: Path  # the pickle that comes with the data set
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,7 @@ def _s4_files(folder: Path, clip: Clip) -> ClipFiles:
         labels=_annotated(clip, [labels / f"{clip.id}_{k + 1}.png" for k in range(clip.num_frames)]),
         coding="binary",
         sound=data / "audio_wav" / place / f"{clip.id}.wav",
+        log_mel=data / "audio_log_mel" / place / f"{clip.id}.pkl",
     )
 
 
@@ -150,6 +152,7 @@ def _ms3_files(folder: Path, clip: Clip) -> ClipFiles:
         labels=_annotated(clip, [labels / f"{clip.id}_{k + 1}.png" for k in range(clip.num_frames)]),
         coding="binary",
         sound=data / "audio_wav" / clip.split / f"{clip.id}.wav",
+        log_mel=data / "audio_log_mel" / clip.split / f"{clip.id}.pkl",
     )
 
 
@@ -169,6 +172,7 @@ def _avss_files(folder: Path, clip: Clip) -> ClipFiles:
         labels=_annotated(clip, [labels / f"{k}.png" for k in range(clip.num_frames)]),
         coding="index" if by_index else "colour",
         sound=home / "audio.wav",
+        log_mel=home / "audio.pkl",
     )
 
 

@@ -3,28 +3,27 @@
 The clip lists are the published CSV files, never folder listings: a stray folder changes nothing.
 """
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-from tqdm import tqdm
 
 from ....base import IGNORE_LABEL
 from ....errors import BadInput, ClipError
-from ...clip import Clip, ClipArrays, ShortAudio
+from ....safe_pickle import read_tensor_pickle
+from ...clip import LOG_MEL_SHAPE, Clip, ClipArrays, ShortAudio
 from ...images import read_rgb
 from ...resize import fit_crop, fit_squash
 from ...wav import read_wav
-from .checks import header_faults, wrong_size
+from .checks import clip_problems, header_faults, wrong_size
 from .labels import BINARY_CLASSES, read_class_names, read_labels
 from .layout import SUBSETS, locate, read_clips
-from .log_mel import pickle_path, read_log_mel
 from .source_videos import source_aware
 
 READER_VERSION = 1  # raised when a change of the readers changes an array
+AVSS_SECONDS = 10  # rows of every log-mel pickle of AVSS, also of 5-second clips
 Splits = Literal["official", "source-aware"]
-CHECK_THREADS = 8  # the check waits for the disk, not for the processor
 
 
 class AvsBenchSource:
@@ -78,13 +77,13 @@ class AvsBenchSource:
         self.clips = read_clips(clip_list, layout)
         if split == "source-aware":
             self.clips = source_aware(self.clips)
-        if problems := self._check_files():
+        if problems := clip_problems(self.clips, self._problems, "checking files"):
             headline = f"problems with the files that {clip_list} lists ({len(problems)}):"
             advice = f"Nothing was imported. Repair these files, or take their clips out of {clip_list.name}."
             raise BadInput.listing(headline, problems, advice)
 
     def read(self, clip: Clip) -> ClipArrays:
-        """Decode one clip. ClipError names the clip and the file that cannot be decoded."""
+        """Decode one clip. Raises `ClipError` that names the clip and the file that cannot be decoded."""
         files = self._layout.files(self._folder, clip)
         try:
             frames = np.stack([self._fit(read_rgb(path), clip, path) for path in files.frames])
@@ -92,7 +91,7 @@ class AvsBenchSource:
             for k, path in enumerate(files.labels):
                 if path is not None:
                     labels[k] = self._fit(read_labels(path, files.coding, len(self.classes)), clip, path)
-            log_mel = read_log_mel(pickle_path(self._folder, clip), clip) if self._log_mel_pickles else None
+            log_mel = read_log_mel(files.log_mel, clip) if self._log_mel_pickles else None
             return ClipArrays(frames, labels, read_wav(files.sound), log_mel)
         except ValueError as error:
             raise ClipError(f"clip {clip.id!r}: {error}") from error
@@ -106,18 +105,23 @@ class AvsBenchSource:
         fit = fit_crop if clip.split == "train" else fit_squash
         return fit(image, self.size[0], nearest=image.ndim == 2)
 
-    def _check_files(self) -> list[str]:
-        exact = self.size if self._is_object else None
+    def _problems(self, clip: Clip) -> Iterator[str]:
+        files = self._layout.files(self._folder, clip)
+        yield from (what for _, what in header_faults(files, self.size if self._is_object else None))
+        if self._log_mel_pickles and not files.log_mel.is_file():
+            yield f"{files.log_mel} is missing"
 
-        def check(clip: Clip) -> list[str]:
-            problems = [what for _, what in header_faults(self._layout.files(self._folder, clip), exact)]
-            if self._log_mel_pickles and not (path := pickle_path(self._folder, clip)).is_file():
-                problems.append(f"{path} is missing")
-            return [f"clip {clip.id!r}: {problem}" for problem in problems]
 
-        with ThreadPoolExecutor(CHECK_THREADS) as pool:
-            checked = pool.map(check, self.clips)
-            # No bar where nobody watches, nor for sets that are checked in a moment.
-            hidden = True if len(self.clips) < 500 else None
-            bar = tqdm(checked, "checking files", len(self.clips), leave=False, unit=" clips", disable=hidden)
-            return [problem for problems in bar for problem in problems]
+def read_log_mel(path: Path, clip: Clip) -> np.ndarray:
+    """A log-mel that comes with the data set: float32 [T, 96, 64]; of the rows of AVSS the first T, as published.
+
+    Raises ValueError that names a file that is damaged, holds another shape or type, values that are not finite, or
+    code.
+    """
+    log_mel = read_tensor_pickle(path)
+    rows = clip.num_frames if clip.subset in ("s4", "ms3") else AVSS_SECONDS
+    if log_mel.shape != (rows, 1, *LOG_MEL_SHAPE) or log_mel.dtype != np.float32:
+        raise ValueError(f"{path} holds {log_mel.dtype} {list(log_mel.shape)}; expected float32 [{rows}, 1, 96, 64]")
+    if not np.isfinite(log_mel).all():
+        raise ValueError(f"{path} has values that are not finite")
+    return log_mel[: clip.num_frames, 0]

@@ -91,13 +91,7 @@ class SyntheticSource:
         self.name = f"synthetic-{flavour}"
         self.classes: tuple[str, ...] = ("background", *KINDS) if flavour == "avss" else BINARY_CLASSES
         self.size = (size, size)
-        self.parameters = {
-            "flavour": flavour,
-            "seed": seed,
-            "size": size,
-            "clips": clips,
-            "version": VERSION,
-        }
+        self.parameters = {"flavour": flavour, "seed": seed, "size": size, "clips": clips, "version": VERSION}
         self._flavour = flavour
         self._seed = seed
         self.clips = tuple(self._describe(index) for index in range(clips))

@@ -196,7 +196,7 @@ def readable_seconds(video: VideoFacts) -> Fraction:
                     continue
                 if not seek(container, stream, video.start + video.duration - back):
                     continue
-            for number, packet in enumerate(_packets(container, stream)):
+            for number, packet in enumerate(p for p in packets(container, stream) if p.size):
                 if video.frame_rate is not None:
                     reached = (number + 1) / video.frame_rate
                 elif packet.pts is not None:
@@ -207,10 +207,10 @@ def readable_seconds(video: VideoFacts) -> Fraction:
     return reached
 
 
-def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
-    """All packets that hold data; a file that breaks off within one ends there."""
+def packets(container: InputContainer, stream: Stream) -> Iterator[Packet]:
+    """All packets of a stream, the last one empty, to flush a decoder; a file that breaks off ends there."""
     try:
-        yield from (packet for packet in container.demux(stream) if packet.size)
+        yield from container.demux(stream)
     except FFmpegError:
         return
 
@@ -257,10 +257,10 @@ def _frames(
 
 
 def _decode_what_can_be(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-    packets = container.demux(stream)
+    coded = container.demux(stream)
     while True:
         try:
-            packet = next(packets, None)
+            packet = next(coded, None)
             if packet is None:
                 return
             yield from packet.decode()

@@ -14,7 +14,7 @@ from av.error import FFmpegError, InvalidDataError
 from av.packet import Packet
 from av.video.reformatter import Colorspace
 
-from .decoding import VideoFacts, open_video, sound_stream, tick_of
+from .decoding import VideoFacts, open_video, packets, sound_stream, tick_of
 from .writer import add_video_stream, even_frame
 
 TICK = Fraction(1, 60_000)  # seconds; MPEG-4 takes none finer. 24, 25, 30, 30000/1001 ... per second are whole numbers
@@ -104,7 +104,7 @@ def _sound_packets(container: OutputContainer, source: InputContainer, start: Fr
 
 
 def _copied(source: InputContainer, stream: AudioStream, target: AudioStream, shift: int) -> Iterator[Packet]:
-    for packet in _readable(source, stream):
+    for packet in packets(source, stream):
         if packet.dts is not None:
             packet.dts -= shift
             packet.pts = packet.dts if packet.pts is None else packet.pts - shift
@@ -113,7 +113,7 @@ def _copied(source: InputContainer, stream: AudioStream, target: AudioStream, sh
 
 
 def _encoded(source: InputContainer, stream: AudioStream, target: AudioStream, shift: int) -> Iterator[Packet]:
-    for packet in _readable(source, stream):
+    for packet in packets(source, stream):
         try:
             frames = packet.decode()
         except InvalidDataError:
@@ -123,11 +123,3 @@ def _encoded(source: InputContainer, stream: AudioStream, target: AudioStream, s
                 frame.pts -= shift
             yield from target.encode(frame)
     yield from target.encode()
-
-
-def _readable(source: InputContainer, stream: AudioStream) -> Iterator[Packet]:
-    """All packets; those of a file that breaks off, up to there."""
-    try:
-        yield from source.demux(stream)
-    except FFmpegError:
-        return

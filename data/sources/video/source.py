@@ -67,7 +67,7 @@ class VideoSource:
     def read(self, clip: Clip) -> ClipArrays:
         """Decode one clip. ClipError names the clip and the file, where that is damaged or breaks off."""
         if clip.id not in self._begins:
-            raise ClipError(f"clip {clip.id!r} is not one of these videos'")
+            raise ClipError(f"clip {clip.id!r} is not one of these videos")
         video, begin = self.videos[clip.source], self._begins[clip.id]
         times = [begin + k + INSTANT for k in range(sum(clip.frame_valid))]
         try:

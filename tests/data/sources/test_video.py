@@ -28,7 +28,7 @@ class TestVideoSourceContract(ClipSourceContract):
 
     @pytest.fixture
     def unreadable(self, tmp_path):
-        path = make_video(tmp_path / "a.mp4", 750, options={"movflags": "faststart"})
+        path = make_video(tmp_path / "a.mp4", 750, container_options={"movflags": "faststart"})
         source = VideoSource([path], 5, SIZE)
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         return source, source.clips[-1]
