@@ -3,8 +3,6 @@
 Pure functions on arrays. Letters: K masks of one frame (K may be 0), H W pixels.
 """
 
-from typing import Literal
-
 import numpy as np
 
 from .palette import PALETTE
@@ -31,7 +29,7 @@ def _checked(masks: np.ndarray) -> np.ndarray:
 def pack_masks(masks: np.ndarray) -> bytes:
     """One bit per pixel, in C order, the first pixel in a byte's highest bit; each mask starts on a new byte.
 
-    masks: bool [K, H, W]. Gives K * ceil(H * W / 8) bytes. Raises ValueError for another dtype or shape.
+    masks: bool [K, H, W]. Returns K * ceil(H * W / 8) bytes. Raises ValueError for another dtype or shape.
     """
     k, height, width = _checked(masks).shape
     return np.packbits(masks.reshape(k, height * width), axis=1).tobytes()
@@ -71,27 +69,19 @@ def unpack_stats(data: bytes) -> np.ndarray:
     return np.frombuffer(data, MASK_STATS)
 
 
-def fold_masks(masks: np.ndarray, overflow: Literal["clamp", "published"] = "clamp") -> np.ndarray:
-    """Fold a stack of masks into one map of palette indices, the smallest mask on top (COMBO, section 3.1).
+def fold_masks(masks: np.ndarray) -> np.ndarray:
+    """Fold bool [K, H, W] into one map of palette indices, uint8 [H, W], the smallest mask on top (COMBO, section 3.1).
 
     Masks are ranked by area, smallest first, equal areas in their given order. A pixel takes the rank, from
-    1, of the smallest mask that covers it; 0 where there is none. Every mask takes a rank, hidden and empty
-    ones too: an empty mask is rank 1 and moves all others up. The published sort is not stable, so its order
-    of equal areas depends on the NumPy build; with distinct areas the maps are identical.
-
-    masks: bool [K, H, W].
-    overflow: what becomes of ranks above 255. `clamp`: all are 255. `published`: they wrap around (256 is 0,
-    257 is 1), as in the published files.
-    Gives uint8 [H, W]. Raises ValueError for another dtype or shape, or another `overflow`.
+    1, of the smallest mask that covers it; 0 where there is none; ranks above 255 are 255. Every mask takes a rank,
+    hidden and empty ones too: an empty mask is rank 1 and moves all others up. The published sort is not stable, so
+    its order of equal areas depends on the NumPy build; with distinct areas and up to 255 masks the maps are identical.
+    Raises ValueError for another dtype or shape.
     """
     ascending = ascending_areas(masks)
     ranks = np.empty(len(masks), np.int64)
     ranks[ascending] = np.arange(1, len(masks) + 1)
-    if overflow == "clamp":
-        return paint(masks, ascending, np.minimum(ranks, 255))
-    if overflow == "published":
-        return paint(masks, ascending, ranks % 256)
-    raise ValueError(f"overflow: {overflow!r} is neither clamp nor published")
+    return paint(masks, ascending, np.minimum(ranks, 255))
 
 
 def ascending_areas(masks: np.ndarray) -> np.ndarray:
@@ -103,7 +93,7 @@ def paint(masks: np.ndarray, on_top: np.ndarray, index: np.ndarray) -> np.ndarra
     """One map of palette indices: each mask filled with its own, those first in `on_top` over the others.
 
     masks: bool [K, H, W]. on_top: int [K], an order of the masks. index: int [K], 0..255, in the order of `masks`.
-    Gives uint8 [H, W], 0 where no mask is.
+    Returns uint8 [H, W], 0 where no mask is.
     """
     painted = np.zeros(masks.shape[1:], np.uint8)
     for mask in on_top[::-1]:
@@ -112,13 +102,5 @@ def paint(masks: np.ndarray, on_top: np.ndarray, index: np.ndarray) -> np.ndarra
 
 
 def colour_index(index: np.ndarray) -> np.ndarray:
-    """Look palette indices up in `PALETTE`. index: uint8 [H, W]. Gives uint8 [H, W, 3], RGB."""
+    """Look palette indices up in `PALETTE`: uint8 [...] to uint8 [..., 3], RGB."""
     return np.take(PALETTE, index, axis=0)
-
-
-def maskige(masks: np.ndarray) -> np.ndarray:
-    """The Maskige of one frame: its masks as one image, the second input of COMBO's Siam-Encoder.
-
-    masks: bool [K, H, W]. Gives uint8 [H, W, 3], RGB; with K = 0, all of it the colour of "no mask".
-    """
-    return colour_index(fold_masks(masks))

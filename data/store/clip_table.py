@@ -17,7 +17,7 @@ from pyarrow import compute
 
 from ...errors import BadInput
 from ..clip import CLIP_LENGTHS, SPLITS, Clip
-from .location import Location, write_file
+from .location import Location, UrlPath
 
 pc: Any = compute  # its functions are made when it is imported, so type checkers do not know them
 
@@ -69,22 +69,19 @@ class ClipTable:
 
     @classmethod
     def read(cls, path: Location) -> "ClipTable":
-        """Raises `BadInput` when the file is damaged, holds other columns, or rows that no import writes."""
-        try:
-            return cls._checked(path if isinstance(path, Path) else pa.BufferReader(path.read_bytes()), str(path))
-        except OSError as error:
-            raise BadInput(f"{path}: cannot read the clip table ({error}); import the clips again") from error
+        """Memory-mapped in a folder. Raises `BadInput` as `parse`."""
+        return cls.parse(path, str(path))
 
     @classmethod
-    def from_bytes(cls, content: bytes, name: str) -> "ClipTable":
-        """The inverse of `to_bytes`; `name` says in messages where it comes from. Raises `BadInput` as `read`."""
-        return cls._checked(pa.BufferReader(content), name)
+    def parse(cls, source: Location | bytes, path: str) -> "ClipTable":
+        """The inverse of `to_bytes`. path: where it is, for messages.
 
-    @classmethod
-    def _checked(cls, file: Path | pa.BufferReader, path: str) -> "ClipTable":
+        Raises `BadInput` when it is damaged, has other columns, or rows that no import writes.
+        """
         try:
-            table = pq.read_table(file, memory_map=True)
-        except pa.ArrowException as error:
+            content = source.read_bytes() if isinstance(source, UrlPath) else source
+            table = pq.read_table(content if isinstance(content, Path) else pa.BufferReader(content), memory_map=True)
+        except (pa.ArrowException, OSError) as error:
             raise BadInput(f"{path}: cannot read the clip table ({error}); import the clips again") from error
         if table.schema.remove_metadata() != _SCHEMA:
             raise BadInput(f"{path}: the clip table has columns {table.schema.names}, not {_SCHEMA.names}")
@@ -97,9 +94,6 @@ class ClipTable:
         sink = pa.BufferOutputStream()
         pq.write_table(self._table, sink, compression="zstd", store_schema=False)
         return sink.getvalue().to_pybytes()
-
-    def write(self, path: Location) -> None:
-        write_file(path, self.to_bytes())
 
     def __len__(self) -> int:
         return len(self.num_frames)

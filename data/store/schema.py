@@ -21,7 +21,7 @@ from zarr.storage import FsspecStore, MemoryStore
 
 from ...base import IGNORE_LABEL
 from ..clip import LOG_MEL_SHAPE, SAMPLE_RATE
-from .attributes import ClipAttributes, ProposalAttributes, StoreAttributes
+from .attributes import AudioAttributes, ProposalAttributes, StoreAttributes
 
 CHUNK_FRAMES = 5
 SHARD_FRAMES = 160  # default; a shard is the unit of work, of resuming and of repair
@@ -53,42 +53,26 @@ class ArraySpec:
         return np.full(self.rows(frames), self.fill, self.dtype)
 
 
-def clip_arrays(height: int, width: int) -> dict[str, ArraySpec]:
-    """clips.zarr: what was imported."""
+def array_specs(attributes: StoreAttributes) -> dict[str, ArraySpec]:
+    """The arrays of a store with these attributes."""
+    if isinstance(attributes, AudioAttributes):
+        return {"features": ArraySpec("float32", (attributes.dim,), fill=nan)}  # one vector per frame
+    height, width = attributes.size
+    if isinstance(attributes, ProposalAttributes):
+        return {
+            "maskige": ArraySpec("uint8", (height, width, 3), compress=True),  # RGB in ADE20K colours
+            "masks": ArraySpec(BYTES, compress=True),  # K x packed bits, see masks.pack_masks
+            "mask_stats": ArraySpec(BYTES, compress=True),  # K records, see masks.MASK_STATS
+            "mask_count": ArraySpec("uint16", fill=65535),  # K
+        }
     return {
         "frames": ArraySpec("uint8", (height, width, 3)),  # RGB
         "labels": ArraySpec("uint8", (height, width), compress=True, fill=IGNORE_LABEL),
         "label_valid": ArraySpec("uint8", fill=FLAG_FILL),  # 1: the frame has ground truth
         "log_mel": ArraySpec("float32", LOG_MEL_SHAPE, fill=nan),  # second k of a clip stands at its frame k
         "waveform": ArraySpec("int16", (SAMPLE_RATE,)),  # likewise; the sound itself, for any audio encoder
-        "audio_valid": ArraySpec(
-            "uint8", fill=FLAG_FILL
-        ),  # 0: the sound had ended; the short-audio rule filled this second
+        "audio_valid": ArraySpec("uint8", fill=FLAG_FILL),  # 0: the sound had ended, the short-audio rule filled it
     }
-
-
-def proposal_arrays(height: int, width: int) -> dict[str, ArraySpec]:
-    """proposals/<generator>-<fp>.zarr: what one proposal generator found."""
-    return {
-        "maskige": ArraySpec("uint8", (height, width, 3), compress=True),  # RGB in ADE20K colours
-        "masks": ArraySpec(BYTES, compress=True),  # K x packed bits, see masks.pack_masks
-        "mask_stats": ArraySpec(BYTES, compress=True),  # K records, see masks.MASK_STATS
-        "mask_count": ArraySpec("uint16", fill=65535),  # K
-    }
-
-
-def audio_arrays(dim: int) -> dict[str, ArraySpec]:
-    """audio/<encoder>-<fp>.zarr: features of one audio encoder, one vector per frame."""
-    return {"features": ArraySpec("float32", (dim,), fill=nan)}
-
-
-def array_specs(attributes: StoreAttributes) -> dict[str, ArraySpec]:
-    """The arrays of a store with these attributes."""
-    if isinstance(attributes, ClipAttributes):
-        return clip_arrays(*attributes.size)
-    if isinstance(attributes, ProposalAttributes):
-        return proposal_arrays(*attributes.size)
-    return audio_arrays(attributes.dim)
 
 
 def array_metadata(specs: dict[str, ArraySpec], frames: int, shard_frames: int) -> dict[str, bytes]:

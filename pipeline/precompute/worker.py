@@ -146,7 +146,7 @@ def run_shard(
     commit_shard(cache, shard, arrays, counts=counts, quarantined=quarantined, notes={})
     seconds = time.perf_counter() - loaded
     log |= {
-        "seconds_per_frame": seconds / len(next(iter(arrays.values()))),
+        "seconds_per_frame": seconds / (span[1] - span[0]),
         "seconds": seconds,
         "seconds_loading": loaded - started,
         "waiting_share": 1 - record.busy / seconds,  # of the device, including the writing that has just ended

@@ -259,8 +259,8 @@ class TestHostileClipTables:
         clips = NoiseSource().clips
         with monkeypatch.context() as patch:
             patch.setattr(clip_table, "_problems", lambda _: [])
-            ClipTable.of([clips[0], clips[0]]).write(tmp_path / "twice.parquet")
-            ClipTable.of([clips[0], clips[1]]).write(tmp_path / "order.parquet")
+            (tmp_path / "twice.parquet").write_bytes(ClipTable.of([clips[0], clips[0]]).to_bytes())
+            (tmp_path / "order.parquet").write_bytes(ClipTable.of([clips[0], clips[1]]).to_bytes())
         for name, message in (("twice", "more than once"), ("order", "longer clips must come first")):
             with pytest.raises(BadInput, match=message):
                 ClipTable.read(tmp_path / f"{name}.parquet")

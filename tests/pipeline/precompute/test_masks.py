@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from combo_avs.data.masks import fold_masks, maskige
+from combo_avs.data.masks import colour_index, fold_masks
 from combo_avs.data.palette import PALETTE
 from combo_avs.model.foundation.interface import Proposals
 from combo_avs.pipeline.precompute.exactness import agreement, mean_agreement
@@ -38,7 +38,7 @@ class TestFold:
     @given(stacks)
     def test_equals_the_array_form(self, masks):
         tensor = torch.from_numpy(masks)
-        assert np.array_equal(maskiges([tensor])[0], maskige(masks))
+        assert np.array_equal(maskiges([tensor])[0], colour_index(fold_masks(masks)))
         index = fold_on_device(tensor)
         assert index.dtype == torch.uint8
         assert np.array_equal(index, fold_masks(masks))
@@ -48,7 +48,7 @@ class TestFold:
         masks = np.arange(320)[None, None] <= np.arange(k)[:, None, None]  # number k covers the first k + 1 pixels
         masks = np.random.default_rng(0).permutation(masks)
         assert np.array_equal(fold_on_device(torch.from_numpy(masks)), fold_masks(masks))
-        assert np.array_equal(maskiges([torch.from_numpy(masks)])[0], maskige(masks))
+        assert np.array_equal(maskiges([torch.from_numpy(masks)])[0], colour_index(fold_masks(masks)))
 
     def test_equal_areas_keep_their_order(self):
         masks = torch.zeros((3, 1, 4), dtype=torch.bool)
@@ -66,7 +66,7 @@ class TestFold:
         frames = [torch.from_numpy(rng.random((k, 6, 7)) < 0.4) for k in counts]
         together = maskiges(frames)
         assert together.dtype == np.uint8
-        assert np.array_equal(together, np.stack([maskige(masks.numpy()) for masks in frames]))
+        assert np.array_equal(together, np.stack([colour_index(fold_masks(masks.numpy())) for masks in frames]))
 
     @pytest.mark.gpu
     def test_on_a_gpu(self):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from combo_avs.data.masks import maskige, unpack_stats
+from combo_avs.data.masks import colour_index, fold_masks, unpack_stats
 from combo_avs.data.store.locks import lock_store
 from combo_avs.data.store.root import cache_path, create_cache, open_cache
 from combo_avs.data.store.store import Cache, ClipStore
@@ -39,7 +39,8 @@ class TestContents:
             np.testing.assert_array_equal(cache.read_masks(7 + t, 8 + t)[0], proposals.masks.numpy())
             stats = unpack_stats(cache.read_bytes("mask_stats", 7 + t, 8 + t)[0])
             np.testing.assert_array_equal(stats["area"], proposals.areas.numpy())
-            np.testing.assert_array_equal(cache.read("maskige", 7 + t, 8 + t)[0], maskige(proposals.masks.numpy()))
+            expected = colour_index(fold_masks(proposals.masks.numpy()))
+            np.testing.assert_array_equal(cache.read("maskige", 7 + t, 8 + t)[0], expected)
             assert cache.read("mask_count", 7 + t, 8 + t)[0] == len(proposals.masks)
 
     def test_features_are_what_the_encoder_gives(self, prepared: Path) -> None:
