@@ -26,7 +26,7 @@ def read_array_pickle(path: Path) -> dict[str, np.ndarray]:
     """Arrays by name from a pickle of NumPy arrays, such as detectron2's `R-50.pkl`.
 
     The arrays may be wrapped in a "model" entry; other entries beside that one are left out. Any pickle protocol, any
-    NumPy version, also Python 2. Gives writable arrays in native byte order.
+    NumPy version, also Python 2. Returns writable arrays in native byte order.
     Raises ValueError naming the file, and the function that it asks for if that is no array's.
     """
     content = _read(path, MAX_WEIGHTS, _ARRAYS)
@@ -71,7 +71,7 @@ def _read(path: Path, limit: int, allowed: dict[str, Callable[..., Any]]) -> Any
 def _check_steps(file: BinaryIO) -> None:
     """Refuse programs that promise more bytes than they hold, number their values absurdly, or do not end."""
     for step, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-        if step > MAX_STEPS or ("PUT" in opcode.name and argument > MAX_STEPS):
+        if step > MAX_STEPS or ("PUT" in opcode.name and argument is not None and argument > MAX_STEPS):
             raise ValueError(f"it takes over {MAX_STEPS:,} steps")
 
 
@@ -118,7 +118,7 @@ class _Type:
     def __setstate__(self, state: Any) -> None:
         if len(state) < 5 or any(part is not None for part in state[2:5]):
             raise ValueError("it holds arrays of records")
-        self.dtype = self.dtype.newbyteorder({"<": "<", ">": ">"}.get(state[1], "|"))
+        self.dtype = self.dtype.newbyteorder(state[1] if state[1] in ("<", ">") else "|")
 
 
 class _Array:

@@ -19,7 +19,7 @@ class ModelConfig(Section):
 
     backbone: str = Field(
         default="r50",
-        description="visual backbone (section 4.1): r50, pvt-v2-b5, or tiny, which trains from scratch on a CPU",
+        description="visual backbone: r50, pvt-v2-b5, or tiny, which trains from scratch on a CPU",
     )
     siam: Literal["none", "shared", "separate"] = Field(
         default="separate",
@@ -43,7 +43,7 @@ class ModelConfig(Section):
         default="per_frame",
         description="whose sound a query hears: its frame's, or as the published code's tensor layout mixes frames",
     )
-    num_queries: int = Field(default=100, ge=1, description="queries per frame (section 4.1)")
+    num_queries: int = Field(default=100, ge=1, description="queries per frame")
     width: int = Field(default=256, ge=32, multiple_of=32, description="channels C of pixel decoder and queries")
     mask_dim: int | None = Field(
         default=None,
@@ -52,11 +52,11 @@ class ModelConfig(Section):
         description="channels of mask features and mask embeddings (Mask2Former's MASK_DIM); null: as model.width",
     )
     audio_dim: int = Field(default=128, ge=1, description="channels D of the audio features; VGGish has 128")
-    audio_hidden: int = Field(default=4096, ge=1, description="hidden channels of the audio MLP (section 3.4)")
+    audio_hidden: int = Field(default=4096, ge=1, description="hidden channels of the audio MLP")
     heads: int = Field(default=8, ge=1, description="attention heads, everywhere")
     encoder_layers: int = Field(default=6, ge=1, description="deformable encoder layers of the pixel decoder")
     encoder_ffn: int = Field(default=1024, ge=1, description="hidden channels of their feed-forward networks")
-    decoder_layers: int = Field(default=9, ge=1, description="layers of the masked transformer decoder (section 4.1)")
+    decoder_layers: int = Field(default=9, ge=1, description="layers of the masked transformer decoder")
     decoder_ffn: int = Field(default=2048, ge=1, description="hidden channels of their feed-forward networks")
 
     @property

@@ -91,7 +91,7 @@ def criterion(
     clip's first) enter the consistency loss alone, and their labels are not read. Both are best left on the host,
     where their targets are counted; on another device this waits for it.
     frames_per_clip: the batch's clips in order, 5 or 10 frames each, B in sum.
-    uniform: gives random numbers on the device of the masks; default: torch.rand.
+    uniform: per-clip random numbers on the device of the masks; default: torch.rand.
     totals: of a larger batch, of which this one is a part: the losses of all parts add up to those of the whole.
 
     Names: loss_ce, loss_mask, loss_dice for the last prediction, with _0, _1, ... for the others;
@@ -117,7 +117,9 @@ def criterion(
         bce_P, dice_P = mask_losses(masks_PBQhw, targets, pairs_P3M, totals, config, rows_of(uniform, pairs))
         terms["loss_mask"], terms["loss_dice"] = config.mask_weight * bce_P, config.dice_weight * dice_P
         lengths = successive(frames_per_clip, config.consistency_clip)
-        cosine_P = consistency_loss(masks_PBQhw.flatten(2), lengths, config.consistency_detach, totals.neighbours)
+        cosine_P = consistency_loss(
+            masks_PBQhw.flatten(2), lengths, detach=config.consistency_detach, neighbours=totals.neighbours
+        )
         read = consistent_predictions(num_predictions, config.consistency_on)
         terms["loss_cosine"] = config.consistency_weight * cosine_P[read.start : read.stop]
     for kind, values in terms.items():
@@ -207,6 +209,7 @@ def successive(frames_per_clip: Sequence[int], consistency_clip: str) -> list[in
 def consistency_loss(
     frames_BV: Tensor,
     lengths: Sequence[int] | None = None,
+    *,
     detach: bool = False,
     neighbours: float | None = None,
 ) -> Tensor:
@@ -216,7 +219,7 @@ def consistency_loss(
     spares neighbours that do differ. As published it is not detached: the slope over c is then -c exp(c - 1),
     which drives neighbours of negative c apart. With `detach` it is -exp(c - 1), which never does.
 
-    frames_BV: [..., B, V], a row for the mask logits of all queries of a frame. Gives [...].
+    frames_BV: [..., B, V], a row for the mask logits of all queries of a frame. Returns [...].
     lengths: which frames are successive, B in sum; None: each five, as published.
     neighbours: what the sum is divided by; None: their number.
     """

@@ -24,7 +24,7 @@ def deformable_sample(value_BLND: Tensor, shapes: Shapes, locations: Tensor, wei
     value_BLND: float [B, L, N, D], the levels one behind the other, each row by row.
     locations: float [B, Q, N, V, P, 2]: x, y; 0..1 spans a level from edge to edge, outside of it lies zero.
     weights: float [B, Q, N, V, P].
-    Gives [B, Q, N * D]. Sampling is bilinear, pixel centres at half cells (align_corners=False).
+    Returns [B, Q, N * D]. Sampling is bilinear, pixel centres at half cells (align_corners=False).
     """
     b, _, n, d = value_BLND.shape
     q = locations.shape[1]

@@ -17,7 +17,7 @@ def semantic_scores(logits_BQK: Tensor, masks_BQhw: Tensor, size: tuple[int, int
 
     logits_BQK: [B, Q, K + 1], the last entry is "no object", which takes its share of the softmax and is then
     dropped. masks_BQhw: [B, Q, ceil(H/4), ceil(W/4)] logits, enlarged bilinearly before the sigmoid.
-    Gives float32 [B, K, H, W] on the same device; 0..Q, not normalised over classes.
+    Returns float32 [B, K, H, W] on the same device; 0..Q, not normalised over classes.
     Raises ValueError if `size` is not that of the masks.
     """
     h, w = masks_BQhw.shape[-2:]

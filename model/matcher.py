@@ -1,4 +1,4 @@
-"""Which query answers for which target mask: point-sampled costs and their optimal assignment.
+"""Bipartite matching of queries and target masks: point-sampled costs and their optimal assignment.
 
 A target is one class in one supervised frame; background is an ordinary class. With at most two targets in a frame
 the optimum is found on the device. With more, the Hungarian algorithm runs on the host, and the costs of all frames
@@ -65,7 +65,8 @@ def frame_targets(
     classes_SN = torch.full((len(classes), max(counts, default=0)), -1, dtype=torch.int64)
     for row, c in zip(classes_SN, classes, strict=True):
         row[: len(c)] = c
-    return FrameTargets(*(to_device(x, device) for x in (frames_S, labels_SHW, classes_SN)), counts)
+    frames_S, labels_SHW, classes_SN = (to_device(x, device) for x in (frames_S, labels_SHW, classes_SN))
+    return FrameTargets(frames_S, labels_SHW, classes_SN, counts)
 
 
 def sample_points(masks_sQhw: Tensor, points_sR2: Tensor) -> Tensor:
@@ -107,11 +108,11 @@ def match(
     num_points: int,
     uniform: Uniform,
 ) -> Tensor:
-    """Give every target a query of its own, cheapest in sum, in each frame of each prediction.
+    """Assign every target a query of its own, with the least total cost, in each frame of each prediction.
 
     weights: of class, mask and dice cost. Each frame of each prediction gets `num_points` points of its own;
     `uniform` is called once per prediction with (S, num_points, 2), for the last prediction first.
-    Gives int64 [P, 3, M]: supervised frame (position in S), query, class; by frame, then by query. Where a
+    Returns int64 [P, 3, M]: supervised frame (position in S), query, class; by frame, then by query. Where a
     frame has more targets than queries, the most expensive ones are left out.
     Raises FloatingPointError if a cost is not finite, where costs are on the host anyway: always on a CPU, on other
     devices when a frame has more than two targets.
@@ -121,10 +122,11 @@ def match(
         return torch.zeros(num_predictions, 3, 0, dtype=torch.int64, device=logits_PBQK.device)
     costs_PSQN = all_costs(logits_PBQK, masks_PBQhw, targets, weights, num_points, uniform)
     few = costs_PSQN.shape[-1] <= min(2, num_queries)
-    if not few or costs_PSQN.device.type == "cpu":
-        costs = costs_PSQN.cpu().numpy()
-        if not np.isfinite(costs).all():
-            raise FloatingPointError(_what_broke(costs, logits_PBQK, masks_PBQhw, targets))
+    if few and costs_PSQN.device.type != "cpu":
+        return assign_few(costs_PSQN, targets)
+    costs = costs_PSQN.cpu().numpy()
+    if not np.isfinite(costs).all():
+        raise FloatingPointError(_what_broke(costs, logits_PBQK, masks_PBQhw, targets))
     return assign_few(costs_PSQN, targets) if few else assign_any(costs, targets).to(logits_PBQK.device)
 
 

@@ -1,11 +1,11 @@
-"""From host to device without waiting."""
+"""Copies from host to device that do not block."""
 
 import torch
 from torch import Tensor
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:
-    """`x` on a device; the host goes on at once, whatever the device is doing."""
+    """`x` on a device, without waiting for the device."""
     if x.device.type == "cpu" and device.type == "cuda":
-        x = x.pin_memory()  # a copy from ordinary memory waits
+        x = x.pin_memory()  # copies of pageable memory block
     return x.to(device, non_blocking=True)

@@ -1,8 +1,7 @@
-"""Weights under other names: published COMBO checkpoints and ImageNet backbones.
+"""Weights under other key names: published COMBO checkpoints and ImageNet backbones.
 
-Our parameter names differ from the published ones. RULES says how, in both directions; a key that no rule
-knows is an error, never dropped. Two parts of a published checkpoint are not the network's: VGGish and the
-class weights of the loss.
+`RULES` maps published keys to ours, and back; a key without a rule is an error, never dropped. Two parts of a
+published checkpoint do not belong to the network: VGGish and the class weights of the loss.
 """
 
 import functools
@@ -148,27 +147,18 @@ def published_config(state: State, source: str = "the checkpoint") -> tuple[Mode
 
 def _taken_apart(state: State) -> tuple[Published, list[str]]:
     """The known parts, and the keys that are not known."""
-    network, vggish, unknown = {}, {}, []
-    for key, tensor in state.items():
-        if key.startswith(VGGISH):
-            vggish[key.removeprefix(VGGISH)] = tensor
-        elif key != EMPTY_WEIGHT:
-            ours = _rename(key, RULES)
-            if ours is None:
-                unknown.append(key)
-            else:
-                network[ours] = tensor
+    vggish = {key.removeprefix(VGGISH): tensor for key, tensor in state.items() if key.startswith(VGGISH)}
+    others = {k: tensor for k, tensor in state.items() if k != EMPTY_WEIGHT and not k.startswith(VGGISH)}
+    network, unknown = _renamed(others, RULES)
     return Published(network, vggish, state.get(EMPTY_WEIGHT)), unknown
 
 
 def to_published(network: State, vggish: State | None = None, empty_weight: Tensor | None = None) -> dict[str, Tensor]:
     """The inverse of `from_published`. Raises `BadInput` listing every key that no COMBO network has."""
     backwards = [(ours, published) for published, ours in RULES]
-    renamed = {key: _rename(key, backwards) for key in network}
-    unknown = [key for key, published in renamed.items() if published is None]
+    state, unknown = _renamed(network, backwards)
     if unknown:
         raise BadInput.listing("these keys are not of a COMBO network:", unknown)
-    state = {published: network[key] for key, published in renamed.items()}
     state |= {VGGISH + key: tensor for key, tensor in (vggish or {}).items()}
     return state if empty_weight is None else state | {EMPTY_WEIGHT: empty_weight}
 
@@ -185,10 +175,17 @@ def load_backbone(model: COMBO, state: State, source: str = "the backbone's stat
     """
     kept = {k: v for k, v in state.items() if not k.startswith(("fc.", "stem.fc.", "head."))}
     kept = {k: v for k, v in kept.items() if not k.endswith(".num_batches_tracked")}
-    renamed = {_rename(key, IMAGENET_RULES): tensor for key, tensor in kept.items()}
+    renamed, _ = _renamed(kept, IMAGENET_RULES)
     load_weights(model.siam_encoder.image_backbone, renamed, source)
     if model.siam_encoder.maskige_backbone is not None:
         load_weights(model.siam_encoder.maskige_backbone, renamed, source)
+
+
+def _renamed(state: State, rules: list[Rule]) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors whose keys have a rule, under their new names; and the keys that have none."""
+    names = {key: _rename(key, rules) for key in state}
+    renamed = {name: state[key] for key, name in names.items() if name is not None}
+    return renamed, [key for key, name in names.items() if name is None]
 
 
 def _rename(key: str, rules: list[Rule]) -> str | None:

@@ -19,7 +19,7 @@ WRAPPERS = ("model", "state_dict")  # entries of a torch file that may hold the 
 
 
 def sha256_of_weights(name: str, weights: str | Path | None, path: Path) -> str:
-    """The sha256 of the file that `find_weights(name, weights)` gave, 64 hex digits.
+    """The sha256 of `path`, which `find_weights(name, weights)` returned; 64 hex digits.
 
     Raises `BadInput` if it lies in the weights folder and is not the published file: a changed bit would go unseen.
     """
@@ -42,7 +42,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def read_state_dict_and_rest(path: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """As `read_state_dict`, with the names of what stood beside the weights and was left out, such as "trainer"."""
+    """As `read_state_dict`, and the names of entries beside the weights that were left out, such as "trainer"."""
     if path.suffix == ".pkl":
         try:
             return {key: torch.from_numpy(array) for key, array in read_array_pickle(path).items()}, []
@@ -84,7 +84,7 @@ class _Unread:
     def __setstate__(self, state: Any) -> None: ...
 
 
-_UNREAD = [
+_UNREAD: list[Any] = [
     (_Unread, name)
     for name in (
         "numpy.dtype",

@@ -8,7 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from tqdm import tqdm
 
@@ -36,7 +36,7 @@ def download(url: str, target: Path, size: int | None, check: Callable[[Path], s
     whole is fetched once more.
 
     size: bytes; a server that announces another size is refused at once. None: not known.
-    check: gives what is wrong with a file, or an empty string.
+    check: returns what is wrong with a file, or an empty string.
     Raises `BadInput` when another process downloads the same file, `ComboError` when the server has no such file or
     another one, when it cannot be reached or cuts the connection `TRIES` times in a row without a byte, and when https
     leads to http.
@@ -68,7 +68,7 @@ def _fill(url: str, out: BinaryIO, size: int | None, check: Callable[[Path], str
 
 
 def _complete(url: str, out: BinaryIO, progress: tqdm, size: int | None) -> str:
-    """Try until `out` holds all bytes; gives what is wrong if the server has another file."""
+    """Try until `out` holds all bytes. Returns what is wrong if the server has another file."""
     failures = 0
     while True:
         before = _length(out)
@@ -89,7 +89,7 @@ def _receive(url: str, out: BinaryIO, progress: tqdm, size: int | None) -> str:
     have = _length(out)
     headers = {"User-Agent": "combo-avs"} | ({"Range": f"bytes={have}-"} if have else {})
     request = urllib.request.Request(url, headers=headers)
-    with _network(lambda: urllib.request.urlopen(request, timeout=SILENCE)) as response:
+    with _network(lambda: _open(request)) as response:
         if url.startswith("https:") and not response.url.startswith("https:"):
             raise ComboError(f"{url} leads to {response.url}, which anybody on the way could replace; not downloaded")
         start, total = _extent(response, have)
@@ -109,13 +109,21 @@ def _receive(url: str, out: BinaryIO, progress: tqdm, size: int | None) -> str:
     return ""
 
 
+def _open(request: urllib.request.Request) -> Any:
+    """The response. 416 is one, too: the server has no more bytes than we do."""
+    try:
+        return urllib.request.urlopen(request, timeout=SILENCE)
+    except urllib.error.HTTPError as error:
+        if error.code == 416:
+            return error
+        raise
+
+
 def _network(call: Callable[[], Result]) -> Result:
-    """What `call` gives, with passing failures as `_Broken`. Only the network is asked here, never the disk."""
+    """Returns `call()`; temporary failures become `_Broken`. For network calls only, never the disk."""
     try:
         return call()
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # the server has no more bytes than we do; this error is a response, too
-            return error
         if error.code >= 500 or error.code in (408, 429):
             raise _Broken(f"the server answers {error.code} {error.reason}") from error
         raise ComboError(f"{error.url}: the server answers {error.code} {error.reason}") from error

@@ -34,7 +34,7 @@ def show_list(rows: list[dict[str, Any]]) -> str:
 
 
 def fetch_weights(names: list[str]) -> list[str]:
-    """Download files by name, or all of them for ["all"]; gives one line per file that says where it is.
+    """Download files by name, or all of them for ["all"]; returns one line per file that says where it is.
 
     A file that is there and that `verify_weights` has nothing against stays; another one is replaced.
     Raises `BadInput` before anything is downloaded (unknown name, offline, disk too small), and otherwise what
@@ -60,7 +60,7 @@ def fetch_weights(names: list[str]) -> list[str]:
 def verify_weights(names: list[str]) -> list[dict[str, Any]]:
     """Read files and compare them with what is published about them; without names, all that are there.
 
-    Gives rows with `name`, `path`, `sha256` (None if missing), `state`, and `problem`, a sentence or empty. States:
+    Returns rows with `name`, `path`, `sha256` (None if missing), `state`, and `problem`, a sentence or empty. States:
     ok; missing; damaged, size or hash are others; unpublished, no hash is published, but nothing speaks against it: it
     is as it was when it was fetched, or was brought by hand.
     """
