@@ -24,7 +24,7 @@ from ..caches.inspect import made_with, stored_bytes
 from ..common.pictures import outlined
 from ..common.progress import bar
 from ..common.text import quarantine_lines
-from .gallery import Gallery, Item, Measure, clip_rows, pick_pixels, shrink, write_sheet
+from .gallery import Gallery, Item, clip_rows, pick_pixels, shrink, write_sheet
 from .paired import Paired, compare_clips
 
 COUNT, COVERAGE, FIT = "masks", "coverage", "fit"
@@ -233,19 +233,13 @@ def fit_to_truth(maskige: np.ndarray, truth: np.ndarray) -> float | None:
 
 def _assemble(name: str, about: str, columns: list[_Column], items: list[Item], base_rows: list[str]) -> CacheSection:
     labels = [column.label for column in columns]
-    present = {key for item in items for key in item.values}
-    kinds = {k: text for k, text in LABELS.items() if any(f"{k}:{label}" in present for label in labels)}
-    measures = [
-        Measure(f"{k}:{label}", f"{text}, {label}", text, label) for k, text in kinds.items() for label in labels
-    ]
-    measures = [m for m in measures if m.key in present]
-    opening = FIT if FIT in kinds else COVERAGE
-    paired = compare_clips(items, opening, LABELS[opening], labels) if labels else []
-    measures += [m for pair in paired for m in pair.measures]
-    sort = next((m.key for m in measures if m.key.startswith(f"{opening}:")), "")
+    present = {key.partition(":")[0] for item in items for key in item.values}
+    kinds = {kind: text for kind, text in LABELS.items() if kind in present}
     sheets = [base_rows, *([f"masks, {label}", f"Maskige, {label}"] for label in labels)]
+    gallery = Gallery(f"Clips of {name}", sheets, items)
+    paired = compare_clips(gallery, LABELS, labels, FIT if FIT in kinds else COVERAGE)
     rows = [_cache_row(column.cache, column.label, items) for column in columns]
-    return CacheSection(name, about, kinds, rows, paired, Gallery(f"Clips of {name}", sheets, measures, items, sort))
+    return CacheSection(name, about, kinds, rows, paired, gallery)
 
 
 def _cache_row(cache: Cache, label: str, items: list[Item]) -> CacheRow:

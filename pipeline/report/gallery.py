@@ -59,16 +59,15 @@ class Item:
         return cls(clip.id, clip.split, clip.objects, clip.num_frames, size[1] / size[0])
 
 
-@dataclass(frozen=True)
+@dataclass
 class Gallery:
     """rows: for each sheet the names of its rows. sort: the measure to sort by at first."""
 
     title: str
     rows: list[list[str]]
-    measures: list[Measure]
     items: list[Item]
-    sort: str
-    highest_first: bool = False
+    measures: list[Measure] = field(default_factory=list)
+    sort: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """With short numbers, which are most of the page for thousands of clips."""

@@ -3,7 +3,7 @@
 import statistics
 from dataclasses import dataclass
 
-from .gallery import Item, Measure
+from .gallery import Gallery, Item, Measure
 
 CONFIDENCE = 1.96  # standard errors of the mean on either side: 95 %
 
@@ -43,23 +43,30 @@ class Paired:
         return sum(d < 0 for d in self.differences)
 
 
-def compare_clips(items: list[Item], kind: str, what: str, names: list[str]) -> list[Paired]:
-    """Compare the first name with each other one by the items' values `kind:name`.
+def compare_clips(gallery: Gallery, kinds: dict[str, str], names: list[str], opening: str) -> list[Paired]:
+    """Add the measures `kind:name` that items have, sort by the kind `opening`, and compare the names in it.
 
-    The differences become values of the items. Pairs that share no clip are left out.
+    kinds: labels by kind. Every name is compared with the first; pairs that share no clip are left out.
     """
-    found = []
-    for number, (first, second) in enumerate((names[0], name) for name in names[1:]):
-        keys = f"{kind}:{first}", f"{kind}:{second}"
-        pairs = [(item, item.values.get(keys[0]), item.values.get(keys[1])) for item in items]
-        both = [(item, b - a) for item, a, b in pairs if a is not None and b is not None]
-        if not both:
-            continue
-        signed = Measure(
-            f"{kind}-difference-{number}", f"{what}: {second} minus {first}", f"{what} minus that of {first}", second
-        )
-        size = Measure(f"{kind}-distance-{number}", f"{what}: difference between {second} and {first}")
-        for item, difference in both:
-            item.values[signed.key], item.values[size.key] = difference, abs(difference)
-        found.append(Paired(first, second, what, sorted(d for _, d in both), [signed, size]))
+    present = {key for item in gallery.items for key in item.values}
+    every = [Measure(f"{k}:{name}", f"{what}, {name}", what, name) for k, what in kinds.items() for name in names]
+    gallery.measures.extend(m for m in every if m.key in present)
+    gallery.sort = next((m.key for m in gallery.measures if m.key.startswith(f"{opening}:")), "")
+    pairs = [_compare(gallery.items, n, opening, kinds[opening], names[0], name) for n, name in enumerate(names[1:])]
+    found = [pair for pair in pairs if pair is not None]
+    gallery.measures.extend(m for pair in found for m in pair.measures)
     return found
+
+
+def _compare(items: list[Item], number: int, kind: str, what: str, first: str, second: str) -> Paired | None:
+    """The differences become values of the items."""
+    pairs = [(item, item.values.get(f"{kind}:{first}"), item.values.get(f"{kind}:{second}")) for item in items]
+    both = [(item, b - a) for item, a, b in pairs if a is not None and b is not None]
+    if not both:
+        return None
+    minus = f"{what} minus that of {first}"
+    signed = Measure(f"{kind}-difference-{number}", f"{what}: {second} minus {first}", minus, second)
+    size = Measure(f"{kind}-distance-{number}", f"{what}: difference between {second} and {first}")
+    for item, difference in both:
+        item.values[signed.key], item.values[size.key] = difference, abs(difference)
+    return Paired(first, second, what, sorted(d for _, d in both), [signed, size])

@@ -20,7 +20,7 @@ from ..compare.table import summary
 from ..evaluate.protocols import find_protocol, full_name
 from .caches import is_untrained
 from .embed import log_mel_image
-from .gallery import Gallery, Item, Measure, clip_rows, picture_size, shrink, sound_row, write_sheet, write_sound
+from .gallery import Gallery, Item, clip_rows, picture_size, shrink, sound_row, write_sheet, write_sound
 from .paired import Paired, compare_clips
 from .scoring import ClipScore, Scorer, Scoring, Segmented
 from .targets import Run
@@ -141,12 +141,9 @@ def _assemble(
     clips: ClipStore, scoring: Scoring, by_variant: dict[str, list[_Scored]], sheets: list[list[str]], items: list[Item]
 ) -> RunSection:
     variants = list(by_variant)
-    measures = [Measure(f"{k}:{v}", f"{k}, {v}", k, v) for v in variants for k in "JF"]
-    measures = [m for m in measures if any(m.key in item.values for item in items)]
-    paired = compare_clips(items, "J", "J", variants)
-    measures += [m for pair in paired for m in pair.measures]
+    gallery = Gallery(f"Clips of the {scoring.split} split", sheets, items)
+    paired = compare_clips(gallery, {"J": "J", "F": "F"}, variants, "J")
     scores: dict[str, list[RunScores]] = {variant: list(seeds) for variant, seeds in by_variant.items()}
-    sort = measures[0].key if measures else ""
     return RunSection(
         about=f"{clips.dataset}, {scoring.split} split, {len(items)} clips",
         protocol=full_name(scoring.protocol, find_protocol(scoring.protocol, len(clips.classes))),
@@ -156,7 +153,7 @@ def _assemble(
         categories=_categories(items, variants),
         classes=_classes(scores, clips.classes) if len(clips.classes) > 2 else [],
         paired=paired,
-        gallery=Gallery(f"Clips of the {scoring.split} split", sheets, measures, items, sort),
+        gallery=gallery,
     )
 
 

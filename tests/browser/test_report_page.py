@@ -131,7 +131,7 @@ def test_of_thousands_of_clips_one_page_is_in_the_document(browser: Browser, tmp
         for i in range(2000)
     ]
     measures = [Measure("m", "measure", "measure", "some")]
-    section = CacheSection("root", "", {}, [], [], Gallery("Clips", [["frame"]], measures, items, "m"))
+    section = CacheSection("root", "", {}, [], [], Gallery("Clips", [["frame"]], items, measures, "m"))
     (tmp_path / "index.html").write_text(render(Targets(), [section], []))
     with opened(browser, (tmp_path / "index.html").as_uri()) as page:
         clips = gallery(page, 0)
