@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean, stdev
 
-from combo_avs.data.sources.synthetic.source import SyntheticSource
+from combo_avs.data.sources.synthetic.source import Flavour, SyntheticSource
 from combo_avs.errors import ComboError
 from combo_avs.files import write_atomic
 from combo_avs.pipeline.compare.grid import Comparison, compare, tabulate
@@ -24,7 +24,7 @@ from combo_avs.pipeline.imports.clips import import_clips
 from combo_avs.pipeline.imports.truth import write_truth_proposals
 from combo_avs.pipeline.precompute.driver import plan_caches, run_plans
 
-FLAVOURS = {
+FLAVOURS: dict[Flavour, str] = {
     "ms3": "several sources: one or two of two to four objects sound, changing by the second",
     "avss": "semantic: as MS3, with clips of 5 and 10 frames, and the kind of object is to be named, of six",
     "s4": "single source: one of two to four objects sounds; only the first frame of a training clip is labelled",
@@ -46,7 +46,7 @@ MARGIN = 0.2  # of M_J: by so much right sound must beat swapped sound, with eve
 PAGE = Path(__file__).parents[1] / "docs" / "learning.md"
 
 
-def study(flavour: str, out: Path, train_missing: bool) -> Table:
+def study(flavour: Flavour, out: Path, train_missing: bool) -> Table:
     """All scores of one flavour; with `train_missing`, everything that is not there yet is made first."""
     root = out / "roots" / flavour
     if train_missing:
@@ -59,7 +59,7 @@ def study(flavour: str, out: Path, train_missing: bool) -> Table:
     return (compare if train_missing else tabulate)(comparison, out / "runs" / flavour)
 
 
-def check(tables: dict[str, Table]) -> None:
+def check(tables: dict[Flavour, Table]) -> None:
     """Raise `ComboError` when runs failed, or when right sound is not clearly better than swapped sound."""
     problems = [f"{flavour}, {run}: {why}" for flavour, table in tables.items() for run, why in table.failed.items()]
     for flavour, table in tables.items():
@@ -73,7 +73,7 @@ def check(tables: dict[str, Table]) -> None:
         raise ComboError("\n".join(["the study failed:", *problems]))
 
 
-def page(tables: dict[str, Table]) -> str:
+def page(tables: dict[Flavour, Table]) -> str:
     """docs/learning.md: the same for everybody who runs the same code on the same kind of machine."""
     frames = f"{SIZE} x {SIZE} pixels"
     begun = {flavour: table for flavour, table in tables.items() if table.row(RECIPE).M_J}
@@ -114,7 +114,7 @@ adds on AVSBench with pretrained backbones and 90,000 steps.""",
     )
 
 
-def _flavour(flavour: str, table: Table) -> Iterator[str]:
+def _flavour(flavour: Flavour, table: Table) -> Iterator[str]:
     """The section of one flavour."""
     yield f"## {flavour}: {FLAVOURS[flavour]}"
     sounds = [(sound, table.row(RECIPE, sound)) for sound in SOUNDS]
@@ -172,7 +172,7 @@ def _command() -> str:
     return " \\\n    ".join(["combo compare ROOT --out OUT --device cpu", *options])
 
 
-def _work(tables: dict[str, Table]) -> str:
+def _work(tables: dict[Flavour, Table]) -> str:
     runs = sum(len(table.row(name).M_J) for table in tables.values() for name in (RECIPE, *OVERS))
     planned = len(FLAVOURS) * len(SEEDS) * (len(OVERS) + 1)
     state = f"It trains {planned} networks, each in about a minute of one CPU core."
@@ -187,7 +187,8 @@ def main() -> int:
     parser.add_argument("--page", type=Path, default=PAGE, help="the page to write (default: docs/learning.md)")
     options = parser.parse_args()
     try:
-        tables = {f: study(f, options.out, not options.table) for f in options.flavour or FLAVOURS}
+        flavours: list[Flavour] = options.flavour or list(FLAVOURS)
+        tables: dict[Flavour, Table] = {f: study(f, options.out, not options.table) for f in flavours}
         for table in tables.values():
             print(table, end="\n\n")
         if options.flavour is None:

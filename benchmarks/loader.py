@@ -28,7 +28,7 @@ from combo_avs.data.augment import AugmentConfig, Jitter, augment, draw
 from combo_avs.data.dataset import ClipDataset, prefetch, train_batch
 from combo_avs.data.palette import PALETTE
 from combo_avs.data.resize import resize
-from combo_avs.data.sources.synthetic.source import SyntheticSource
+from combo_avs.data.sources.synthetic.source import Flavour, SyntheticSource
 from combo_avs.data.store.root import open_cache
 from combo_avs.data.store.store import ClipStore
 from combo_avs.pipeline.config.precompute import PrecomputeConfig
@@ -37,14 +37,14 @@ from combo_avs.pipeline.imports.clips import import_clips
 from combo_avs.pipeline.precompute.driver import plan_caches, run_plans
 from combo_avs.pipeline.train.step import make_trainer, train_step
 
-FLAVOURS = ("s4", "ms3", "avss")
+FLAVOURS: tuple[Flavour, ...] = ("s4", "ms3", "avss")
 CACHES = ("felzenszwalb", "logmel")
 # The rank of every colour of a Maskige, by its bytes as one number.
 RANKS = {int.from_bytes(colour.tobytes(), "big"): rank for rank, colour in reversed(list(enumerate(PALETTE)))}
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # frames, Maskiges, labels, sound
 
 
-def prepare(folder: Path, flavour: str, clips: int) -> tuple[ClipDataset, list[Path]]:
+def prepare(folder: Path, flavour: Flavour, clips: int) -> tuple[ClipDataset, list[Path]]:
     """The training clips as a store, and as a folder of files for each; made once."""
     root, tree = folder / flavour / "root", folder / flavour / "files"
     if not (root / "clips.zarr").exists():
@@ -152,7 +152,7 @@ def clips_per_second(
     return count / (time.process_time() - before)
 
 
-def measure_loader(folder: Path, flavour: str, clips: int, repeats: int) -> dict[str, Any]:
+def measure_loader(folder: Path, flavour: Flavour, clips: int, repeats: int) -> dict[str, Any]:
     dataset, homes = prepare(folder, flavour, clips)
     binary, count = len(dataset.clips.classes) == 2, len(dataset)
     ways = {
@@ -186,13 +186,12 @@ def waiting_share(folder: Path, steps: int, overrides: list[str]) -> dict[str, A
     make = partial(train_batch, dataset, settings.clips_per_batch, config.augment, 0)
     waited = []
     with closing(prefetch(make, range(steps + 1), threads=settings.loader_threads)) as batches:
-        for step in range(steps + 1):
+        next(batches)  # by then the threads are under way
+        begun = time.perf_counter()
+        for step in range(1, steps + 1):
             start = time.perf_counter()
             batch = next(batches)
             waited.append(time.perf_counter() - start)
-            if step == 0:
-                begun, waited = time.perf_counter(), []
-                continue
             float(train_step(trainer, batch, step)["total"])  # waits for the device
     seconds = time.perf_counter() - begun
     return {"clips_per_batch": settings.clips_per_batch, "seconds": seconds, "share": sum(waited) / seconds}
@@ -214,7 +213,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--clips", type=int, default=40, help="of each flavour, all splits together")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=0, help="training steps for the share of waiting; 0: none")

@@ -32,6 +32,7 @@ from segment_anything import SamAutomaticMaskGenerator, automatic_mask_generator
 from segment_anything.modeling import Sam
 
 from combo_avs.model.foundation import everything, mask_candidates, mobile_sam, sam
+from combo_avs.model.foundation.products import Precision
 from combo_avs.model.foundation.resize_maps import SIDE
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -168,7 +169,9 @@ def pixels_off(ours: Any, records: list[dict]) -> int | str:
     return sum(int((m.cpu().numpy() != r["segmentation"]).sum()) for m, r in zip(ours.masks, records, strict=True))
 
 
-def measure(name: str, network: Sam, size: tuple[int, int], precision: str, batch: int, args: Any) -> dict[str, Any]:
+def measure(
+    name: str, network: Sam, size: tuple[int, int], precision: Precision, batch: int, args: Any
+) -> dict[str, Any]:
     """One row: medians over repeats that take turns, and the stages of the last run of each."""
     device = torch.device(args.device)
     frames = photos(*size, batch)

@@ -85,7 +85,7 @@ def held(trainer: Trainer) -> list[torch.Tensor]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--preset", default="avss-r50")
     parser.add_argument("--clips", type=int, default=1)
     parser.add_argument("--size", type=int, default=224)

@@ -22,7 +22,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from combo_avs.model.bilateral_fusion import DROPOUT, BilateralFusion
 from combo_avs.model.combo import COMBO
 from combo_avs.model.criterion import CriterionConfig
-from combo_avs.model.decoder import SCALES, Attention, MaskedDecoder, Predictions
+from combo_avs.model.decoder import SCALES, Attention, DecoderLayer, MaskedDecoder, Predictions
 from combo_avs.model.position_encoding import sine_position_encoding
 
 Uniform = Callable[[tuple[int, ...]], Tensor]
@@ -36,6 +36,7 @@ def plain_parts(model: COMBO, parts: set[str]) -> Iterator[None]:
         norms = [m for m in model.modules() if isinstance(m, FrozenBatchNorm2d)]
         replaced += [(norm, partial(FrozenBatchNorm2d.forward, norm)) for norm in norms]
     if "fusion" in parts:
+        assert isinstance(model.fusion, BilateralFusion)
         replaced.append((model.fusion, partial(fuse, model.fusion)))
     if "decoder" in parts:
         replaced.append((model.decoder, partial(decode, model.decoder)))
@@ -54,7 +55,8 @@ def fuse(
     """Bilateral fusion with its linear maps over all pixels."""
     x_BLC = fusion.norm_v(fusion.embed(visual_BCHW).flatten(2).transpose(1, 2))
     a_BD = fusion.norm_a(audio_BD)
-    position_LC = sine_position_encoding(*visual_BCHW.shape[-2:], x_BLC.shape[-1], x_BLC.device).flatten(1).T
+    height, width = visual_BCHW.shape[-2:]
+    position_LC = sine_position_encoding(height, width, x_BLC.shape[-1], x_BLC.device).flatten(1).T
     q_BNLE = heads(fusion.v_proj(x_BLC + position_LC), fusion.heads)
     k_BN1E = heads(fusion.a_proj(a_BD + fusion.audio_pos.weight)[:, None], fusion.heads)
     scores_BNL1 = q_BNLE * q_BNLE.shape[-1] ** -0.5 @ k_BN1E.mT
@@ -64,7 +66,7 @@ def fuse(
     seen_BN1E = for_sound.mT @ heads(fusion.values_v_proj(x_BLC), fusion.heads)
     picture_BLC = x_BLC + fusion.gamma_v * fusion.out_v_proj(heard_BNLE.transpose(1, 2).flatten(2))
     sound_BD = a_BD + fusion.gamma_a * fusion.out_a_proj(seen_BN1E.transpose(1, 2).flatten(1))
-    return picture_BLC.transpose(1, 2).unflatten(2, visual_BCHW.shape[-2:]), sound_BD
+    return picture_BLC.transpose(1, 2).unflatten(2, (height, width)), sound_BD
 
 
 def heads(x_BLC: Tensor, n: int) -> Tensor:
@@ -86,7 +88,7 @@ def attend(attention: Attention, query: Tensor, key: Tensor, value: Tensor, bloc
 def decode(decoder: MaskedDecoder, scales: list[Tensor], features_BCHW: Tensor, audio_BC: Tensor) -> Predictions:
     """The masked decoder: after every layer whole masks, which are then resized query by query."""
     memories = [m.flatten(2).transpose(1, 2) + e for m, e in zip(scales, decoder.level_embed.weight, strict=True)]
-    positions = [sine_position_encoding(*m.shape[-2:], m.shape[1], m.device).flatten(1).T for m in scales]
+    positions = [sine_position_encoding(m.shape[2], m.shape[3], m.shape[1], m.device).flatten(1).T for m in scales]
     position = decoder.query_embed.weight
 
     def predict(x_BQC: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,6 +99,7 @@ def decode(decoder: MaskedDecoder, scales: list[Tensor], features_BCHW: Tensor, 
     x_BQC = decoder._queries(audio_BC)
     steps = [predict(x_BQC)]
     for i, layer in enumerate(decoder.layers):
+        assert isinstance(layer, DecoderLayer)
         memory, memory_position = memories[i % SCALES], positions[i % SCALES]
         resized = F.interpolate(steps[-1][1], scales[i % SCALES].shape[-2:], mode="bilinear", align_corners=False)
         blocked = resized.sigmoid().flatten(2).detach() < 0.5

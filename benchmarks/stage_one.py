@@ -18,7 +18,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import dask
+import dask.config
 import numpy as np
 import psutil
 
@@ -28,7 +28,7 @@ import fakes
 
 from combo_avs.data.clip import Clip
 from combo_avs.data.store.commit import commit_shard
-from combo_avs.data.store.metadata import identity
+from combo_avs.data.store.metadata import Checksums, identity
 from combo_avs.data.store.receipts import Receipt, receipt_path
 from combo_avs.data.store.root import create_cache, create_clips
 from combo_avs.data.store.schema import shard_key
@@ -69,7 +69,7 @@ def clip_store(folder: Path, clips: int, size: int, noise: bool = False) -> Clip
 
 
 def plan(store: ClipStore, **parameters: Any) -> Plan:
-    plan = plan_caches(store.path.parent, PrecomputeConfig(generator=parameters), "fake", None)[0]
+    plan = plan_caches(str(store.path.parent), PrecomputeConfig(generator=parameters), "fake", None)[0]
     create_cache(store, plan.attributes)
     return plan
 
@@ -158,7 +158,9 @@ def memory(folder: Path, scale: float) -> Result:
     result: Result = {"clips": len(store.table), "shards": store.num_shards, "megabytes": []}
     here = psutil.Process()
     with local_workers(2) as client:
-        workers = [psutil.Process(pid) for pid in client.run(os.getpid).values()]
+        pids = client.run(os.getpid)
+        assert isinstance(pids, dict)  # of a client that is not asynchronous
+        workers = [psutil.Process(pid) for pid in pids.values()]
         step = max(1, store.num_shards // 10)
         for count, outcome in enumerate(run_on_workers(client, tasks(made)), start=1):
             if outcome.error is not None:
@@ -201,10 +203,12 @@ def _open_plan_resume(folder: Path) -> Result:
 
 def _simulate_receipts(store: Store, shards: range) -> None:
     """As if these shards held nothing but fill value: there are receipts and no data."""
-    receipt_path(store.path, 0).parent.mkdir(exist_ok=True)
+    folder = receipt_path(store.path, 0).parent
+    assert isinstance(folder, Path)
+    folder.mkdir(exist_ok=True)
     name = identity(store.attributes)
     for shard in shards:
-        files = {shard_key(array, spec, shard): None for array, spec in store.specs.items()}
+        files: Checksums = {shard_key(array, spec, shard): None for array, spec in store.specs.items()}
         receipt = Receipt(shard, store.shard_range(shard), files, {}, {}, {}, name)
         receipt_path(store.path, shard).write_bytes(receipt.to_json())
 
@@ -219,7 +223,7 @@ def table(results: dict[str, Result]) -> str:
         lines += ["", f"{part}: {PARTS[part].__doc__}", ""]
         for key, value in result.items():
             shown = f"{value:.3g}" if isinstance(value, float) else value
-            if key == "megabytes":
+            if isinstance(value, list) and key == "megabytes":
                 lines += [f"  {' '.join(f'{x:>8}' for x in row)}" for row in value]
             else:
                 lines.append(f"  {key.replace('_', ' '):40} {shown}")

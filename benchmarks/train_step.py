@@ -84,12 +84,13 @@ class Steps:
 def plain_step(trainer: Trainer, batch: Batch, log_mel: Tensor, vggish: VGGish | None, our_losses: bool) -> None:
     """The step as `train_step` does it, with the losses of choice."""
     device, config = trainer.device, trainer.config
-    features = batch.features if vggish is None else None
-    audio = tensor_on(features, device) if vggish is None else vggish_features(vggish, log_mel.to(device))
+    audio = tensor_on(batch.features, device) if vggish is None else vggish_features(vggish, log_mel.to(device))
     predictions = trainer.model(image_tensor(batch.frames, device), image_tensor(batch.maskiges, device), audio)
     labels, supervised = torch.from_numpy(batch.labels), torch.from_numpy(batch.supervised)
     if our_losses:
-        losses = criterion(*predictions, labels, supervised, batch.frames_per_clip, config.loss)
+        losses = criterion(
+            predictions.logits, predictions.masks, labels, supervised, batch.frames_per_clip, config.loss
+        )
     else:
         labels, supervised = labels.to(device), supervised.to(device)
         uniform = lambda shape: torch.rand(shape, device=device)  # noqa: E731
@@ -185,7 +186,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--preset", default="ms3-r50")
     parser.add_argument("--clips", type=int, default=8 if torch.cuda.is_available() else 2)
     parser.add_argument("--size", type=int, default=224)

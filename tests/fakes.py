@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from combo_avs.base import Section
-from combo_avs.data.clip import Clip, ClipArrays
+from combo_avs.data.clip import Clip, ClipArrays, ShortAudio
 from combo_avs.errors import ClipError
 from combo_avs.model.builders import Entry
 from combo_avs.model.foundation import GENERATORS
@@ -20,7 +20,7 @@ class NoiseSource:
     """Clips of random pixels and sound, half of them 10 frames long; `broken` names clips that cannot be read."""
 
     classes = ("background", "sounding")
-    short_audio = "silence"
+    short_audio: ShortAudio = "silence"
 
     def __init__(self, clips: int = 6, size: int = 16, seed: int = 0, broken: tuple[str, ...] = ()) -> None:
         self.name = "noise"

@@ -119,7 +119,7 @@ def sha256(path: Path) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("whole", type=Path, help="the folder that holds " + ", ".join(FOLDERS))
     parser.add_argument("small", type=Path, help="where the small set goes")
     args = parser.parse_args()
