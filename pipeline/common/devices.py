@@ -23,7 +23,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def worker_device(name: str, worker: str) -> torch.device:
-    """The device of one of several workers on a machine: worker n takes GPU n, counted round.
+    """The device of one of several workers on a machine: worker n takes GPU n modulo their number.
 
     worker: its name, which ends in its number for workers that we start, and for those of `dask worker --nworkers`.
     One that is only called by its address has no number, and takes the first GPU that it sees.
@@ -44,7 +44,7 @@ def device_count(name: str) -> int:
 
 
 def device_name(device: torch.device) -> str:
-    """What the hardware calls itself, for logs."""
+    """The name of the hardware, for logs."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return _cpu_name() if device.type == "cpu" else str(device)

@@ -1,7 +1,7 @@
 """Several processes train as one: torchrun starts them, and each takes its share of every global batch.
 
-Gradients travel between devices through DistributedDataParallel. What the processes must agree on (stop now? whose
-error is it?) travels through gloo between hosts, so that no step waits for a device because of it.
+DistributedDataParallel reduces the gradients. What the processes must agree on (stop now? who reports the error?) goes
+through gloo on the hosts, so that no step waits for a device because of it.
 """
 
 import os
@@ -21,25 +21,25 @@ from ...errors import BadInput, ComboError, Interrupted
 
 T = TypeVar("T")
 
-# Gloo's threads need Python's lock to let go of the last tensors that travelled; its destructor holds that lock while
-# it waits for them, for ever (pytorch/pytorch#56297). Asleep, we leave the lock to them; they need microseconds.
-SECONDS_TO_LET_GO = 0.3
+# Gloo's threads need the GIL to release the last tensors; its destructor holds the GIL while it waits for them, which
+# deadlocks (pytorch/pytorch#56297). Sleeping hands them the GIL; they need microseconds.
+SECONDS_TO_RELEASE = 0.3
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that train together. Every method that exchanges something must be called by all."""
+    """This process among those that train together. Methods that exchange something must be called by all of them."""
 
     rank: int = 0
     count: int = 1
 
     @property
     def first(self) -> bool:
-        """True for the one process that writes and speaks."""
+        """True for the one process that writes and prints."""
         return self.rank == 0
 
     def share(self, total: int) -> slice:
-        """This process's part of `total` things; the parts laid end to end are the whole."""
+        """This process's part of range(total); the parts are contiguous and in the order of ranks."""
         return slice(self.rank * total // self.count, (self.rank + 1) * total // self.count)
 
     def any_set(self, event: Event) -> bool:
@@ -51,7 +51,7 @@ class Ranks:
         return bool(flags)
 
     def gather(self, value: T) -> list[T]:
-        """The values of all processes, by rank. They are pickled between processes of the same run."""
+        """The values of all processes, by rank (pickled)."""
         if self.count == 1:
             return [value]
         values: list[Any] = [None] * self.count
@@ -67,7 +67,7 @@ class Ranks:
         return values / self.count
 
     def first_does(self, work: Callable[..., T], *arguments: Any) -> T:
-        """Have the first process do something, and give all processes what came of it: the result, or the error."""
+        """Call `work` in the first process. All processes get its result, or leave with its error."""
         outcome: list[Any] = [None, None]
         if self.first:
             try:
@@ -81,7 +81,7 @@ class Ranks:
         return outcome[0]
 
     def all_do(self, work: Callable[..., T], *arguments: Any) -> T:
-        """Have every process do something. If it fails anywhere all leave; the lowest rank that failed says why."""
+        """Call `work` in every process. If it fails in any, all leave, and the lowest rank that failed reports why."""
         results: list[T] = []
         error: ComboError | None = None
         try:
@@ -96,13 +96,13 @@ class Ranks:
         return results[0]
 
     def once(self, error: ComboError) -> BaseException:
-        """An error that all processes have come to: the first one says it, the others leave with the same exit code."""
+        """For an error that all processes have: the first one reports it, the others leave with the same exit code."""
         return error if self.first else SystemExit(error.exit_code)
 
 
 @contextmanager
 def joined() -> Iterator[Ranks]:
-    """Meet the other processes that torchrun started; alone without torchrun.
+    """Join the process group of torchrun; without torchrun there is one process.
 
     Raises `BadInput` when there are more processes than GPUs on this machine, and `ComboError` when another process
     has gone away.
@@ -125,12 +125,12 @@ def joined() -> Iterator[Ranks]:
             # Channels-last gradients of 1 x 1 convolutions: the same memory by other strides.
             warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
             if not ranks.first:
-                warnings.simplefilter("ignore")  # the first rank says the same
+                warnings.simplefilter("ignore")  # the first rank shows them
             try:
                 yield ranks
             finally:
-                time.sleep(SECONDS_TO_LET_GO)
-    except (Interrupted, SystemExit):  # all have come to it
+                time.sleep(SECONDS_TO_RELEASE)
+    except (Interrupted, SystemExit):  # in all processes
         dist.destroy_process_group()
         raise
     except RuntimeError as error:

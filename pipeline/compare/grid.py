@@ -70,12 +70,12 @@ class Cell:
 
 
 def compare(comparison: Comparison, out: Path) -> Table:
-    """Train and score every variant with every seed, as far as that is not done yet, and write the table to `out`.
+    """Train and score what is missing of every variant with every seed, and write the table to `out`.
 
-    A run that breaks is noted in the table, and the others go on. A call that finds everything done leaves a table
-    alone that holds more scores.
+    A run that breaks is listed in the table, and the others go on. If nothing was missing, a table with more scores
+    is not replaced.
     Raises `BadInput`, before the first run starts, that lists everything that does not fit, and `Interrupted` when
-    stopped: the same call goes on.
+    stopped: the same call resumes.
     """
     cells = plan_cells(comparison, out)
     due = [cell for cell in cells if missing_sounds(cell, comparison)]
@@ -88,7 +88,7 @@ def compare(comparison: Comparison, out: Path) -> Table:
 
 
 def tabulate(comparison: Comparison, out: Path) -> Table:
-    """The table of what is there. Nothing is trained or written. Raises `BadInput` as `compare`."""
+    """The table of the scores that exist. Nothing is trained or written. Raises `BadInput` as `compare`."""
     return make_table(comparison, plan_cells(comparison, out), failed={})
 
 
@@ -116,7 +116,7 @@ def plan_cells(comparison: Comparison, out: Path) -> list[Cell]:
 
 
 def _plan_variant(comparison: Comparison, variant: Variant, out: Path) -> list[Cell]:
-    """The cells of one variant, after a look at all that its training and evaluation will need."""
+    """The cells of one variant, after checks of everything that its training and evaluation need."""
     names = DataNames(comparison.root, variant.proposals, variant.audio)
     data = open_data(names)
     dim, device = data.audio.dim, comparison.device
@@ -125,19 +125,18 @@ def _plan_variant(comparison: Comparison, variant: Variant, out: Path) -> list[C
     configs = {seed: load_config(comparison.preset, [*settings, f"train.seed={seed}"]) for seed in comparison.seeds}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # training says it again
-        training = prepare(names, configs[comparison.seeds[0]], out, Ranks(), Event())
-    scored = training.data.dataset(comparison.split)
+        prepare(names, configs[comparison.seeds[0]], out, Ranks(), Event())
+    scored = data.dataset(comparison.split)
     check_annotated(scored)
     for sound in comparison.sounds:
         sound_source(scored, sound)
-    cells = []
+    left_out = {"train": {key.removeprefix("train.") for key in WITHOUT_EFFECT}}
+    cells, info = [], data.info()
     for seed, config in configs.items():
         folder = out / variant.folder / f"seed-{seed}"
-        check_run(folder, config, training.info)
+        check_run(folder, config, info)
         check_unchanged(folder, config)
-        left_out = {"train": {key.removeprefix("train.") for key in WITHOUT_EFFECT}}
         chosen = config.model_dump(mode="json", exclude=left_out, exclude_defaults=True)
-        info = training.info
         fingerprint = digest([chosen, info.clips_fingerprint, info.proposals, info.audio])
         cells.append(Cell(variant, seed, config, folder, fingerprint))
     return cells
@@ -173,7 +172,7 @@ def run_cells(comparison: Comparison, cells: list[Cell]) -> dict[str, str]:
 
 
 def run_cell(comparison: Comparison, cell: Cell) -> None:
-    """Train and score one cell, as far as that is not done yet."""
+    """Train and score what is missing of one cell."""
     names = DataNames(comparison.root, cell.variant.proposals, cell.variant.audio)
     train(names, cell.config, cell.folder, resume=True)
     split, protocol = comparison.split, comparison.protocol
@@ -202,7 +201,7 @@ def scores_path(cell: Cell, comparison: Comparison, sound: Sound) -> Path:
 
 
 def make_table(comparison: Comparison, cells: list[Cell], failed: dict[str, str]) -> Table:
-    """The table of all scores that are there."""
+    """The table of all scores that exist."""
     clips, c = ClipStore(comparison.root), comparison
     protocol = full_name(c.protocol, find_protocol(c.protocol, len(clips.classes)))
     rows = tuple(_row(variant, sound, cells, c) for sound in c.sounds for variant in c.variants)

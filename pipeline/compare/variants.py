@@ -34,7 +34,7 @@ def plan_variants(
 ) -> list[Variant]:
     """The variants that `KEY=VALUE,VALUE,...` texts span.
 
-    KEY is proposals, audio, any section.key, or a key's own name. Several texts give every combination of their
+    KEY is proposals, audio, any section.key, or a key's own name. Several texts span every combination of their
     values; with `one_by_one`, the recipe itself and then each value alone.
     proposals, audio: the caches of variants that name none.
     Raises `BadInput` for texts that cannot be understood, unknown keys, and variants that cannot be told apart.

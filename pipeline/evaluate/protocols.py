@@ -1,6 +1,6 @@
 """Ways of computing M_J and M_F, by name: what papers print, and what is comparable between them.
 
-Plain data, light to import; `metrics` carries it out, docs/metrics.md gives each formula and who prints it.
+Plain data, light to import. `metrics` computes them; docs/metrics.md has the formulas and who prints which.
 """
 
 import re
@@ -17,9 +17,9 @@ PUBLISHED = "published"
 class BinaryProtocol:
     """How frames with one kind of object (S4, MS3) become M_J and M_F.
 
-    clips_per_call: J is averaged, and the threshold of F chosen, over the frames of so many clips in the order of
+    clips_per_call: J is averaged, and the threshold of F chosen, over the frames of N clips in the order of
     the split; the scores are the plain mean over these calls, the last of which may be smaller. None: all clips.
-    empty: what J gives a frame without any object in the truth: the share of pixels predicted background, or
+    empty: J of a frame without any object in the truth: the share of pixels predicted background, or
     ("strict") 1 if no pixel is predicted object, else 0. F leaves such frames out.
     threshold: of F: the best of 255 for each call, or one half always, as for J.
     """
@@ -36,7 +36,7 @@ class SemanticProtocol:
 
     pixels: J and F of a class are its means over the frames where it is present or predicted, or follow from its
     pixels of the whole data set.
-    pad_to: shorter clips are filled up to so many frames, which are background in truth and prediction; 0: none.
+    pad_to: shorter clips are padded to N frames, which are background in truth and prediction; 0: no padding.
     J_over, F_over: the classes whose mean is M_J and M_F. Absent ones (neither present nor predicted) count 0,
     except in "present", which leaves them out.
     """
@@ -52,7 +52,7 @@ MetricProtocol = BinaryProtocol | SemanticProtocol
 
 
 def avsbench(clips: int) -> BinaryProtocol:
-    """AVSBench's evaluation at a loader batch of so many clips."""
+    """AVSBench's evaluation at a loader batch of N clips."""
     return BinaryProtocol(f"AVSBench at {clips} {'clip' if clips == 1 else 'clips'} per call", clips_per_call=clips)
 
 
@@ -98,7 +98,7 @@ PROTOCOLS: dict[str, dict[str, MetricProtocol]] = {"binary": {**BINARY}, "semant
 
 
 def find_protocol(name: str, num_classes: int) -> MetricProtocol:
-    """The protocol of that name for a set of so many classes, background included; avsbench-bsN with any N.
+    """The protocol of that name for a set of K classes, background included; avsbench-bsN with any N.
 
     Raises `BadInput` with the names that fit when there is none.
     """
@@ -116,5 +116,5 @@ def find_protocol(name: str, num_classes: int) -> MetricProtocol:
 
 
 def full_name(name: str, protocol: MetricProtocol) -> str:
-    """What stands beside every number."""
+    """The name and meaning of a protocol, printed with every number."""
     return f"{name}: {protocol.title}"

@@ -13,16 +13,16 @@ from ..common.choices import Sound
 def sound_source(dataset: ClipDataset, sound: Sound) -> Callable[[int, Sample], np.ndarray]:
     """A function from a sample's index and the sample to the audio features [T, D] that it is scored with.
 
-    swapped: those of another clip of the same length. silent, noise: those of silence and of white noise, which
-    the audio cache carries. Raises `BadInput` when there is no clip to swap with.
+    swapped: those of another clip of the same length. silent, noise: the control features of silence and of white
+    noise in the audio cache. Raises `BadInput` when there is no clip to swap with.
     """
     if sound == "right":
         return lambda index, sample: sample.features
     if sound == "swapped":
         partners = swap_partners([dataset.clip(i) for i in range(len(dataset))])
         return lambda index, sample: dataset[partners[index]].features
-    probe = np.array(dataset.audio.probes["silence" if sound == "silent" else "noise"], np.float32)
-    return lambda index, sample: np.resize(probe, sample.features.shape)
+    control = np.array(dataset.audio.probes["silence" if sound == "silent" else "noise"], np.float32)
+    return lambda index, sample: np.resize(control, sample.features.shape)
 
 
 def swap_partners(clips: list[Clip]) -> list[int]:

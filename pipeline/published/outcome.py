@@ -89,5 +89,5 @@ class Reproduction:
 
 
 def within_tolerance(difference: float) -> bool:
-    """Whether a difference of scores is at most `TOLERANCE`, give or take floating point."""
+    """Whether a difference of scores is at most `TOLERANCE`, up to rounding."""
     return abs(difference) <= TOLERANCE + 1e-9

@@ -58,7 +58,7 @@ def reproduce(request: Request, device: str = "auto") -> Reproduction:
 
 
 def _own_vggish(root: Path, checkpoint: PublishedCheckpoint) -> Path:
-    """The VGGish that the checkpoint carries, as a file of its own; equal checkpoints give equal bytes."""
+    """The VGGish of the checkpoint as a file of its own; equal checkpoints yield equal bytes."""
     path = root / "weights" / f"vggish-{checkpoint.sha256[:12]}.safetensors"
     if not path.exists():
         write_atomic(path, save({key: tensor.clone().contiguous() for key, tensor in checkpoint.vggish.items()}))

@@ -1,8 +1,8 @@
-"""Checkpoints: written whole or not at all, and checked before they are trusted.
+"""Checkpoints: written atomically, and verified before they are used.
 
 A checkpoint is a folder of safetensors (model, ema), state.pt (optimiser, loss scaler, generators) and manifest.json:
-what it was made of, size and sha256 of every other file, and a hash over itself. It is written under a temporary name,
-synced and renamed, so a kill at any instant leaves the one before.
+what it was trained on, size and sha256 of every other file, and its own hash. It is written under a temporary name,
+synced and renamed, so a kill at any instant leaves the previous one.
 """
 
 import json
@@ -57,7 +57,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """What a checkpoint says of itself, and size and sha256 of its files. Raises ValueError where it is damaged."""
+    """The manifest of a checkpoint. Raises ValueError where it is missing or damaged."""
     try:
         about = json.loads((path / "manifest.json").read_text())
         expected = about.pop("sha256")
@@ -69,7 +69,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Raises ValueError that says what is damaged: every byte is compared with the manifest first."""
+    """Read a checkpoint, all of it verified by the manifest. Raises ValueError that says what is damaged."""
     about = read_manifest(path)
     for name, (size, sha256) in about["files"].items():
         file = path / name
@@ -80,7 +80,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         tensors = {Path(n).stem: load_file(path / n) for n in about["files"] if n.endswith(".safetensors")}
         state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, SafetensorError) as error:  # whole, but not by this package
+    except (OSError, RuntimeError, EOFError, SafetensorError) as error:  # intact, but not written by this package
         raise ValueError(str(error)) from error
     return Checkpoint(tensors, state, about)
 
@@ -100,7 +100,7 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def newest_checkpoint(run: Path) -> Path | None:
-    """The newest checkpoint that is whole; damaged ones are passed over with a warning."""
+    """The newest valid checkpoint; damaged ones are passed over with a warning."""
     for path in reversed(checkpoints(run)):
         try:
             read_checkpoint(path)
@@ -118,5 +118,5 @@ def drop_old(run: Path) -> None:
 
 
 def separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies on the CPU that share no memory, as safetensors wants them."""
+    """Copies on the CPU that share no memory, as safetensors requires."""
     return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}

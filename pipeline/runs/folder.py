@@ -3,10 +3,10 @@
 RUN/config.yaml                    the whole config
 RUN/run.json                       data set, classes, caches and their fingerprints
 RUN/log.jsonl                      one line per step, one per evaluation
-RUN/tensorboard/  RUN/pictures/    the same to look at; truth and prediction on some clips of val
+RUN/tensorboard/  RUN/pictures/    the same as curves; truth and prediction on some clips of val
 RUN/checkpoints/step-00001000/     see `checkpoints`; the two newest
 RUN/best/                          model.safetensors and metrics.json of the best evaluation
-RUN/broken/step-00001234/          what is needed to run a step again whose loss was not finite
+RUN/broken/step-00001234/          what is needed to replay a step whose loss was not finite
 """
 
 import json
@@ -30,7 +30,7 @@ from ..config.tree import Config, parse_config, show_config
 from .checkpoints import checkpoints, separate
 from .data import RunInfo, check_same_data
 
-# Keys that may differ when a run goes on. But for steps, which the learning rate follows, none changes what is learned.
+# Settings that may differ on resume. Except steps, which the learning rate depends on, none changes what is learned.
 MAY_CHANGE = (
     "train.steps",
     "train.evaluate_every",
@@ -101,15 +101,15 @@ def changed_settings(old: Config, new: Config) -> dict[str, str]:
 
 
 def write_run(folder: Path, config: Config, info: RunInfo) -> None:
-    """Write config and info of a run that begins or goes on."""
+    """Write the config and info of a run that begins or resumes."""
     write_atomic(folder / "config.yaml", show_config(config))
     write_atomic(folder / "run.json", json.dumps(info.to_json(), indent=1) + "\n")
 
 
 def create_converted_run(folder: Path, config: Config, info: RunInfo, weights: Mapping[str, Tensor]) -> None:
-    """A run whose best weights come from elsewhere, so that it can be evaluated and predicted with, not resumed.
+    """Create a run from weights of another origin: it can be evaluated and predict, but not be resumed.
 
-    weights: as in `COMBO.state_dict()`. What is there already of the same run stays.
+    weights: as in `COMBO.state_dict()`. Existing files of the same run are kept.
     """
     check_run(folder, config, info)
     if not (folder / "run.json").exists():
@@ -119,7 +119,7 @@ def create_converted_run(folder: Path, config: Config, info: RunInfo, weights: M
 
 
 def read_run(folder: Path) -> tuple[Config, RunInfo]:
-    """Raises `BadInput` when the folder holds no run, or one that is damaged or of another version."""
+    """Read config and info. Raises `BadInput` when there is no run, or one that is damaged or of another version."""
     path = folder / "config.yaml"
     try:
         config = parse_config(yaml.safe_load(path.read_text()))
@@ -133,7 +133,7 @@ def read_run(folder: Path) -> tuple[Config, RunInfo]:
 
 
 def append_run_log(folder: Path, lines: list[dict[str, Any]]) -> None:
-    """Add entries, each a line of its own even where a kill has cut the last one."""
+    """Append entries, each on a line of its own even after one that a kill has cut."""
     with (folder / "log.jsonl").open("ab+") as file:
         if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
             file.write(b"\n")
@@ -141,7 +141,7 @@ def append_run_log(folder: Path, lines: list[dict[str, Any]]) -> None:
 
 
 def read_run_log(folder: Path) -> list[dict[str, Any]]:
-    """All whole lines of the log; steps that were done again after a kill appear once, as last done."""
+    """All complete lines of the log; steps repeated after a kill appear once, as last done."""
     if not (folder / "log.jsonl").exists():
         return []
     last: dict[tuple[int, bool], dict[str, Any]] = {}
@@ -157,7 +157,7 @@ def read_run_log(folder: Path) -> list[dict[str, Any]]:
 def write_best(folder: Path, weights: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     """Replace RUN/best. metadata: of `network_metadata`, with metrics; in the weight file no kill can part them."""
     write_atomic(folder / "best" / "model.safetensors", save(separate(weights), metadata=metadata))
-    mend_best(folder)
+    rewrite_metrics(folder)
 
 
 def read_best(folder: Path) -> dict[str, Any] | None:
@@ -171,7 +171,7 @@ def read_best(folder: Path) -> dict[str, Any] | None:
         raise BadInput(f"{path} is damaged ({error}); remove {path.parent} to use the newest checkpoint") from error
 
 
-def mend_best(folder: Path) -> None:
-    """Bring RUN/best/metrics.json in line with the weights, should a kill have come between the two."""
+def rewrite_metrics(folder: Path) -> None:
+    """Rewrite RUN/best/metrics.json from the weights, in case a kill came between the two."""
     if (metrics := read_best(folder)) is not None:
         write_atomic(folder / "best" / "metrics.json", json.dumps(metrics, indent=1) + "\n")

@@ -37,9 +37,9 @@ from ..runs.folder import (
     check_free,
     check_run,
     lock_run,
-    mend_best,
     read_best,
     read_run_log,
+    rewrite_metrics,
     write_best,
     write_run,
 )
@@ -51,7 +51,7 @@ from .step import NotFinite, Trainer, make_trainer, train_step
 
 @dataclass(frozen=True)
 class Training:
-    """What one training works with, in this process."""
+    """The state of one training in this process."""
 
     out: Path
     config: Config
@@ -63,10 +63,6 @@ class Training:
     average: WeightAverage | None
     stop: threading.Event
 
-    @property
-    def info(self) -> RunInfo:
-        return self.data.info()
-
     def batch(self, step: int, share: slice = slice(None)) -> Batch:
         settings = self.config.train
         return train_batch(
@@ -74,14 +70,14 @@ class Training:
         )
 
     def to_score(self, done: int) -> bool:
-        """Whether the model is scored on val after so many steps."""
+        """Whether the model is scored on val after `done` steps."""
         settings = self.config.train
         return self.validation is not None and (done % settings.evaluate_every == 0 or done == settings.steps)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What came of a training. steps: that the run has now. scores: the last ones on val, None if none were made."""
+    """The outcome of a training. steps: of the run in all. scores: the last ones on val, None if there are none."""
 
     out: Path
     steps: int
@@ -98,22 +94,22 @@ class Trained:
 def train(names: DataNames, config: Config, out: Path, *, resume: bool = False, allow: Collection[str] = ()) -> Trained:
     """Train on clips and caches, into the run folder `out`.
 
-    resume: go on from the newest checkpoint of `out`; where all steps are done, nothing is written. allow: "clips",
-    "proposals" or "audio" that may be others than those the run began with.
-    Under torchrun every process calls this alike, and they share each batch.
+    resume: continue from the newest checkpoint of `out`; if all steps are done, nothing is written. allow: "clips",
+    "proposals" or "audio" that may differ from the original run.
+    Under torchrun every process makes the same call, and they share each batch.
     Raises `BadInput` before the first step when something does not fit, `Interrupted` after a checkpoint when
     stopped, and `ComboError` when the loss is not finite.
     """
     with joined() as ranks, stop_request() as stop, ExitStack() as stack:
         training = ranks.all_do(prepare, names, config, out, ranks, stop)
-        check = partial(check_run, out, config, training.info, resume=resume, allow=allow)
+        check = partial(check_run, out, config, training.data.info(), resume=resume, allow=allow)
         ranks.first_does(check_free, out)
         ranks.first_does(check)
         if resume and (steps := ranks.first_does(all_done, training, allow)) is not None:
             return Trained(out, steps, 0, None)
         ranks.first_does(stack.enter_context, lock_run(out))
         ranks.first_does(check)  # another process may have come first
-        ranks.first_does(write_run, out, config, training.info)
+        ranks.first_does(write_run, out, config, training.data.info())
         first = go_on(training, allow) if resume else 0
         if ranks.count > 1:
             training.trainer.parallel = DistributedDataParallel(training.trainer.model, broadcast_buffers=False)
@@ -161,7 +157,7 @@ def run_steps(training: Training, first: int, monitor: Monitor) -> Scores | None
 
 
 def prepare(names: DataNames, config: Config, out: Path, ranks: Ranks, stop: threading.Event) -> Training:
-    """Open everything and build the model. Raises `BadInput` when something does not fit. Nothing is written."""
+    """Open the data and build the model. Raises `BadInput` when something does not fit. Nothing is written."""
     data = open_data(names)
     dataset = data.dataset("train")
     validation = data.dataset("val") if "val" in data.clips.table.splits() else None
@@ -195,34 +191,33 @@ def check_fits(config: Config, info: RunInfo, dataset: ClipDataset, ranks: Ranks
 
 
 def all_done(training: Training, allow: Collection[str]) -> int | None:
-    """The step that a run stands at when there is nothing left to train or to score, else None. Nothing is written."""
-    newest = checkpoints(training.out)[-1:]
-    last = training.config.train.steps
+    """The step that a run stands at if there is nothing left to train or score, else None. Nothing is written."""
+    newest, last = checkpoints(training.out)[-1:], training.config.train.steps
     if not newest or checkpoint_step(newest[0]) < last:
         return None
-    path = newest_checkpoint(training.out)  # the newest that is whole
+    path = newest_checkpoint(training.out)
     if path is None or (step := checkpoint_step(path)) < last:
         return None
-    check_same_data(path, RunInfo.of_json(read_manifest(path)["run"]), training.info, allow)
+    check_same_data(path, RunInfo.of_json(read_manifest(path)["run"]), training.data.info(), allow)
     unscored = step == last and training.to_score(step) and not is_scored(training.out, step)
     return None if unscored else step
 
 
 def go_on(training: Training, allow: Collection[str]) -> int:
-    """Load the newest whole checkpoint of the run; returns the step to do next, 0 when there is none."""
-    training.ranks.first_does(mend_best, training.out)
+    """Load the newest valid checkpoint of the run. Returns the next step, 0 if there is none."""
+    training.ranks.first_does(rewrite_metrics, training.out)
     path = training.ranks.first_does(newest_checkpoint, training.out)
     return 0 if path is None else training.ranks.all_do(load, training, path, allow)
 
 
 def load(training: Training, path: Path, allow: Collection[str]) -> int:
-    """Load a checkpoint; returns the step that it stands at. Raises `ComboError` when this process cannot read it."""
+    """Load a checkpoint and return its step. Raises `ComboError` when this process cannot read it."""
     try:
         checkpoint = read_checkpoint(path)
     except ValueError as error:
         advice = "a run of several machines needs a folder that all of them share"
         raise ComboError(f"{path}: {error}; {advice}") from error
-    check_same_data(path, RunInfo.of_json(checkpoint.about["run"]), training.info, allow)
+    check_same_data(path, RunInfo.of_json(checkpoint.about["run"]), training.data.info(), allow)
     training.trainer.model.load_state_dict(checkpoint.tensors["model"])
     if training.average is not None:
         training.average.model.load_state_dict(checkpoint.tensors["ema"])
@@ -232,7 +227,7 @@ def load(training: Training, path: Path, allow: Collection[str]) -> int:
 
 
 def save(training: Training, done: int) -> None:
-    """Write the checkpoint after so many steps, and drop old ones."""
+    """Write the checkpoint after `done` steps, and remove old ones."""
     model = training.trainer.model
     tensors = {"model": model.state_dict()}
     if training.average is not None:
@@ -246,17 +241,17 @@ def save(training: Training, done: int) -> None:
 
 
 def describe(training: Training, step: int) -> dict[str, Any]:
-    """What a checkpoint says of itself: JSON."""
+    """The part of a checkpoint's manifest that says what it is: JSON."""
     return {
         "step": step,
         "version": version("combo-avs"),
         "config": training.config.model_dump(mode="json"),
-        "run": training.info.to_json(),
+        "run": training.data.info().to_json(),
     }
 
 
 def score(training: Training, done: int, monitor: Monitor) -> Scores:
-    """Score the model (its average, if it has one) on val after so many steps, log it, and keep the best."""
+    """Score the model (its average, if there is one) on val after `done` steps, log the scores, and keep the best."""
     model = training.trainer.model if training.average is None else training.average.model
     ranks, validation = training.ranks, training.validation
     assert validation is not None
@@ -276,7 +271,7 @@ def score(training: Training, done: int, monitor: Monitor) -> Scores:
 
 
 def is_scored(run: Path, done: int) -> bool:
-    """Whether the log has scores after so many steps: a kill can come between the checkpoint and the scores."""
+    """Whether the log has scores after `done` steps: a kill can come between the checkpoint and the scores."""
     return any("M_J" in entry and entry["step"] == done for entry in read_run_log(run))
 
 
@@ -285,7 +280,7 @@ def stopped(done: int) -> Interrupted:
 
 
 def keep_broken(training: Training, broken: NotFinite) -> ComboError:
-    """Keep all that the broken step depends on, and return an error that says what broke."""
+    """Save everything that the broken step depends on, and return an error that says what broke."""
     step, batch = broken.step, training.batch(broken.step)
     whose = "" if training.ranks.first else f"-rank-{training.ranks.rank}"
     path = training.out / "broken" / f"step-{step:08d}{whose}"

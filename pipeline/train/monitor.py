@@ -1,4 +1,4 @@
-"""Seeing it learn: the progress bar, RUN/log.jsonl, TensorBoard, and pictures of some clips of val."""
+"""Progress of a training: the bar, RUN/log.jsonl, TensorBoard, and pictures of some clips of val."""
 
 import math
 import resource
@@ -26,12 +26,12 @@ from ..evaluate.scores import Scores
 from ..runs.folder import append_run_log
 from .step import NotFinite
 
-LOOK_EVERY = 10  # steps between looks at the losses: each look waits for the device
+LOOK_EVERY = 10  # steps between reading the losses, which waits for the device
 PICTURED = 4  # clips of val
 
 
 class Monitor:
-    """Collects the entries of steps, and tells of them when it looks. Only the first rank writes."""
+    """Collects the log entries of steps and writes them every `LOOK_EVERY` steps. Only the first rank writes."""
 
     def __init__(self, run: Path, config: TrainConfig, done: int, ranks: Ranks, device: torch.device) -> None:
         self._run, self._ranks, self._device = run, ranks, device
@@ -62,7 +62,7 @@ class Monitor:
             self.look()
 
     def look(self) -> None:
-        """Write what came since the last look. Raises `NotFinite` at the first step whose losses are not finite."""
+        """Write the entries since the last call. Raises `NotFinite` at the first step whose losses are not finite."""
         entries = plain_entries(self._pending, self._ranks)
         self._pending = []
         broken = next((i for i, e in enumerate(entries) if not all(math.isfinite(e[k]) for k in self._vital)), None)
@@ -90,7 +90,7 @@ class Monitor:
         Image.fromarray(picture).save(path)
 
     def restart_clock(self) -> None:
-        """Leave what was just done, a save or an evaluation, out of the next step's speed."""
+        """Exclude the save or evaluation that just ended from the next step's speed."""
         self._last = time.perf_counter()
 
     def _scalars(self, values: dict[str, float], step: int) -> None:
@@ -115,13 +115,13 @@ def plain_entries(entries: list[dict[str, Any]], ranks: Ranks) -> list[dict[str,
 
 
 def scalar_name(key: str) -> str:
-    """Where a value of the log stands in TensorBoard."""
+    """The TensorBoard tag of a log value."""
     folder = "loss" if key.startswith("loss_") or key == "total" else "train"
     return f"{folder}/{key.removeprefix('loss_')}"
 
 
 def memory_gb(device: torch.device) -> float:
-    """Most memory used so far: of the GPU, or of this process on a CPU."""
+    """Peak memory so far: of the GPU, or of this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

@@ -1,4 +1,4 @@
-"""Running a step again whose loss was not finite, from the folder that the run left behind."""
+"""Replay a step whose loss was not finite, from the folder that the run wrote."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -16,7 +16,7 @@ from .step import NotFinite, Trainer, make_trainer, train_step
 
 
 def dump_step(path: Path, trainer: Trainer, batch: Batch, about: dict[str, Any]) -> None:
-    """Write all that a step depends on: its whole batch, and the trainer as it was before the step.
+    """Write everything that a step depends on: its whole batch, and the trainer before the step.
 
     about: of the run's checkpoints, see `train.describe`.
     """
@@ -28,10 +28,10 @@ def dump_step(path: Path, trainer: Trainer, batch: Batch, about: dict[str, Any])
 
 
 def replay(folder: Path, device: str = "auto") -> dict[str, float]:
-    """Do the step of `RUN/broken/step-N` again and return its losses by name, learning rate and gradient norm beside.
+    """Replay the step of `RUN/broken/step-N`. Returns its losses, learning rates and gradient norm by name.
 
-    On a CPU they are those of the run to the last bit, if that was one process on a CPU; nothing is written.
-    Raises `BadInput` when the folder is damaged or none of these, and `ComboError` when the step breaks before there
+    On a CPU they equal those of the run bit by bit, if that was one process on a CPU. Nothing is written.
+    Raises `BadInput` when the folder is damaged or no such dump, and `ComboError` when the step breaks before there
     is a loss.
     """
     try:

@@ -32,14 +32,14 @@ class NotFinite(Exception):
     """Losses or predictions that are NaN or infinite, at a step."""
 
     def __init__(self, step: int, what: str, *, everywhere: bool = False) -> None:
-        """everywhere: all ranks have found it; else this one alone may have."""
+        """everywhere: all ranks found it; otherwise perhaps only this one."""
         super().__init__(what)
         self.step, self.everywhere = step, everywhere
 
 
 @dataclass
 class Trainer:
-    """What one training step works on. parallel: the model as it is called by several processes."""
+    """Model, optimiser and their state. parallel: wraps the model when several processes train."""
 
     model: COMBO
     optimizer: torch.optim.Optimizer
@@ -50,7 +50,7 @@ class Trainer:
     parallel: DistributedDataParallel | None = None
 
     def state(self) -> dict[str, Any]:
-        """All that resuming needs beside the weights. Data, drop-path and points follow from seed and step."""
+        """What resuming needs besides the weights. Data, drop-path and points follow from seed and step."""
         return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -87,10 +87,10 @@ def make_trainer(config: Config, num_classes: int, audio_dim: int) -> Trainer:
 
 
 def train_step(trainer: Trainer, batch: Batch, step: int) -> dict[str, Any]:
-    """One step: forward, losses, backward, clip, update. Gives the step's log entry, losses still on the device.
+    """One step: forward, losses, backward, clip, update. Returns its log entry, with the losses still on the device.
 
-    After a loss or gradient that is not finite, model and optimiser stay as they were before that step, however many
-    steps follow until somebody looks. Raises `NotFinite` when not even matching is possible.
+    From a loss or gradient that is not finite on, model and optimiser stay as they were before that step. Raises
+    `NotFinite` when the predictions cannot be matched.
     """
     settings = trainer.config.train
     started = time.perf_counter()
@@ -110,9 +110,9 @@ def train_step(trainer: Trainer, batch: Batch, step: int) -> dict[str, Any]:
 
 
 def update(trainer: Trainer, total: Tensor, norm: Tensor) -> None:
-    """The optimiser's step, left out from the first broken one on. No host looks: the device decides.
+    """The optimiser's step, skipped from the first loss on that is not finite; decided on the device, without a sync.
 
-    Under fp16 a gradient that overflows is ordinary: the scaler leaves that step out and scales less.
+    Under fp16 gradients may overflow: the scaler skips that step and lowers its scale.
     """
     fp16 = trainer.scaler.is_enabled()
     healthy = total.isfinite() & (norm.isfinite() | fp16)
@@ -124,13 +124,13 @@ def update(trainer: Trainer, total: Tensor, norm: Tensor) -> None:
 
 
 def backward(trainer: Trainer, batch: Batch, step: int) -> dict[str, Tensor]:
-    """The losses of a batch, detached; their gradients go to the model. Parts add up to the whole."""
+    """Accumulate the gradients of a batch, in micro-batches if so configured. Returns its losses, detached."""
     settings, parallel = trainer.config.train, trainer.parallel
     parts = batch.parts(settings.micro_batch_clips or len(batch.clip_ids))
     totals = None if len(parts) == 1 else batch_totals(trainer, batch)
     sums: dict[str, Tensor] = {}
     for part in parts:
-        with parallel.no_sync() if parallel and part is not parts[-1] else nullcontext():  # gradients travel once
+        with parallel.no_sync() if parallel and part is not parts[-1] else nullcontext():  # one all-reduce per step
             uniform = rand_by_clip(clip_seeds(part, settings.seed, step), trainer.device)
             losses = batch_losses(trainer, part, uniform, totals)
             trainer.scaler.scale(losses["total"] * trainer.health).backward()
@@ -144,7 +144,7 @@ def clip_seeds(batch: Batch, seed: int, step: int) -> list[int]:
 
 
 def batch_totals(trainer: Trainer, batch: Batch) -> Totals:
-    """What the losses of all parts of a batch are divided by."""
+    """The denominators of the losses of a whole batch, for all of its micro-batches."""
     labels, supervised = torch.from_numpy(batch.labels), torch.from_numpy(batch.supervised)
     targets = frame_targets(labels, supervised, trainer.model.num_classes)
     return Totals.of(targets, trainer.config.model.num_queries, batch.frames_per_clip, trainer.config.loss)

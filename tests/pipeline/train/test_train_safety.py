@@ -35,10 +35,10 @@ from combo_avs.pipeline.runs.data import DataNames
 from combo_avs.pipeline.runs.folder import (
     append_run_log,
     lock_run,
-    mend_best,
     read_best,
     read_run,
     read_run_log,
+    rewrite_metrics,
 )
 from combo_avs.pipeline.runs.open import load_network
 from combo_avs.pipeline.train import loop as train_module
@@ -163,7 +163,7 @@ class TestOtherData:
 def test_a_kill_between_best_weights_and_metrics_is_mended(run: Path) -> None:
     metrics = read_best(run)
     (run / "best" / "metrics.json").write_text("{}")
-    mend_best(run)
+    rewrite_metrics(run)
     assert json.loads((run / "best" / "metrics.json").read_text()) == metrics
     (run / "best" / "model.safetensors").write_bytes(b"x")
     with pytest.raises(BadInput, match="is damaged"):
