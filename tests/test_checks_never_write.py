@@ -8,7 +8,11 @@ from report_targets import make_root, make_run
 
 from combo_avs.cli import app
 from combo_avs.console import run
+from combo_avs.data.store.metadata import check_metadata
+from combo_avs.data.store.receipts import read_receipt
 from combo_avs.data.store.root import list_caches
+from combo_avs.data.store.store import ClipStore
+from combo_avs.data.store.verify import check_store
 from combo_avs.errors import BAD_INPUT, DONE, FAILED
 from combo_avs.pipeline.caches.gc import plan_cleaning
 from combo_avs.pipeline.report.targets import find_targets
@@ -81,3 +85,16 @@ def test_targets_of_a_report(damaged: Path) -> None:
     before = state(damaged)
     assert find_targets([damaged / "root", damaged / "run"]).problems
     assert state(damaged) == before
+
+
+@pytest.mark.parametrize("kind", ["whole", "damaged"])
+def test_a_full_read_of_every_store(kind: str, request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue(kind)
+    before, problems = state(folder), []
+    for store in (ClipStore(folder / "root"), *list_caches(folder / "root")):
+        problems += [problem for _, problem in check_store(store) if problem]
+        receipts = [receipt for shard in range(store.num_shards) if (receipt := read_receipt(store.path, shard))]
+        assert not any(store.check_receipt(receipt) for receipt in receipts)
+        assert not check_metadata(store.path, store.metadata_files)
+    assert bool(problems) == (kind == "damaged")
+    assert state(folder) == before

@@ -116,7 +116,7 @@ Location = Path | UrlPath
 
 
 def location(root: str | Path | UrlPath) -> Location:
-    """A folder or a URL. `Path("s3://bucket/x")`, which is s3:/bucket/x, is taken for what was meant.
+    """A folder or a URL. `Path("s3://bucket/x")`, which becomes s3:/bucket/x, is read as the URL.
 
     Raises `BadInput` for a kind of URL that no installed package can reach. Nothing is contacted.
     """

@@ -25,7 +25,7 @@ def checksum(content: bytes) -> tuple[int, str]:
 
 
 def identity(attributes: StoreAttributes) -> str:
-    """A short fingerprint that receipts carry, so that no shard of another store is taken for one of this."""
+    """A short fingerprint that receipts carry, so that no shard of another store passes for one of this."""
     return digest(attributes.to_json())[:16]
 
 

@@ -56,7 +56,7 @@ def create_clips(root: str | Location, source: ClipSource, shard_frames: int) ->
 
 
 def create_store(path: Location, attributes: StoreAttributes, table: ClipTable | None) -> None:
-    """Have the metadata of a store at `path`: write what is missing or damaged, keep the data.
+    """Write the metadata of a store at `path` where they are missing or damaged; keep the data.
 
     Raises `BadInput` when a store with other attributes is there.
     """
@@ -124,9 +124,9 @@ def create_cache(clips: ClipStore, attributes: ProposalAttributes | AudioAttribu
 
 
 def done_before(path: Location) -> dict[int, Receipt]:
-    """Receipts of the finished shards of the cache at `path`.
+    """Receipts of the finished shards of the cache at `path`; none when it was never made, or its metadata are damaged.
 
-    None when it was never made, and none when its metadata are damaged: making it again mends them and keeps the data.
+    `create_cache` repairs those and keeps the data.
     """
     try:
         return Cache(path).receipts()

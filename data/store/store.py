@@ -115,7 +115,7 @@ class Store:
             return f"its receipt leaves arrays out ({', '.join(sorted(missing))})"
         if receipt.store != self.identity or keys != receipt.files.keys():
             return "its receipt belongs to another store"
-        return None if receipt.frames == self.shard_range(receipt.shard) else "its receipt speaks of other frames"
+        return None if receipt.frames == self.shard_range(receipt.shard) else "its receipt is for other frames"
 
     def read(self, name: str, lo: int, hi: int) -> np.ndarray:
         """Frames lo..hi of one array of fixed width, [hi - lo, ...], checksums verified.
@@ -187,9 +187,8 @@ class ClipStore(Store):
     def __init__(self, root: str | Location) -> None:
         path = location(root) / "clips.zarr"
         with reaching(path):
-            begun = is_begun(path)
-        if not begun:
-            raise BadInput(f"{root}: no clips.zarr here; make it with 'combo import ... {root}'")
+            if not is_begun(path):
+                raise BadInput(f"{root}: no clips.zarr here; make it with 'combo import ... {root}'")
         super().__init__(path)
         self.table = ClipTable.read(path / CLIP_TABLE)
         if not isinstance(self.attributes, ClipAttributes):

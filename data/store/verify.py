@@ -52,7 +52,7 @@ def check_strays(store: Store) -> dict[str, str]:
             except ValueError as error:
                 found[name] = f"damaged log: {error}"
         elif folder.split("/")[0] in ("_done", *store.specs) and not is_temporary(file):
-            found[name] = "no receipt speaks of it"
+            found[name] = "no receipt lists it"
     return found
 
 

@@ -84,7 +84,7 @@ def test_every_flip_and_every_cut_in_every_file_is_found(root: Path) -> None:
 
 
 def found(root: Path, path: Path) -> bool:
-    """Whether verify speaks of the store that a file belongs to. Only that store is read, which is what takes time."""
+    """Whether verify reports the store that a file belongs to. Only that store is read, which is what takes time."""
     store = next(p for p in path.parents if p.suffix == ".zarr")
     try:
         opened = ClipStore(root) if store.name == "clips.zarr" else Cache(store)
@@ -104,12 +104,12 @@ def test_every_deletion_is_found(root: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["frames/c/0/0/0/1", "frames/c/99/0/0/0", "label_valid/c/x", "_done/000009.json"])
-def test_files_that_no_receipt_speaks_of(root: Path, name: str) -> None:
+def test_files_that_no_receipt_lists(root: Path, name: str) -> None:
     path = root / "clips.zarr" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"stray")
     (problem,) = verify_root(root)
-    assert (problem["shard"], problem["problem"]) == (None, f"{name}: no receipt speaks of it")
+    assert (problem["shard"], problem["problem"]) == (None, f"{name}: no receipt lists it")
     assert repair(ClipStore(root)) == []
     assert verify_root(root) == []
 
@@ -265,7 +265,7 @@ class TestHostileClipTables:
             with pytest.raises(BadInput, match=message):
                 ClipTable.read(tmp_path / f"{name}.parquet")
 
-    def test_a_sealed_store_with_an_impossible_shape_is_refused(self, root: Path) -> None:
+    def test_a_checksummed_store_with_an_impossible_shape_is_refused(self, root: Path) -> None:
         path = root / "clips.zarr" / "zarr.json"
         document = json.loads(path.read_bytes())
         document["attributes"]["shard_frames"] = 7
