@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from pydantic import ValidationError
 
@@ -17,6 +17,29 @@ from ..errors import BadInput, ComboError, did_you_mean
 
 log = logging.getLogger(__name__)
 Model = TypeVar("Model", covariant=True)  # ProposalGenerator or AudioEncoder
+
+
+class FrozenModel(Protocol):
+    """Frozen and deterministic.
+
+    The fingerprint of a cache is made from these members: whatever changes the output must change one of them.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """JSON values."""
+        ...
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """None if there are no weights."""
+        ...
 
 
 class Entry(NamedTuple, Generic[Model]):
@@ -97,7 +120,8 @@ def build_named(kind: Kind, own: Mapping[str, Entry[Model]], name: str, paramete
         raise
     except Exception as error:
         raise ComboError(f"{who} cannot be built: {type(error).__name__}: {error}") from error
-    wanted = [*(member for member in vars(kind.interface) if not member.startswith("_")), "__call__"]
+    members = [member for base in reversed(kind.interface.__mro__) for member in vars(base)]
+    wanted = [*(member for member in members if not member.startswith("_")), "__call__"]
     if missing := [member for member in wanted if not hasattr(model, member)]:
         kind_of_model, interface = type(model).__name__, kind.interface.__name__
         raise BadInput(f"{who} returned a {kind_of_model} without {', '.join(missing)}: see {interface}")

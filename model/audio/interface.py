@@ -1,34 +1,15 @@
 """The interface of every audio encoder."""
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from ..builders import FrozenModel
 
-class AudioEncoder(Protocol):
-    """Frozen, deterministic: one feature vector per second of sound.
 
-    The fingerprint of a cache is made from `name`, `version`, `parameters` and `weights_sha256`; whatever
-    changes the output must change one of them.
-    """
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def version(self) -> str: ...
-
-    @property
-    def parameters(self) -> Mapping[str, Any]:
-        """JSON values."""
-        ...
-
-    @property
-    def weights_sha256(self) -> str | None:
-        """None if there are no weights."""
-        ...
+class AudioEncoder(FrozenModel, Protocol):
+    """A frozen model that computes one feature vector per second of sound."""
 
     @property
     def dim(self) -> int:

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from ...base import Section
 from .interface import ClickNetwork, Proposals
 from .mask_candidates import (
+    ThresholdsConfig,
     above,
     clean_and_suppress,
     mask_boxes,
@@ -28,14 +28,14 @@ from .mask_candidates import (
     stable_masks,
     unpack_bits,
 )
-from .products import Precision, matrix_products
+from .products import matrix_products
 from .resize_maps import encoder_size, logit_maps, resize_logits
 
 EDGE = 20  # pixels: a mask nearer to the edge of a crop, and not of the frame, was probably cut off
 FRAME_SIZES = 16  # sizes whose encoded prompts and resize maps are cached, about 15 MB each
 
 
-class EverythingConfig(Section):
+class EverythingConfig(ThresholdsConfig):
     """The published parameters, whose defaults were chosen for SAM ViT-H, and how exactly and in what steps to compute.
 
     precision, of the encoder and of the decoder's maps (the 7 tokens of a click and the masks' last step stay float32):
@@ -43,19 +43,6 @@ class EverythingConfig(Section):
     fp16 compute in 16 bits. What these change must be measured with trained weights.
     """
 
-    points_per_side: int = Field(default=32, ge=1, description="prompts with a grid of points_per_side ** 2 points")
-    pred_iou_thresh: float = Field(
-        default=0.88, description="keeps masks with a predicted IoU above it; 0 or less: all"
-    )
-    stability_score_thresh: float = Field(
-        default=0.95, description="keeps masks with at least this stability; 0 or less: all"
-    )
-    stability_score_offset: float = Field(
-        default=1.0, ge=0, description="shift of the mask threshold that stability is measured with, in logits"
-    )
-    box_nms_thresh: float = Field(
-        default=0.7, ge=0, le=1, description="drops boxes whose IoU with a better one exceeds it"
-    )
     crop_n_layers: int = Field(
         default=0,
         ge=0,
@@ -71,10 +58,6 @@ class EverythingConfig(Section):
     crop_n_points_downscale_factor: int = Field(
         default=1, ge=1, description="divides points_per_side from layer to layer"
     )
-    min_mask_region_area: int = Field(
-        default=0, ge=0, description="fills smaller holes and drops smaller islands, in pixels; 0: off"
-    )
-    precision: Precision = Field(default="fp32", description="of the arithmetic: fp32 is exact, the others are faster")
     clicks_per_batch: int | None = Field(
         default=None, ge=1, description="none: what suits the device; changes speed and memory only"
     )
@@ -242,9 +225,7 @@ class Everything:
 
     def _measure(self, logits_KHW: Tensor, iou: Tensor, points: Tensor, crop: Crop) -> CropMasks:
         config = self.config
-        stable, stability, masks = stable_masks(
-            logits_KHW, config.stability_score_offset, config.stability_score_thresh
-        )
+        stable, stability, masks = stable_masks(logits_KHW, config)
         origin = torch.tensor([crop.x0, crop.y0], device=masks.device)
         boxes = mask_boxes(masks) + origin.repeat(2)
         masks = F.pad(masks, (crop.x0, crop.frame_width - crop.x1, crop.y0, crop.frame_height - crop.y1))

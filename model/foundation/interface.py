@@ -1,11 +1,13 @@
 """The interfaces of proposal generators, and of the promptable networks that some of them ask."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from ..builders import FrozenModel
 
 
 @dataclass(frozen=True)
@@ -47,28 +49,8 @@ class Proposals:
         return Proposals(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
 
-class ProposalGenerator(Protocol):
-    """Frozen, deterministic, and without state between calls.
-
-    The fingerprint of a cache is made from `name`, `version`, `parameters` and `weights_sha256`; whatever
-    changes the output must change one of them.
-    """
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def version(self) -> str: ...
-
-    @property
-    def parameters(self) -> Mapping[str, Any]:
-        """JSON values."""
-        ...
-
-    @property
-    def weights_sha256(self) -> str | None:
-        """None if there are no weights."""
-        ...
+class ProposalGenerator(FrozenModel, Protocol):
+    """A frozen model without state between calls."""
 
     def __call__(self, frames: Tensor, /) -> list[Proposals]:
         """frames: uint8 [B, H, W, 3], RGB, on the generator's device. Returns B `Proposals`, there or on the CPU."""

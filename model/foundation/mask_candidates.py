@@ -10,11 +10,37 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from scipy import ndimage
 from torch import Tensor
 from torchvision.ops import nms
 
+from ...base import Section
+from .products import Precision
+
 EIGHT_NEIGHBOURS = np.ones((3, 3), bool)
+
+
+class ThresholdsConfig(Section):
+    """Which masks are kept: the parameters that SAM and Semantic-SAM publish, with SAM's defaults."""
+
+    pred_iou_thresh: float = Field(
+        default=0.88, description="keeps masks with a predicted IoU above it; 0 or less: all"
+    )
+    stability_score_thresh: float = Field(
+        default=0.95, description="keeps masks with at least this stability; 0 or less: all"
+    )
+    stability_score_offset: float = Field(
+        default=1.0, ge=0, description="shift of the mask threshold that stability is measured with, in logits"
+    )
+    box_nms_thresh: float = Field(
+        default=0.7, ge=0, le=1, description="drops boxes whose IoU with a better one exceeds it"
+    )
+    min_mask_region_area: int = Field(
+        default=0, ge=0, description="fills smaller holes and drops smaller islands, in pixels; 0: off"
+    )
+    points_per_side: int = Field(default=32, ge=1, description="prompts with a grid of points_per_side ** 2 points")
+    precision: Precision = Field(default="fp32", description="of the arithmetic: fp32 is exact, the others are faster")
 
 
 def stability_scores(logits_KHW: Tensor, offset: float, threshold: float = 0.0) -> Tensor:
@@ -33,15 +59,15 @@ def above(predicted_iou: Tensor, threshold: float) -> Tensor:
     return predicted_iou > threshold if threshold > 0 else torch.ones_like(predicted_iou, dtype=torch.bool)
 
 
-def stable_masks(logits_KHW: Tensor, offset: float, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The masks with a stability of at least `threshold`; all, also empty ones with NaN, if that is 0 or less.
+def stable_masks(logits_KHW: Tensor, config: ThresholdsConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """The masks that are stable enough; all, also empty ones with NaN, if the threshold is 0 or less.
 
     Returns which they are, int64 [M], their stability, float32 [M], and the masks, bool [M, H, W].
     """
-    stability, masks = stability_scores(logits_KHW, offset), logits_KHW > 0
-    if threshold <= 0:
+    stability, masks = stability_scores(logits_KHW, config.stability_score_offset), logits_KHW > 0
+    if config.stability_score_thresh <= 0:
         return torch.arange(len(masks), device=masks.device), stability, masks
-    stable = (stability >= threshold).nonzero()[:, 0]
+    stable = (stability >= config.stability_score_thresh).nonzero()[:, 0]
     return stable, stability[stable], masks[stable]
 
 

@@ -24,6 +24,7 @@ from ...data.store.store import AT_IMPORT, Cache, ClipStore
 from ...errors import ComboError
 from ...model.audio import encoder
 from ...model.audio.interface import AudioEncoder
+from ...model.builders import FrozenModel
 from ...model.foundation import exact_parameters, generator
 from ...model.foundation.interface import ProposalGenerator, Proposals
 from ..common.devices import device_name, pick_device
@@ -77,7 +78,7 @@ def _encoder(name: str, parameters: str, device: str) -> AudioEncoder:
     return encoder(name, json.loads(parameters)).to(torch.device(device))
 
 
-def provenance_of(model: ProposalGenerator | AudioEncoder, folding: Folding | None) -> Provenance:
+def provenance_of(model: FrozenModel, folding: Folding | None) -> Provenance:
     """All that changes the data of a cache, apart from the clips. folding: None for audio."""
     return Provenance(model.name, model.version, dict(model.parameters), model.weights_sha256, folding)
 
@@ -86,7 +87,7 @@ class Work(NamedTuple):
     """A job on a device of this process."""
 
     device: torch.device
-    model: ProposalGenerator | AudioEncoder
+    model: FrozenModel
     steps: Steps
     clips: ClipStore
 

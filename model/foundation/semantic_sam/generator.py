@@ -18,8 +18,8 @@ from ...weights.frozen import WeightsConfig, fixed_initialisation, load_frozen
 from ...weights.registry import find_weights
 from ..everything import point_grid
 from ..interface import Proposals
-from ..mask_candidates import mask_boxes
-from ..products import Precision, autocast, matrix_products
+from ..mask_candidates import ThresholdsConfig, mask_boxes
+from ..products import autocast, matrix_products
 from .decoder import Prompts
 from .frame_size import nearest, with_short_edge
 from .masks import Candidates, confident_masks, distinct_masks
@@ -30,27 +30,17 @@ UNLIMITED = 1 << 30
 FRAME_SIZES = 16  # sizes whose encoded prompts are cached, about 14 MB each
 
 
-class SemanticSamConfig(WeightsConfig):
+class SemanticSamConfig(ThresholdsConfig, WeightsConfig):
     """Names and defaults of the published generator, where it has them."""
 
     levels: tuple[Annotated[int, Field(ge=1, le=6)], ...] = Field(
         default=(3,), min_length=1, description="granularities of masks, 1 to 6; as published 3 is things, 4 to 6 parts"
     )
-    points_per_side: int = Field(default=32, ge=1, description="prompts with a grid of points_per_side ** 2 points")
     group_size: int = Field(
         default=200, ge=1, description="points per batch, which attend to each other: it changes the masks"
     )
-    pred_iou_thresh: float = Field(
-        default=0.88, description="keeps masks with a predicted IoU above it; 0 or less: all"
-    )
     stability_score_thresh: float = Field(
         default=0.92, description="keeps masks with at least this stability; 0 or less: all"
-    )
-    stability_score_offset: float = Field(
-        default=1.0, ge=0, description="shift of the mask threshold that stability is measured with, in logits"
-    )
-    box_nms_thresh: float = Field(
-        default=0.7, ge=0, le=1, description="drops boxes whose IoU with a better one exceeds it"
     )
     min_mask_region_area: int = Field(
         default=10, ge=0, description="fills smaller holes and drops smaller islands, in pixels; 0: off"
@@ -58,7 +48,6 @@ class SemanticSamConfig(WeightsConfig):
     short_edge: int | None = Field(
         default=None, ge=1, description="resizes frames to it, in pixels; 640 as the released loader; none: no resizing"
     )
-    precision: Precision = Field(default="fp32", description="of the arithmetic: fp32 is exact, the others are faster")
 
 
 class SemanticSamGenerator:

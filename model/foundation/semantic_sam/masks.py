@@ -4,13 +4,14 @@ Letters: K queries or masks, h w mask logits of the padded frame, H W the frame.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..mask_candidates import (
+    ThresholdsConfig,
     above,
     clean_and_suppress,
     mask_boxes,
@@ -22,21 +23,6 @@ from ..mask_candidates import (
 
 UPSCALING = 4  # from mask logits to pixels
 PIXELS_AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 28}  # of rendered masks: as fits a CPU's cache, and keeps a GPU busy
-
-
-class Thresholds(Protocol):
-    """The part of a generator's config that decides which masks are kept."""
-
-    @property
-    def pred_iou_thresh(self) -> float: ...
-    @property
-    def stability_score_thresh(self) -> float: ...
-    @property
-    def stability_score_offset(self) -> float: ...
-    @property
-    def box_nms_thresh(self) -> float: ...
-    @property
-    def min_mask_region_area(self) -> int: ...
 
 
 class Candidates(NamedTuple):
@@ -54,7 +40,7 @@ class Candidates(NamedTuple):
 
 
 def confident_masks(
-    ious_K: Tensor, logits_of: Callable[[Tensor], Tensor], size: tuple[int, int], thresholds: Thresholds
+    ious_K: Tensor, logits_of: Callable[[Tensor], Tensor], size: tuple[int, int], config: ThresholdsConfig
 ) -> Candidates:
     """Queries whose predicted IoU is above, and whose mask's stability is at least, the threshold; in their order.
 
@@ -62,14 +48,12 @@ def confident_masks(
     ious_K: float32, of all queries. logits_of: from int64 query indices to their logits, float32 [*, h, w]; called with
     few at a time, and only with those above the first threshold. size: H, W.
     """
-    confident = above(ious_K, thresholds.pred_iou_thresh)
+    confident = above(ious_K, config.pred_iou_thresh)
     at_once = max(1, PIXELS_AT_ONCE[ious_K.device.type] // (size[0] * size[1]))
     found = []
     for query in confident.nonzero()[:, 0].split(at_once):
         logits = enlarged(logits_of(query), size)
-        stable, stability, masks = stable_masks(
-            logits, thresholds.stability_score_offset, thresholds.stability_score_thresh
-        )
+        stable, stability, masks = stable_masks(logits, config)
         query = query[stable]
         found.append(Candidates(query, ious_K[query], stability, pack_bits(masks), mask_boxes(masks)))
     return Candidates(*(torch.cat(columns) for columns in zip(*found, strict=True)))
@@ -84,15 +68,15 @@ def enlarged(logits_Khw: Tensor, size: tuple[int, int]) -> Tensor:
     return enlarged_Khw[:, 0, : size[0], : size[1]]
 
 
-def distinct_masks(found: Candidates, size: tuple[int, int], thresholds: Thresholds) -> tuple[Candidates, Tensor]:
+def distinct_masks(found: Candidates, size: tuple[int, int], config: ThresholdsConfig) -> tuple[Candidates, Tensor]:
     """Candidates that overlap no better one, cleaned of small holes and islands, and their masks, bool [K, H, W].
 
     Best predicted IoU first; but masks that the cleaning changed come after all others and yield to them, see
     `clean_and_suppress`. `bits` and `boxes` are those before the cleaning. size: H, W.
     """
-    found = found.take(non_maximum_suppression(found.boxes, found.ious, thresholds.box_nms_thresh))
+    found = found.take(non_maximum_suppression(found.boxes, found.ious, config.box_nms_thresh))
     masks = unpack_bits(found.bits, *size)
-    if thresholds.min_mask_region_area == 0:
+    if config.min_mask_region_area == 0:
         return found, masks
-    cleaned = clean_and_suppress(masks, thresholds.min_mask_region_area, thresholds.box_nms_thresh)
+    cleaned = clean_and_suppress(masks, config.min_mask_region_area, config.box_nms_thresh)
     return found.take(cleaned.kept), cleaned.masks
