@@ -8,8 +8,6 @@ Maskiges and masks as zstd 3 (18 to 110 times smaller). Always with crc32c: zstd
 import warnings
 from dataclasses import dataclass
 from math import nan
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import zarr
@@ -22,6 +20,7 @@ from zarr.storage import FsspecStore, MemoryStore
 from ...base import IGNORE_LABEL
 from ..clip import LOG_MEL_SHAPE, SAMPLE_RATE
 from .attributes import AudioAttributes, ProposalAttributes, StoreAttributes
+from .location import URL_OPTIONS, Location, UrlPath
 
 CHUNK_FRAMES = 5
 SHARD_FRAMES = 160  # default; a shard is the unit of work, of resuming and of repair
@@ -103,18 +102,16 @@ def encode_shard(spec: ArraySpec, values: np.ndarray, shard_frames: int) -> byte
     return None if encoded is None else encoded.to_bytes()
 
 
-def open_array(path: Path) -> zarr.Array:
-    """An array of a store opened by zarr-python, which also reads variable-length values."""
+def open_array(path: Location) -> zarr.Array:
+    """An array of a store, opened by zarr-python.
+
+    Behind a URL, reading a file that is not there raises `FileNotFoundError`; it is no fill value.
+    """
+    store = path
+    if isinstance(path, UrlPath):
+        store = FsspecStore.from_url(str(path), storage_options=URL_OPTIONS, read_only=True, allowed_exceptions=())
     with warnings.catch_warnings():
         # The variable-length type has no final spec yet. Ours is pinned by the schema version and by tests.
-        warnings.simplefilter("ignore", UnstableSpecificationWarning)
-        return zarr.open_array(path, mode="r")
-
-
-def open_remote_array(url: str, options: dict[str, Any]) -> zarr.Array:
-    """An array behind a URL. Reading a file that is not there raises `FileNotFoundError`; it is no fill value."""
-    store = FsspecStore.from_url(url, storage_options=options, read_only=True, allowed_exceptions=())
-    with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnstableSpecificationWarning)
         return zarr.open_array(store, mode="r", zarr_format=3)
 

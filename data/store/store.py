@@ -17,7 +17,6 @@ from .checksummed_json import digest, dump_checksummed, load_checksummed
 from .clip_table import ClipTable
 from .location import (
     REQUESTS_AT_ONCE,
-    URL_OPTIONS,
     Location,
     UrlPath,
     files_below,
@@ -29,7 +28,7 @@ from .location import (
 )
 from .metadata import CLIP_TABLE, identity, is_begun, read_metadata
 from .receipts import Receipt, invalidate_shard, read_receipt
-from .schema import BYTES, array_specs, open_array, open_remote_array, shard_key
+from .schema import BYTES, array_specs, open_array, shard_key
 from .shard_reader import read_shard
 
 AT_IMPORT = "quarantined at import"  # why clips have no data in caches, when they have none in the clip store
@@ -153,7 +152,7 @@ class Store:
     def _read_remote(self, name: str, first: int, end: int) -> np.ndarray:
         try:
             if name not in self._arrays:
-                self._arrays[name] = open_remote_array(str(self.path / name), URL_OPTIONS)
+                self._arrays[name] = open_array(self.path / name)
             return self._arrays[name][first:end]
         except (ValueError, RuntimeError, OSError):
             raise
