@@ -63,11 +63,11 @@ class Draw:
 
 
 def augment(
-    frames: np.ndarray, maskiges: np.ndarray | None, labels: np.ndarray, config: AugmentConfig, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    frames: np.ndarray, maskiges: np.ndarray, labels: np.ndarray, config: AugmentConfig, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw once and apply to one clip (published training pipeline; paper, appendix).
 
-    frames: uint8 [T, H, W, 3], RGB. maskiges: the same, or None. labels: uint8 [T, H, W].
+    frames: uint8 [T, H, W, 3], RGB. maskiges: the same. labels: uint8 [T, H, W].
     Returns new arrays of the same shapes and types. A clip scaled to less than H x W is padded to the right and
     at the bottom: images with grey 128, labels with 255. The inputs stay as they are.
     Raises ValueError for other shapes or types.
@@ -77,7 +77,7 @@ def augment(
         raise ValueError(f"frames must be [T, H, W, 3], not {list(shape)}")
     expected = [("frames", frames, shape), ("Maskiges", maskiges, shape), ("labels", labels, shape[:3])]
     for name, array, wanted in expected:
-        if array is not None and (array.dtype != np.uint8 or array.shape != wanted):
+        if array.dtype != np.uint8 or array.shape != wanted:
             raise ValueError(f"{name} must be uint8 {list(wanted)}, not {array.dtype} {list(array.shape)}")
     num_frames, height, width = labels.shape
     return apply(draw(config, num_frames, (height, width), rng), frames, maskiges, labels)
@@ -124,14 +124,13 @@ def draw_jitter(rng: np.random.Generator) -> Jitter:
 
 
 def apply(
-    drawn: Draw, frames: np.ndarray, maskiges: np.ndarray | None, labels: np.ndarray
-) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    drawn: Draw, frames: np.ndarray, maskiges: np.ndarray, labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Apply a draw to the arrays of `augment`."""
     geometry = drawn.geometry
     frames = _transform(frames, geometry, drawn.frames, nearest=False, fill=PAD_COLOUR)
-    if maskiges is not None:
-        # To the published code Maskiges are pictures: the bilinear filter blends their borders.
-        maskiges = _transform(maskiges, geometry, drawn.maskiges, nearest=False, fill=PAD_COLOUR)
+    # To the published code Maskiges are images: the bilinear filter blends their edges.
+    maskiges = _transform(maskiges, geometry, drawn.maskiges, nearest=False, fill=PAD_COLOUR)
     return frames, maskiges, _transform(labels, geometry, (), nearest=True, fill=IGNORE_LABEL)
 
 

@@ -9,8 +9,9 @@ import numpy as np
 from ...data.clip import Clip
 from ...data.store.commit import commit_shard
 from ...data.store.locks import lock_store
-from ...data.store.store import ClipStore, Store
+from ...data.store.store import Cache, ClipStore, Store
 from ..common.progress import bar
+from ..common.text import quarantine_lines
 
 READ_THREADS = 4  # decoding releases the GIL; more threads than this wait for the disk
 
@@ -26,6 +27,28 @@ class ClipRows:
     rows: dict[str, np.ndarray]
     quarantined: str | None = None
     note: str | None = None
+
+
+@dataclass(frozen=True)
+class CacheReport:
+    """What an import of masks or Maskiges left behind. missing: frames without a file. remarks: lines for the user."""
+
+    cache: Cache
+    clips: int  # that have them
+    what: str = "masks"
+    missing: int = 0
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def quarantined(self) -> dict[str, str]:
+        """Clips without masks, because they could not be imported themselves, and the reasons."""
+        return self.cache.quarantined()
+
+    def __str__(self) -> str:
+        first = f"{self.cache.path}: {self.what} of {self.clips} clips; use them with --proposals {self.cache.name}"
+        missing = [f"{self.missing} frames have no file, so no {self.what}"] if self.missing else []
+        quarantined = [f"no {self.what} of clip {line}" for line in quarantine_lines(self.quarantined)]
+        return "\n".join([first, *self.remarks, *missing, *quarantined])
 
 
 def fill_store(store: Store, clips: ClipStore, what: str, read: Callable[[Clip], ClipRows]) -> None:

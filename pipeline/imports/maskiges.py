@@ -1,6 +1,5 @@
 """Import the published Maskiges as a proposals cache of a clip store, shard by shard, resumable."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,32 +9,14 @@ from ...data.sources.maskige_tree import MaskigeTree
 from ...data.store.attributes import Provenance
 from ...data.store.location import Location
 from ...data.store.root import create_proposals
-from ...data.store.store import AT_IMPORT, Cache, ClipStore
-from .fill import ClipRows, fill_store
+from ...data.store.store import AT_IMPORT, ClipStore
+from .fill import CacheReport, ClipRows, fill_store
 
 NAME = "official-maskiges"
 VERSION = "1"  # raised when a change here or in the reader changes a Maskige
 
 
-@dataclass(frozen=True)
-class MaskigeReport:
-    """What an import of Maskiges left behind. quarantined: clips that have none since they could not be imported."""
-
-    cache: Cache
-    clips: int
-    quarantined: dict[str, str]
-
-    def __str__(self) -> str:
-        return "\n".join(
-            [
-                f"{self.cache.path}: Maskiges of {self.clips} clips; use them with --proposals {self.cache.name}",
-                "the masks behind them were not published: mask_count is 0 on every frame",
-                *(f"no Maskiges of clip {clip}: {why}" for clip, why in self.quarantined.items()),
-            ]
-        )
-
-
-def import_maskiges(root: str | Location, source: Path) -> MaskigeReport:
+def import_maskiges(root: str | Location, source: Path) -> CacheReport:
     """Write the published Maskiges of all clips of `root` into ROOT/proposals/official-maskiges-<fp>.zarr.
 
     source: the folder of the images, or of the data set around it; see `MaskigeTree`. Clips that were quarantined
@@ -56,4 +37,5 @@ def import_maskiges(root: str | Location, source: Path) -> MaskigeReport:
         return ClipRows(rows | {"maskige": tree.read(clip)})
 
     fill_store(cache, clips, "import Maskiges", read)
-    return MaskigeReport(cache, len(clips.table) - len(unusable), cache.quarantined())
+    remark = "the masks behind them were not published: mask_count is 0 on every frame"
+    return CacheReport(cache, len(clips.table) - len(unusable), "Maskiges", remarks=(remark,))

@@ -3,7 +3,6 @@
 import hashlib
 import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +13,14 @@ from ...data.sources.mask_files import MAX_FILE_BYTES, SUFFIXES, FrameMasks, rea
 from ...data.store.attributes import Provenance
 from ...data.store.location import Location
 from ...data.store.root import create_proposals
-from ...data.store.store import AT_IMPORT, Cache, ClipStore
+from ...data.store.store import AT_IMPORT, ClipStore
 from ...errors import BadInput, ComboError
 from ...files import file_sha256
 from ...model.foundation.interface import Proposals
 from ...model.foundation.mask_candidates import mask_boxes
 from ..common.progress import bar
 from ..precompute.masks import proposal_rows
-from .fill import READ_THREADS, ClipRows, fill_store
+from .fill import READ_THREADS, CacheReport, ClipRows, fill_store
 
 VERSION = "1"  # raised when a change here or in the reader changes what is stored
 SHOWN_PROBLEMS = 20
@@ -29,21 +28,7 @@ SHOWN_PROBLEMS = 20
 Files = dict[str, list[Path | None]]  # clip id -> the file of every frame, None: there is none
 
 
-@dataclass(frozen=True)
-class MasksReport:
-    """What an import of masks left behind."""
-
-    cache: Cache
-    clips: int
-    missing: int  # frames without a file
-    quarantined: dict[str, str]
-
-    def __str__(self) -> str:
-        lines = [f"{self.cache.path}: masks of {self.clips} clips; use them with --proposals {self.cache.name}"]
-        return "\n".join([*lines, *([f"{self.missing} frames have no file, so no masks"] if self.missing else [])])
-
-
-def import_masks(root: str | Location, folder: Path, name: str, *, allow_missing: bool = False) -> MasksReport:
+def import_masks(root: str | Location, folder: Path, name: str, *, allow_missing: bool = False) -> CacheReport:
     """Write the masks of FOLDER/<clip id>/<frame>.{npz,npy,json,png} into ROOT/proposals/NAME-<fp>.zarr.
 
     The cache's name follows from the contents of all files. Raises `BadInput`, before anything is written, that lists
@@ -67,7 +52,7 @@ def import_masks(root: str | Location, folder: Path, name: str, *, allow_missing
 
     fill_store(cache, clips, f"import {name}", read)
     missing = sum(path is None for paths in files.values() for path in paths)
-    return MasksReport(cache, len(wanted), missing, cache.quarantined())
+    return CacheReport(cache, len(wanted), missing=missing)
 
 
 def _find_files(folder: Path, clips: list[Clip], *, allow_missing: bool) -> Files:

@@ -94,11 +94,10 @@ def test_same_state_gives_the_same_clip_and_leaves_the_input_alone() -> None:
         np.testing.assert_array_equal(a, b)
 
 
-def test_clips_without_maskiges_look_the_same() -> None:
+def test_maskiges_change_nothing_about_frames_and_labels() -> None:
     frames, maskiges, labels = random_clip()
     with_maskiges = augment(frames, maskiges, labels, AugmentConfig(), np.random.default_rng(5))
-    without = augment(frames, None, labels, AugmentConfig(), np.random.default_rng(5))
-    assert without[1] is None
+    without = augment(frames, np.zeros_like(maskiges), labels, AugmentConfig(), np.random.default_rng(5))
     np.testing.assert_array_equal(with_maskiges[0], without[0])
     np.testing.assert_array_equal(with_maskiges[2], without[2])
 
@@ -184,7 +183,7 @@ def test_wrong_arrays_are_named() -> None:
     with pytest.raises(ValueError, match=r"frames must be \[T, H, W, 3\]"):
         augment(labels, maskiges, labels, OFF, rng)
     with pytest.raises(ValueError, match=r"frames must be uint8 .* not float32"):
-        augment(frames.astype(np.float32), None, labels, OFF, rng)
+        augment(frames.astype(np.float32), maskiges, labels, OFF, rng)
     with pytest.raises(ValueError, match="Maskiges must be uint8"):
         augment(frames, maskiges[:4], labels, OFF, rng)
     with pytest.raises(ValueError, match="labels must be uint8"):
