@@ -1,8 +1,8 @@
 """Training augmentation, exactly as the published code does it: scale, crop, colour jitter, flip, pad.
 
-Everything random is drawn first, into a `Draw`; applying a draw is a pure function of arrays. One geometry
-serves all frames, Maskiges and labels of a clip, while colours are drawn anew for every single image: the
-published code jitters each frame and each Maskige independently.
+All random numbers are drawn first, into a `Draw`; applying it is a pure function of arrays. One geometry serves
+all frames, Maskiges and labels of a clip; colours are jittered independently for each frame and each Maskige, as
+in the published code.
 """
 
 from dataclasses import dataclass

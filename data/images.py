@@ -1,4 +1,4 @@
-"""Picture files: headers without decoding, and RGB arrays."""
+"""Image files: headers without decoding, and RGB arrays."""
 
 import struct
 import zlib
@@ -16,7 +16,7 @@ _BROKEN = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error,
 
 @contextmanager
 def open_image(path: Path) -> Iterator[Image.Image]:
-    """The image, not decoded yet. Whatever goes wrong inside the block becomes a ValueError naming the file.
+    """The image, not decoded yet. An error inside the block becomes a ValueError that names the file.
 
     Only PNG and JPEG are tried: other PIL plug-ins start programs or are seldom tested against hostile files.
     """
@@ -32,13 +32,13 @@ def open_image(path: Path) -> Iterator[Image.Image]:
 
 
 def image_header(path: Path) -> tuple[str, tuple[int, int]]:
-    """PIL mode and (H, W), without decoding. ValueError names a file that is missing or not a PNG or JPEG."""
+    """PIL mode and (H, W), without decoding. Raises ValueError naming a file that is missing or no PNG or JPEG."""
     with open_image(path) as image:
         return image.mode, (image.height, image.width)
 
 
 def read_rgb(path: Path) -> np.ndarray:
-    """uint8 [H, W, 3]. As published, alpha and EXIF rotation are ignored. ValueError names a broken file."""
+    """uint8 [H, W, 3]. As published, alpha and EXIF rotation are ignored. Raises ValueError naming a broken file."""
     with open_image(path) as image:
         if image.mode not in FRAME_MODES:
             raise ValueError(f"image mode {image.mode}; frames have 8 bits per channel")

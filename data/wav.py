@@ -19,7 +19,7 @@ def read_wav(path: Path) -> np.ndarray:
     PCM of any width is read as 16-bit integers over 32768, as the published code reads it; the channel mean
     is taken before resampling. Float files, which the published code reads as silence, are read as they are,
     with a warning.
-    ValueError names a file that is unreadable, or holds NaN, infinite or unscaled values.
+    Raises ValueError that names a file that is unreadable, or holds NaN, infinite or unscaled values.
     """
     try:
         with soundfile.SoundFile(path) as sound:

@@ -1,1 +1,1 @@
-"""Readers: everything that implements `ClipSource`, and masks made elsewhere."""
+"""Clip sources, and readers of masks and Maskiges that others made."""

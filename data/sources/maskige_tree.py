@@ -61,7 +61,7 @@ def read_maskige(path: Path) -> np.ndarray:
     """uint8 [H, W, 3], RGB, in the colours of `PALETTE`.
 
     Indices from 150 on, which the palette of the file need not name, are grey, as the published readers saw them.
-    ValueError names a file that is broken, neither palette nor RGB, or has another palette than ADE20K's.
+    Raises ValueError that names a file that is broken, neither palette nor RGB, or has another palette than ADE20K's.
     """
     with open_image(path) as image:
         if image.mode not in MODES:

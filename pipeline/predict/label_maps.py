@@ -17,7 +17,7 @@ import torch
 
 from ...data.audio import fit_seconds, log_mel_examples, waveform_seconds
 from ...data.dataset import prefetch
-from ...data.sources.video.decoding import VideoFacts, read_pictures, read_span
+from ...data.sources.video.decoding import VideoFacts, read_frames, read_span
 from ...data.sources.video.sound import read_sound
 from ...data.sources.video.source import INSTANT, whole_seconds
 from ...errors import ComboError
@@ -55,7 +55,7 @@ def read_window(video: VideoFacts, number: int, size: int, *, every_frame: bool)
     else:
         seconds = min(WINDOW_SECONDS, whole_seconds(video) - begin)
         times = [begin + k + INSTANT for k in range(seconds)]
-        pictures = read_pictures(video, times, size)
+        pictures = read_frames(video, times, size)
     waveform = read_sound(video, begin, WINDOW_SECONDS)
     log_mel, heard = fit_seconds(log_mel_examples(waveform), WINDOW_SECONDS, "silence")
     of_second = np.array([min(int(time) - begin, WINDOW_SECONDS - 1) for time in times])

@@ -22,7 +22,7 @@ Kind = Literal[
     "missing",  # the import refuses these four
     "unreadable",
     "unfit",  # another size or image mode
-    "extra",  # pictures beside the frames
+    "extra",  # images beside the frames
     "value",  # the import quarantines the clip: label values or colours of no class
     "grey",  # the import takes these: a binary mask with values between 0 and 255
     "zero-one",

@@ -23,7 +23,7 @@ def read_labels(path: Path, coding: str, num_classes: int) -> np.ndarray:
     """The label map of one frame: uint8 [H, W], values below `num_classes`.
 
     coding: "binary" (sounding or not), "index" (the pixel is the class) or "colour" (PASCAL-VOC palette).
-    ValueError names the file, and the value or colour that stands for no class.
+    Raises ValueError that names the file, and the value or colour that stands for no class.
     """
     with open_image(path) as image:
         if image.mode not in LABEL_MODES[coding]:
@@ -95,7 +95,7 @@ def _class_of_colour(num_classes: int) -> np.ndarray:
 def read_class_names(path: Path) -> tuple[str, ...]:
     """Class names by label value, from label2idx.json, which counts from 1 where label maps count from 0.
 
-    BadInput if the file is missing, is no such map, or does not begin with background.
+    Raises `BadInput` if the file is missing, is no such map, or does not begin with background.
     """
     if not path.is_file():
         raise BadInput(f"{path} is missing: it names the classes; copy it from AVSBench-semantic")

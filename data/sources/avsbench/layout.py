@@ -46,7 +46,7 @@ def safe_name(value: str, file: str, what: str) -> str:
 
 
 def read_clips(path: Path, subset: Subset) -> tuple[Clip, ...]:
-    """The clips in the order of the list at `path`. BadInput lists every row that is wrong."""
+    """The clips in the order of the list at `path`. Raises `BadInput` that lists every row that is wrong."""
     clips: dict[str, Clip] = {}
     lines: dict[str, int] = {}
     problems = []
@@ -98,7 +98,7 @@ def _rows(path: Path, subset: Subset) -> list[tuple[int, dict[str, str]]]:
 
 
 def _make_clip(id_: str, subset: str, split: str, objects: tuple[str, ...], source: str) -> Clip:
-    """A clip of the known length of its subset. ValueError if the split or the subset is unknown."""
+    """A clip of the known length of its subset. Raises ValueError if the split or the subset is unknown."""
     if split not in SPLITS:
         raise ValueError(f"clip {id_!r}: split {split!r} is none of {', '.join(SPLITS)}")
     seconds = {"s4": 5, "ms3": 5, "v1s": 5, "v1m": 5, "v2": 10}.get(subset)
@@ -215,7 +215,7 @@ SUBSETS = {
 
 
 def locate(source_dir: Path, subset: Subset) -> Path:
-    """The subset's folder: `source_dir` itself, or below it. BadInput says which lists were looked for."""
+    """The subset's folder: `source_dir` itself, or below it. Raises `BadInput` naming the lists it looked for."""
     folders = [source_dir.joinpath(*subset.folder[k:]) for k in range(len(subset.folder) + 1)]
     for folder in folders:
         if (folder / subset.list_name).is_file():

@@ -29,7 +29,7 @@ def shared_sources(clips: Iterable[Clip]) -> dict[tuple[str, str], list[str]]:
 
 
 def source_aware(clips: Sequence[Clip]) -> tuple[Clip, ...]:
-    """The clips without those that leak: a video belongs to test, else to val, else to train, whoever has a clip of it.
+    """The clips without those that leak between splits. A video with clips in several belongs to test, else to val.
 
     The test split stays whole, so scores on it can be compared, clip by clip, with those of official training. No
     clip changes its split, its labels or its crop; the order stays.

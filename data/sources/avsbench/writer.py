@@ -37,8 +37,8 @@ def write_avsbench(source: ClipSource, folder: Path, subset: str) -> None:
     a little. Label maps exist for annotated frames only. Sound becomes 16-bit stereo at 16 kHz. Clips of v1s
     and v2 are listed under `<id>_0_<milliseconds>` unless their id already has that form.
 
-    The clip list is written last, so that an interrupted tree has none. BadInput lists every clip that does
-    not fit, before anything is written, or says that the list is there already.
+    The clip list is written last, so that an interrupted tree has none. Raises `BadInput`, before anything is written,
+    that lists every clip that does not fit, or says that the list is there already.
     """
     if subset not in SUBSETS:
         raise BadInput(f"unknown AVSBench subset {subset!r}; there are {', '.join(SUBSETS)}")

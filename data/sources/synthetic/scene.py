@@ -1,10 +1,10 @@
-"""Pictures of the synthetic set: textured objects that move in front of a textured background.
+"""Images of the synthetic set: textured objects that move in front of a textured background.
 
 Each kind of object has a silhouette, a pattern and a colour family of its own, so that a network can tell the
-kinds apart; size, hue, tilt, side, depth order, place and motion are drawn anew for every scene. Nothing in
+kinds apart; size, hue, tilt, side, depth order, place and motion are sampled for every scene. Nothing in
 this file knows which object sounds.
 
-Letters: T instants, N objects, H = W = size pixels. Lengths in a scene are fractions of the picture's side;
+Letters: T instants, N objects, H = W = size pixels. Lengths in a scene are fractions of the image's side;
 local coordinates (u, v) put an object's silhouette inside the unit circle, u to the right and v down.
 """
 
@@ -158,7 +158,7 @@ class Scene:
 
 
 def draw_scene(rng: np.random.Generator, kinds: tuple[int, ...], seconds: float) -> Scene:
-    """Draw everything that is seen in a scene with objects of these kinds (back to front), `seconds` long."""
+    """Sample everything that is seen in a scene with objects of these kinds (back to front), `seconds` long."""
     n = len(kinds)
     radius = rng.uniform(0.14, 0.24, n)
     swing = rng.uniform(0.02, 0.07, (n, 2))

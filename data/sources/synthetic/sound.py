@@ -2,7 +2,7 @@
 
 Each timbre has its main energy in its own part of the mel scale and its own rhythm, so that a log-mel
 spectrogram averaged over one second tells the kinds apart, alone and in pairs. Pitch, tempo and level are
-drawn per clip. All waveforms are float64 at 16 kHz.
+sampled per clip. All waveforms are float64 at 16 kHz.
 """
 
 from collections.abc import Callable

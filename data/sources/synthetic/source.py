@@ -1,8 +1,8 @@
 """The synthetic audio-visual set: exact truth, any number of clips, no files, and it needs ears.
 
 Every clip shows two to four objects of different kinds at all times, and only some of them sound. Which of
-them sound is drawn apart from everything that can be seen (kind, size, place, depth order, motion): a network
-that ignores the sound can do no better than guess.
+them sound is sampled independently of all that is visible (kind, size, place, depth order, motion): a network
+that ignores the sound can only guess.
 
 A clip is a pure function of (flavour, seed, index, size): it can be read alone, in any order, in any process.
 
@@ -49,7 +49,7 @@ S4_CATEGORIES = {  # AVSBench's folder names
 
 @dataclass(frozen=True)
 class SceneTruth:
-    """What is to be seen and heard in a clip, including the objects that do not sound.
+    """What is visible and audible in a clip, including the objects that do not sound.
 
     segments: uint8 [T, H, W]: the kind (1..K) of the object visible at each pixel, 0 for background. With
     proposals as good as these, only the choice of the sounding ones is left.
@@ -98,7 +98,7 @@ class SyntheticSource:
         self._index = {clip.id: index for index, clip in enumerate(self.clips)}
 
     def read(self, clip: Clip) -> ClipArrays:
-        """The arrays of one of `self.clips`, told by its id; `ClipError` for any other."""
+        """The arrays of one of `self.clips`, found by its id. Raises `ClipError` for any other."""
         if clip.id not in self._index:
             raise ClipError(f"{self.name} with {len(self.clips)} clips has no clip {clip.id!r}")
         index = self._index[clip.id]
@@ -111,7 +111,7 @@ class SyntheticSource:
         return ClipArrays(frames, labels, waveform)
 
     def scene(self, index: int) -> SceneTruth:
-        """The whole truth about clip `index`, including frames that `read` gives no labels for."""
+        """The ground truth of clip `index`, also for frames that `read` leaves unlabelled."""
         return self._look(index)[0]
 
     def _describe(self, index: int) -> Clip:
@@ -195,7 +195,7 @@ def render_video(seed: int, seconds: int, fps: float = 25, size: int = 224) -> S
 
 
 def _streams(seed: int, index: int, flavour: str) -> list[np.random.Generator]:
-    """Independent random streams for the cast, the pictures and the sound of one clip."""
+    """Independent random generators for the choice of objects, the images and the sound of one clip."""
     children = np.random.SeedSequence([seed, index, STREAMS[flavour]]).spawn(3)
     return [np.random.default_rng(child) for child in children]
 
@@ -203,7 +203,7 @@ def _streams(seed: int, index: int, flavour: str) -> list[np.random.Generator]:
 def _cast(rng: np.random.Generator, seconds: int, *, changing: bool) -> tuple[tuple[int, ...], np.ndarray]:
     """Which kinds are visible, back to front, and which of them sound: bool [seconds, N].
 
-    Both are drawn without looking at each other, so every kind and every depth sounds equally often among N.
+    Both are sampled independently of each other, so every kind and every depth sounds equally often among N.
     """
     count = int(rng.integers(2, MAX_OBJECTS + 1))
     kinds = tuple(int(k) + 1 for k in rng.permutation(len(KINDS))[:count])

@@ -71,7 +71,7 @@ def inspect(path: Path) -> VideoFacts:
     Raises ValueError that names a file that is no video or has no frames.
     """
     with open_video(path) as container:
-        stream = picture_stream(container)
+        stream = video_stream(container)
         # AVI stamps frames in the order of decoding: those that refer to later ones come out misplaced.
         counted = container.format.name == "avi" and stream.codec_context.has_b_frames
         frame_rate = stream.average_rate if counted else None
@@ -91,8 +91,8 @@ def inspect(path: Path) -> VideoFacts:
     return VideoFacts(path, first.time, end - first.time, has_sound, frame_rate, size, pixel_aspect)
 
 
-def picture_stream(container: InputContainer) -> VideoStream:
-    """The video stream that players show, ready to be decoded. ValueError if there is none."""
+def video_stream(container: InputContainer) -> VideoStream:
+    """The video stream that players show, ready to be decoded. Raises ValueError if there is none."""
     stream = container.streams.best("video")
     if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:  # cover art of music
         raise ValueError("it has no video stream")
@@ -109,7 +109,7 @@ def sound_stream(container: InputContainer) -> AudioStream | None:
 
 
 def tick_of(timed: Stream | Frame | Packet) -> Fraction:
-    """Seconds per unit of its time stamps. ValueError if it has none."""
+    """Seconds per unit of its time stamps. Raises ValueError if it has none."""
     if timed.time_base is None:
         raise ValueError("its time stamps have no unit")
     return timed.time_base
@@ -128,7 +128,7 @@ def _last_packet_end(path: Path) -> Fraction:
     """Seconds: where the last frame ends, or where the file should end if packets are missing."""
     ends = {"video": Fraction(0), "audio": Fraction(0)}
     with open_video(path) as container:
-        streams = [s for s in (picture_stream(container), sound_stream(container)) if s is not None]
+        streams = [s for s in (video_stream(container), sound_stream(container)) if s is not None]
         declared = Fraction((container.start_time or 0) + (container.duration or 0), av.time_base)
         for packet in container.demux(streams):
             if packet.pts is not None:
@@ -137,7 +137,7 @@ def _last_packet_end(path: Path) -> Fraction:
     return declared if max(ends.values()) + 2 * END_SLACK < declared else ends["video"]
 
 
-def read_pictures(video: VideoFacts, times: list[Fraction], size: int) -> list[np.ndarray]:
+def read_frames(video: VideoFacts, times: list[Fraction], size: int) -> list[np.ndarray]:
     """The frame shown at each of `times`, seconds from the first frame, ascending: uint8 [size, size, 3].
 
     A frame is shown from its own time stamp to the next one's; the last one stays. RGB, turned upright.
@@ -178,7 +178,7 @@ def play(video: VideoFacts) -> Iterator[tuple[Fraction, VideoFrame]]:
     """
     last = Fraction(-1)
     with open_video(video.path) as container:
-        for stamp, _, frame in _frames(container, picture_stream(container), None, video.frame_rate, keep_going=True):
+        for stamp, _, frame in _frames(container, video_stream(container), None, video.frame_rate, keep_going=True):
             time = stamp - video.start
             if time > last:
                 yield time, frame
@@ -190,7 +190,7 @@ def readable_seconds(video: VideoFacts) -> Fraction:
     reached = Fraction(0)
     for back in (*SEEK_BACK, None):
         with open_video(video.path) as container:
-            stream = picture_stream(container)
+            stream = video_stream(container)
             if back is not None:
                 if back >= video.duration or video.frame_rate is not None:
                     continue
@@ -221,7 +221,7 @@ def _from(video: VideoFacts, begin: Fraction) -> Iterator[Iterator[TimedFrame]]:
     for back in [*(b for b in SEEK_BACK if b < begin and video.frame_rate is None), None]:
         with open_video(video.path) as container:
             target = None if back is None else video.start + begin - back
-            frames = _frames(container, picture_stream(container), target, video.frame_rate)
+            frames = _frames(container, video_stream(container), target, video.frame_rate)
             first = next(frames, None)
             if first is None and back in (SEEK_BACK[-1], None):
                 raise ValueError(f"it breaks off before second {float(begin):.0f}")

@@ -24,7 +24,7 @@ def read_sound(video: VideoFacts, start: int, seconds: int) -> np.ndarray:
 
     The channel mean is resampled. Sound that begins later than the pictures is preceded by zeros. Empty if
     there is none. Where a container stamps whole milliseconds, the sound is off by up to one.
-    ValueError names a file whose sound cannot be decoded.
+    Raises ValueError that names a file whose sound cannot be decoded.
     """
     if not video.has_sound:
         return np.zeros(0)

@@ -12,7 +12,7 @@ import numpy as np
 from ....base import IGNORE_LABEL
 from ....errors import BadInput, ClipError
 from ...clip import CLIP_LENGTHS, FRAME_OFFSET, Clip, ClipArrays, ShortAudio
-from .decoding import VideoFacts, inspect, read_pictures
+from .decoding import VideoFacts, inspect, read_frames
 from .sound import read_sound
 
 READER_VERSION = 2  # raised when a change of this reader changes an array
@@ -71,7 +71,7 @@ class VideoSource:
         video, begin = self.videos[clip.source], self._begins[clip.id]
         times = [begin + k + INSTANT for k in range(sum(clip.frame_valid))]
         try:
-            frames = read_pictures(video, times, self.size[0])
+            frames = read_frames(video, times, self.size[0])
             waveform = read_sound(video, begin, clip.num_frames)
         except ValueError as error:
             raise ClipError(f"clip {clip.id!r}: {error}") from error
@@ -83,7 +83,7 @@ class VideoSource:
 def inspect_videos(paths: Iterable[Path]) -> dict[str, VideoFacts]:
     """Facts by a plain name, made of the file's own, that is unique also where file names ignore case.
 
-    BadInput lists every file that is missing, no video, or without pictures. Only first pictures are decoded.
+    Raises `BadInput` that lists every file that is missing, no video, or without frames. Decodes first frames only.
     """
     videos: dict[str, VideoFacts] = {}
     paths = [Path(path) for path in paths]

@@ -29,7 +29,7 @@ def write_video(
     frames: uint8 [H, W, 3], RGB, all of one size, taken one at a time. An odd side is made even, as the pixel
     format demands, by repeating its last row or column.
     audio: float32 [samples], mono, -1..1 (clipped), or None.
-    The file appears at `path` only when it is complete. ValueError if there are no frames, or one is unfit.
+    The file appears at `path` only when it is complete. Raises ValueError if there are no frames, or one is unfit.
     """
     path = Path(path)
     following = iter(frames)

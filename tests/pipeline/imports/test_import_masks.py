@@ -174,6 +174,13 @@ class TestHostileFiles:
             archive.writestr("masks.npy", b"\0" * (200 << 20))
         self.refused(tmp_path / "a.npz", "larger than")
 
+    def test_broken_compression(self, tmp_path):
+        np.savez_compressed(tmp_path / "a.npz", masks=np.random.default_rng(0).random((3, 64, 64)) > 0.5)
+        data = bytearray((tmp_path / "a.npz").read_bytes())
+        data[100:400] = bytes(300)
+        (tmp_path / "a.npz").write_bytes(data)
+        self.refused(tmp_path / "a.npz", "a.npz")
+
     def test_other_sizes(self, tmp_path: Path) -> None:
         np.save(tmp_path / "a.npy", np.zeros((2, 32, 64), bool))
         self.refused(tmp_path / "a.npy", "must be bool or integer")
