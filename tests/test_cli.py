@@ -176,23 +176,23 @@ class TestExitCodes:
         assert len(ClipStore(root).quarantined()) == 1
 
     def test_interrupted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-        from combo_avs.pipeline.imports import clips as import_clips
+        from combo_avs.pipeline.imports import fill
 
         def stop(*_: object) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(import_clips, "_import_shard", stop)
+        monkeypatch.setattr(fill, "_fill_shard", stop)
         code = combo("import", "synthetic", tmp_path, "--flavour", "s4", "--clips", "3", *SMALL)
         assert code == INTERRUPTED
         assert "same command again" in capsys.readouterr().err
 
     def test_disk_full(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-        from combo_avs.pipeline.imports import clips as import_clips
+        from combo_avs.pipeline.imports import fill
 
         def full(*_: object) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(import_clips, "_import_shard", full)
+        monkeypatch.setattr(fill, "_fill_shard", full)
         assert combo("import", "synthetic", tmp_path, "--flavour", "s4", "--clips", "3", *SMALL) == FAILED
         assert "No space left" in capsys.readouterr().err
 
