@@ -76,7 +76,7 @@ def check(tables: dict[Flavour, Table]) -> None:
 def page(tables: dict[Flavour, Table]) -> str:
     """docs/learning.md: the same for everybody who runs the same code on the same kind of machine."""
     frames = f"{SIZE} x {SIZE} pixels"
-    begun = {flavour: table for flavour, table in tables.items() if table.row(RECIPE).M_J}
+    begun: dict[Flavour, Table] = {flavour: table for flavour, table in tables.items() if table.row(RECIPE).M_J}
     sections = [section for flavour, table in begun.items() for section in _flavour(flavour, table)]
     return "\n\n".join(
         [

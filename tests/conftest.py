@@ -9,9 +9,12 @@ from typing import Any, NamedTuple
 
 import pytest
 from golden import ROOT, whole_set
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of child processes: tests share the cores
 SAMPLES = Path(os.environ.get("COMBO_SAMPLES", ROOT.parent / "shared" / "samples"))
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")  # no test depends on time
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
