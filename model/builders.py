@@ -32,14 +32,10 @@ class FrozenModel(Protocol):
     def version(self) -> str: ...
 
     @property
-    def parameters(self) -> Mapping[str, Any]:
-        """JSON values."""
-        ...
+    def parameters(self) -> Mapping[str, Any]: ...  # JSON values
 
     @property
-    def weights_sha256(self) -> str | None:
-        """None if there are no weights."""
-        ...
+    def weights_sha256(self) -> str | None: ...  # None if there are no weights
 
 
 class Entry(NamedTuple, Generic[Model]):

@@ -12,9 +12,7 @@ class AudioEncoder(FrozenModel, Protocol):
     """A frozen model that computes one feature vector per second of sound."""
 
     @property
-    def dim(self) -> int:
-        """Features per second, D."""
-        ...
+    def dim(self) -> int: ...  # Features per second, D
 
     def __call__(self, log_mel: Tensor, waveform: Tensor, /) -> Tensor:
         """Encode L seconds; an encoder may use either input.

@@ -63,9 +63,7 @@ class ProposalGenerator(FrozenModel, Protocol):
 
 class Predicted(Protocol):
     @property
-    def predicted_iou_GK(self) -> Tensor:
-        """float32 [G, K], on the network's device."""
-        ...
+    def predicted_iou_GK(self) -> Tensor: ...  # float32 [G, K], on the network's device
 
 
 class ClickNetwork(Protocol):
