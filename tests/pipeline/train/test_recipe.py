@@ -25,6 +25,7 @@ COMMON: Tree = {
     "model.queries": "add",
     "model.num_queries": 100,
     "model.width": 256,
+    "model.mask_dim": None,  # MASK_DIM is 256, as the width
     "model.audio_dim": 128,
     "model.audio_hidden": 4096,
     "model.heads": 8,
