@@ -79,7 +79,6 @@ def test_no_function_takes_many_parameters() -> None:
     assert many == {}
 
 
-@pytest.mark.xfail(reason="switched on with the last of them")
 def test_booleans_are_passed_by_name() -> None:
     found = [
         f"{name}({parameter.arg})"
