@@ -16,7 +16,7 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	@# $(BIN)/pyright --project pyproject.toml
+	$(BIN)/pyright --project pyproject.toml
 	$(PYTEST) -m "not slow and not gpu" $(PARALLEL)
 
 # One at a time: these tests measure memory, start processes of their own, or use the GPU.
