@@ -98,25 +98,17 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 
 def _explain(error: Any) -> str:
     path = [str(p) for p in error["loc"]]
-    message = error["msg"]
-    if error["type"] == "extra_forbidden":
-        known = f"{'.'.join(path[:-1]) or 'the config'} has {_known_keys(path[:-1])}"
-        return f"{'.'.join(path)}: no such key; {known}{_meant(path)}"
-    return f"{'.'.join(path) or 'the config'} = {error['input']!r}: {message}"
-
-
-def _known_keys(path: list[str]) -> str:
+    name = ".".join(path) or "the config"
+    if error["type"] != "extra_forbidden":
+        return f"{name} = {error['input']!r}: {error['msg']}"
     section: Any = Config
-    for key in path:
+    for key in path[:-1]:
         section = section.model_fields[key].annotation
-    return ", ".join(section.model_fields)
-
-
-def _meant(path: list[str]) -> str:
-    """What may have been meant: a key that is right but for its section, or one that is spelt nearly so."""
+    known = f"{'.'.join(path[:-1]) or 'the config'} has {', '.join(section.model_fields)}"
     names = list(_names(Config))
-    elsewhere = [name for name in names if name.endswith(f".{path[-1]}")]
-    return f"; did you mean {elsewhere[0]}?" if elsewhere else did_you_mean(".".join(path), names)
+    elsewhere = [n for n in names if n.endswith(f".{path[-1]}")]  # right but for its section
+    meant = f"; did you mean {elsewhere[0]}?" if elsewhere else did_you_mean(name, names)
+    return f"{name}: no such key; {known}{meant}"
 
 
 def _names(section: type[Section], prefix: str = "") -> Iterator[str]:
