@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/learning.py --out study
 
 Makes the synthetic sets and their caches, trains and scores every variant with every seed (`combo compare`), and
-writes the page. Stop it at any time: it goes on when it is run again, and `--table` writes the page from what is
+writes the page. Stop it at any time: it resumes when it is run again, and `--table` writes the page from what is
 there. Fails when the model does not clearly need the right sound.
 """
 
@@ -91,7 +91,7 @@ OMP_NUM_THREADS=1 python benchmarks/learning.py --out study
 ```
 
 {_work(tables)}
-It can be stopped and goes on when it is run again; `--table` writes the page from what is there. For each flavour it
+It can be stopped and resumes when it is run again; `--table` writes the page from what is there. For each flavour it
 makes the clips and caches, and then does what this command does:
 
 ```sh

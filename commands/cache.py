@@ -24,9 +24,7 @@ def cache_info(root: Root, as_json: AsJson = False) -> None:
 @app.command("verify")
 def cache_verify(
     root: Root,
-    repair: Annotated[
-        bool, typer.Option("--repair", help="First repair what can be repaired, and recompute damaged shards.")
-    ] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="First repair, and recompute damaged shards.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check every file against its checksum. Exit code 5 when anything is damaged or missing."""
@@ -71,9 +69,7 @@ def cache_export(
 
 
 @app.command("import")
-def cache_import(
-    file: Annotated[Path, typer.Argument(help="File that 'combo cache export' wrote.")], root: Root
-) -> None:
+def cache_import(file: Annotated[Path, typer.Argument(help="Written by 'combo cache export'.")], root: Root) -> None:
     """Restore the stores of an exported HDF5 file in a root, byte for byte. The same command resumes."""
     from ..pipeline.caches.transfer import import_stores
 
@@ -83,9 +79,7 @@ def cache_import(
 @app.command("import-masks")
 def cache_import_masks(
     root: Root,
-    folder: Annotated[
-        Path, typer.Argument(help="Holds <clip id>/<frame>.npz, .npy, .json (COCO run lengths) or .png.")
-    ],
+    folder: Annotated[Path, typer.Argument(help="Of <clip id>/<frame>.npz, .npy, .json (COCO run lengths) or .png.")],
     name: Annotated[str, typer.Option(help="Name of the proposals cache.")],
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Frames without a file have no masks.")
@@ -100,10 +94,7 @@ def cache_import_masks(
 
 
 @app.command("merge")
-def cache_merge(
-    root: Root,
-    sources: Annotated[list[str], typer.Argument(help="Roots that hold other shards of the same job.")],
-) -> None:
+def cache_merge(root: Root, sources: Annotated[list[str], typer.Argument(help="With shards of the same job.")]) -> None:
     """Copy the shards that a root lacks from other roots. Exit code 5 when finished shards differ."""
     from ..pipeline.caches.transfer import merge_roots
 

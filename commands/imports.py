@@ -18,9 +18,7 @@ def import_synthetic(
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same clips.")] = 0,
     size: Size = 224,
     shard_frames: ShardFrames = 160,
-    avsbench: Annotated[
-        Path | None, typer.Option(help="Also write the clips to this folder, in AVSBench layout.")
-    ] = None,
+    avsbench: Annotated[Path | None, typer.Option(help="Also write the clips here, in AVSBench layout.")] = None,
 ) -> None:
     """Generate a labelled set of moving, sounding objects, and import it."""
     from ..pipeline.imports.clips import import_clips, open_source

@@ -6,41 +6,30 @@ import typer
 
 from .options import OnlySplit, Root, Set, finish
 
-Proposals = Annotated[
-    str | None,
-    typer.Option(
-        help="Proposal generator: sam-vit-b, sam-vit-l, sam-vit-h, mobile-sam, semantic-sam-t, semantic-sam-l, "
-        "sam2.1-hiera-{tiny,small,base-plus,large}, felzenszwalb, none, or a plug-in's."
-    ),
-]
-Workers = Annotated[
-    int | None,
-    typer.Option(min=0, help="Local Dask workers; default: one per GPU, else per core. 0: this process, no Dask."),
-]
-Clips = Annotated[
-    str | None, typer.Option(help="Only the shards of these clips: ids with commas, or a file with one a line.")
-]
-Share = Annotated[str | None, typer.Option(metavar="I/N", help="The I-th of N disjoint shares, for concurrent runs.")]
-Untrained = Annotated[bool, typer.Option("--untrained", help="Random weights; the cache's name says so.")]
-Retry = Annotated[bool, typer.Option("--retry-quarantined", help="Retry clips on which the model failed.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would run, its size and its duration, and stop.")]
-Slurm = Annotated[bool, typer.Option("--slurm", help="Submit workers to SLURM, see --set precompute.slurm.KEY=VALUE.")]
+_PROPOSALS = (
+    "Proposal generator: sam-vit-b, sam-vit-l, sam-vit-h, mobile-sam, semantic-sam-t, semantic-sam-l, "
+    "sam2.1-hiera-{tiny,small,base-plus,large}, felzenszwalb, none, or a plug-in's."
+)
 
 
 def precompute(
     root: Root,
-    proposals: Proposals = None,
+    proposals: Annotated[str | None, typer.Option(help=_PROPOSALS)] = None,
     audio: Annotated[str | None, typer.Option(help="Audio encoder: vggish, logmel, ast, or a plug-in's.")] = None,
-    workers: Workers = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Local Dask workers; default: one per GPU, else per core. 0: no Dask.")
+    ] = None,
     scheduler: Annotated[str | None, typer.Option(help="Use a running Dask scheduler, e.g. tcp://node:8786.")] = None,
-    slurm: Slurm = False,
+    slurm: Annotated[bool, typer.Option("--slurm", help="Workers on SLURM; --set precompute.slurm.KEY=VALUE.")] = False,
     split: OnlySplit = None,
-    clips: Clips = None,
+    clips: Annotated[str | None, typer.Option(help="Only shards of these clips: ids with commas, or a file.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the shards of the first N clips.")] = None,
-    shard: Share = None,
-    untrained: Untrained = False,
-    retry_quarantined: Retry = False,
-    dry_run: DryRun = False,
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="The I-th of N shares, for concurrent runs.")] = None,
+    untrained: Annotated[bool, typer.Option("--untrained", help="Random weights; the cache's name says so.")] = False,
+    retry_quarantined: Annotated[
+        bool, typer.Option("--retry-quarantined", help="Retry clips that failed before.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run and how long it takes.")] = False,
     settings: Set = None,
 ) -> None:
     """Stage one: run frozen models over every frame once, into caches. Does only what is missing.
@@ -55,13 +44,9 @@ def precompute(
     if sum([workers is not None, scheduler is not None, slurm]) > 1:
         raise typer.BadParameter("--workers, --scheduler and --slurm exclude each other")
     config = load_config(None, settings or []).precompute
-    selection = Selection(
-        split,
-        clip_ids=None if clips is None else parse_clip_ids(clips),
-        limit=limit,
-        share=None if shard is None else parse_share(shard),
-        retry_quarantined=retry_quarantined,
-    )
+    ids = None if clips is None else parse_clip_ids(clips)
+    share = None if shard is None else parse_share(shard)
+    selection = Selection(split, clip_ids=ids, limit=limit, share=share, retry_quarantined=retry_quarantined)
     plans = plan_caches(root, config, proposals, audio, selection, untrained=untrained)
     for plan in plans:
         typer.echo(plan)

@@ -11,6 +11,12 @@ from ..pipeline.common.choices import Sound
 from ..pipeline.evaluate.protocols import PUBLISHED
 from .options import AsJson, Device, OptionalPreset, OptionalRoot, Preset, Root, Run, Set, Split, say
 
+_OVER = "Vary proposals, audio or a setting, e.g. fusion=none,bilateral. Repeatable."
+_PROTOCOL = (
+    "Definition of M_J and M_F, default published. Repeatable, all in one pass. Also avsbench-bsN, dataset-f, "
+    "strict-empty, hard; for AVSS avsbench-padded, dataset-confusion, ... See docs/metrics.md."
+)
+
 
 def train(
     root: OptionalRoot = None,
@@ -69,12 +75,7 @@ def compare(
     out: Annotated[Path, typer.Option(help="Folder for the runs, one per variant and seed, and the table.")],
     proposals: Annotated[str | None, typer.Option(help="Proposals cache, unless --over varies it.")] = None,
     audio: Annotated[str | None, typer.Option(help="Audio cache, unless --over varies it.")] = None,
-    over: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=A,B,...", help="Vary proposals, audio or a setting (fusion=none,bilateral). Repeatable."
-        ),
-    ] = None,
+    over: Annotated[list[str] | None, typer.Option(metavar="KEY=A,B,...", help=_OVER)] = None,
     one_by_one: Annotated[bool, typer.Option("--one-by-one", help="One value at a time, no combinations.")] = False,
     seeds: Annotated[str, typer.Option(help="Numbers, separated by commas.")] = "0,1,2",
     split: Split = "test",
@@ -90,16 +91,9 @@ def compare(
     from ..pipeline.compare.grid import compare as compare_them
     from ..pipeline.compare.variants import parse_seeds, parse_sounds, plan_variants
 
+    variants = plan_variants(over or [], proposals, audio, one_by_one=one_by_one)
     comparison = Comparison(
-        root,
-        preset,
-        plan_variants(over or [], proposals, audio, one_by_one=one_by_one),
-        parse_seeds(seeds),
-        settings or [],
-        device,
-        split,
-        parse_sounds(sounds),
-        protocol,
+        root, preset, variants, parse_seeds(seeds), settings or [], device, split, parse_sounds(sounds), protocol
     )
     found = tabulate(comparison, out) if table else compare_them(comparison, out)
     typer.echo(json.dumps(found.to_json(), indent=1) if as_json else found)
@@ -111,14 +105,7 @@ def evaluate(
     run: Run,
     split: Split = "test",
     sound: Annotated[Sound, typer.Option(help="The right sound, or a wrong one as a control.")] = "right",
-    protocol: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Definition of M_J and M_F, default published. Repeatable, all in one pass. Also "
-            "avsbench-bsN, dataset-f, strict-empty, hard; for AVSS avsbench-padded, dataset-confusion, ... "
-            "See docs/metrics.md."
-        ),
-    ] = None,
+    protocol: Annotated[list[str] | None, typer.Option(help=_PROTOCOL)] = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:

@@ -22,9 +22,7 @@ def weights_list(as_json: AsJson = False) -> None:
 
 
 @app.command("fetch")
-def weights_fetch(
-    names: Annotated[list[str], typer.Argument(help="Names that 'combo weights list' shows, or all.", metavar="NAME")],
-) -> None:
+def weights_fetch(names: Annotated[list[str], typer.Argument(help="As 'list' shows, or all.", metavar="NAME")]) -> None:
     """Download weight files. Resumes partial downloads, and keeps only files of the right size and hash."""
     from ..pipeline.weights.fetch import fetch_weights
 
@@ -52,9 +50,7 @@ def weights_convert(
     out: Annotated[Path, typer.Argument(help="File to write: .safetensors, or .pth for the published code.")],
     to: Annotated[Literal["ours", "published"], typer.Option(help="Whose key names the weights get.")] = "ours",
     vggish: Annotated[Path | None, typer.Option(help="With --to published: VGGish weights to include.")] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="Refuse weights of another backbone or number of classes than this preset's.")
-    ] = None,
+    preset: Annotated[str | None, typer.Option(help="Refuse weights that do not fit this preset.")] = None,
 ) -> None:
     """Convert a checkpoint of the published code into safetensors of this package, or back. Every key must match."""
     from ..pipeline.weights.convert import convert_weights

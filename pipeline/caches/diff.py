@@ -54,16 +54,6 @@ def _show(value: float | None) -> str:
     return "none" if value is None else f"{value:.3f}"
 
 
-@dataclass(frozen=True)
-class FrameDiff:
-    """One frame. best: by mask, so that a mean over frames weighs every mask the same."""
-
-    masks: tuple[int, int]
-    covered: tuple[float, float]
-    best: tuple[np.ndarray, np.ndarray]
-    maskige_pixels: float
-
-
 def diff_caches(root: str | Location, first: str, second: str, split: str | None = None) -> CacheDiff:
     """Compare two proposals caches of a root, frame by frame, on the clips that both have.
 
@@ -78,46 +68,45 @@ def diff_caches(root: str | Location, first: str, second: str, split: str | None
     bad = {**clips.quarantined(), **caches[0].quarantined(), **caches[1].quarantined()}
     rows = [r for r in clips.table.rows(split).tolist() if clips.span(r)[0] // clips.shard_frames in done]
     rows = [r for r in rows if clips.table[r].id not in bad]
-    frames: list[FrameDiff] = []
+    numbers: list[np.ndarray] = []
+    best: tuple[list[np.ndarray], list[np.ndarray]] = [], []
     by_clip: list[tuple[str, float | None, float]] = []
     with bar(len(rows), f"{caches[0].name} against {caches[1].name}", "clips") as progress:
         for row in rows:
-            of_clip = _diff_clip(caches, *clips.span(row))
-            pixels = float(np.mean([f.maskige_pixels for f in of_clip]))
-            by_clip.append((clips.table[row].id, _mean([b for f in of_clip for b in f.best]), pixels))
-            frames += of_clip
+            of_clip, *ious = _diff_clip(caches, *clips.span(row))
+            by_clip.append((clips.table[row].id, _mean([*ious[0], *ious[1]]), float(of_clip[:, 4].mean())))
+            numbers.append(of_clip)
+            for mine, found in zip(best, ious, strict=True):
+                mine += found
             progress.update()
-    if not frames:
+    if not numbers:
         raise BadInput(f"{caches[0].path} and {caches[1].path} have no finished clip in common")
     least_similar = sorted(by_clip, key=lambda c: (1.0 if c[1] is None else c[1], c[2], c[0]))
+    by_frame = np.concatenate(numbers)
+    masks_1, masks_2, covered_1, covered_2, pixels = by_frame.mean(0).tolist()
     return CacheDiff(
         names=(caches[0].name, caches[1].name),
-        frames=len(frames),
-        masks=_both([f.masks for f in frames]),
-        covered=_both([f.covered for f in frames]),
-        best_iou=(_mean([f.best[0] for f in frames]), _mean([f.best[1] for f in frames])),
-        maskige_pixels=float(np.mean([f.maskige_pixels for f in frames])),
+        frames=len(by_frame),
+        masks=(masks_1, masks_2),
+        covered=(covered_1, covered_2),
+        best_iou=(_mean(best[0]), _mean(best[1])),
+        maskige_pixels=pixels,
         clips=tuple(least_similar[:MAX_CLIPS]),
     )
 
 
-def _diff_clip(caches: tuple[Cache, Cache], lo: int, hi: int) -> list[FrameDiff]:
+def _diff_clip(caches: tuple[Cache, Cache], lo: int, hi: int) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
+    """For each frame: [masks of both, share covered by both, equal Maskige pixels], and the best IoU of each mask.
+
+    Returns float64 [T, 5], and for each cache T arrays [K]: a mean over frames weighs every mask the same.
+    """
     maskiges = [cache.read("maskige", lo, hi) for cache in caches]
     same = (maskiges[0] == maskiges[1]).all(-1).mean((1, 2))
-    pairs = zip(*(cache.read_masks(lo, hi) for cache in caches), strict=True)
-    return [_diff_frame(a, b, float(pixels)) for (a, b), pixels in zip(pairs, same, strict=True)]
-
-
-def _diff_frame(a: np.ndarray, b: np.ndarray, maskige_pixels: float) -> FrameDiff:
-    iou = mask_iou(torch.from_numpy(a), torch.from_numpy(b)).numpy()
-    best = iou.max(1, initial=0), iou.max(0, initial=0)  # 0 where the other has no masks
-    covered = float(a.any(0).mean()), float(b.any(0).mean())
-    return FrameDiff((len(a), len(b)), covered, best, maskige_pixels)
-
-
-def _both(pairs: list[tuple[float, float]]) -> tuple[float, float]:
-    first, second = np.mean(pairs, axis=0)
-    return float(first), float(second)
+    pairs = list(zip(*(cache.read_masks(lo, hi) for cache in caches), strict=True))
+    ious = [mask_iou(torch.from_numpy(a), torch.from_numpy(b)).numpy() for a, b in pairs]
+    counts = [(len(a), len(b), a.any(0).mean(), b.any(0).mean()) for a, b in pairs]
+    numbers = np.column_stack([np.array(counts), same])
+    return numbers, [iou.max(1, initial=0) for iou in ious], [iou.max(0, initial=0) for iou in ious]  # 0: no masks
 
 
 def _mean(parts: list[np.ndarray]) -> float | None:

@@ -55,8 +55,8 @@ def export_stores(root: str | Location, file: Path, split: str | None, caches: l
     ):
         write_header(target)
         for store in stores:
-            write_store(target.create_group(_group_name(store)), store, shards, fingerprint, progress.update)
-    return Transfer(str(file), {_group_name(store): len(shards) for store in stores})
+            write_store(target.create_group(_name(store)), store, shards, fingerprint, progress.update)
+    return Transfer(str(file), {_name(store): len(shards) for store in stores})
 
 
 def import_stores(file: Path, root: str | Location) -> Transfer:
@@ -95,15 +95,16 @@ def merge_roots(root: str | Location, sources: Sequence[str | Location]) -> Tran
         _require_same_clips(root, stores[0])
     for stores in offered:
         for source in stores:
-            target = root / _relative(source)
+            name = f"{_name(source)}.zarr"
+            target = root / name
             create_store(target, source.attributes, source.table if isinstance(source, ClipStore) else None)
             store = Store(target)
-            with lock_store(target), bar(source.num_shards, f"merge {_relative(source)}", "shards") as progress:
+            with lock_store(target), bar(source.num_shards, f"merge {name}", "shards") as progress:
                 for shard, receipt in source.receipts().items():
                     there = store.finished(shard)
                     if there is None:
                         copy_shard(source, store, receipt)
-                        counts[_relative(source)] = counts.get(_relative(source), 0) + 1
+                        counts[name] = counts.get(name, 0) + 1
                     elif there.to_json() != receipt.to_json():
                         conflicts.append(f"{source.path}: shard {shard} differs from that of {target}")
                     progress.update()
@@ -127,10 +128,6 @@ def _chosen(clips: ClipStore, names: list[str] | None) -> list[Cache]:
     return found
 
 
-def _relative(store: Store) -> str:
-    """The path of a store relative to its root."""
-    return "clips.zarr" if store.kind == "clips" else f"{store.kind}/{store.path.name}"
-
-
-def _group_name(store: Store) -> str:
-    return _relative(store).removesuffix(".zarr")
+def _name(store: Store) -> str:
+    """Its path below the root, without .zarr."""
+    return "clips" if store.kind == "clips" else f"{store.kind}/{store.path.stem}"

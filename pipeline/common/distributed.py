@@ -136,6 +136,6 @@ def joined() -> Iterator[Ranks]:
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo" in str(error):
             reason = str(error).splitlines()[0]
-            raise ComboError(f"another process of this run has stopped ({reason}); go on with --resume auto") from error
+            raise ComboError(f"another process of this run stopped ({reason}); resume with --resume auto") from error
         raise
     dist.destroy_process_group()

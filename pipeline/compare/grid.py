@@ -72,7 +72,7 @@ class Cell:
 def compare(comparison: Comparison, out: Path) -> Table:
     """Train and score what is missing of every variant with every seed, and write the table to `out`.
 
-    A run that breaks is listed in the table, and the others go on. If nothing was missing, a table with more scores
+    A run that breaks is listed in the table, and the others continue. If nothing was missing, a table with more scores
     is not replaced.
     Raises `BadInput`, before the first run starts, that lists everything that does not fit, and `Interrupted` when
     stopped: the same call resumes.
@@ -161,7 +161,7 @@ def run_cells(comparison: Comparison, cells: list[Cell]) -> dict[str, str]:
             try:
                 run_cell(comparison, cell)
             except Interrupted as stop:
-                again = "what is finished is kept, run the same command again to go on"
+                again = "what is finished is kept, run the same command again to continue"
                 raise Interrupted(f"{cell.name}: stopped; {again}") from stop
             except BadInput:
                 raise

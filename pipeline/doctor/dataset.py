@@ -40,11 +40,9 @@ def subsets_in(path: Path) -> list[str]:
     """Names of the subsets whose lists are in a folder, or below it where AVSBench puts them."""
     found = []
     for name, subset in SUBSETS.items():
-        try:
+        with suppress(BadInput):
             locate(path, subset)
-        except BadInput:
-            continue
-        found.append(name)
+            found.append(name)
     return found
 
 
@@ -123,8 +121,7 @@ def _name_findings(list_path: Path, clips: Sequence[Clip], classes: Sequence[str
         yield Finding("D314", str(list_path), f"{len(dashed)}", tuple(dashed))
     if classes is None:
         return
-    odd = [f"{c.id}: {name!r}" for c in clips for name in c.objects if name not in classes]
-    if odd:
+    if odd := [f"{c.id}: {name!r}" for c in clips for name in c.objects if name not in classes]:
         yield Finding("D313", str(list_path), f"{len(odd)}", tuple(odd))
     named = {name for c in clips if c.split == "test" for name in c.objects}
     if unseen := [name for name in classes[1:] if name not in named]:
@@ -136,13 +133,8 @@ def _stray_findings(folder: Path, subset: Subset, clips: Sequence[Clip]) -> Iter
     expected: dict[str, set[str]] = defaultdict(set)
     for clip in clips:
         files = subset.files(folder, clip)
-        if clip.subset in ("s4", "ms3"):
-            labels = files.labels[0]
-            assert labels is not None, clip.id
-            homes = (files.frames[0].parent, labels.parent, files.sound)
-        else:
-            homes = (files.sound.parent,)
-        for home in homes:
+        apart = [files.frames[0].parent, *(label.parent for label in files.labels[:1] if label), files.sound]
+        for home in [files.sound.parent] if clip.subset == "avss" else apart:
             expected[str(home.parent)].add(home.name)
     hidden, strays = [], []
     for parent, folders, files_here in os.walk(folder):

@@ -34,15 +34,11 @@ RULES: dict[str, Rule] = {
     "D207": Rule("error", "files cannot be memory-mapped", "use another file system for caches"),
     "D208": Rule(
         "note",
-        "neither AVSBench, a cache root, a run nor weights: tested as a place for a cache root",
-        "nothing, if that was intended; otherwise name the right folder",
+        "no data set, root, run or weights: tested as a place for caches",
+        "if unintended, name the right folder",
     ),
     "D301": Rule("error", "the clip list cannot be used", "use the official list, or fix what is named"),
-    "D302": Rule(
-        "warning",
-        "the clips are not the official ones",
-        "complete the download, or report it: scores are not comparable",
-    ),
+    "D302": Rule("warning", "the clips are not the official ones", "complete the download: scores are not comparable"),
     "D303": Rule("error", "files are missing", "extract the archives again; the import refuses the set until then"),
     "D304": Rule("error", "files cannot be read", "extract them again; the import refuses them or leaves the clip out"),
     "D305": Rule("error", "pictures that differ from the others in size or mode", "use the official files"),
@@ -75,9 +71,7 @@ RULES: dict[str, Rule] = {
     "D503": Rule("error", "the best weights are damaged", "remove RUN/best; the newest checkpoint is used then"),
     "D504": Rule("warning", "the run has no weights yet", "train it: 'combo train ... --resume auto'"),
     "D505": Rule("warning", "the clips or caches of the run are gone or have changed", "restore what is named"),
-    "D506": Rule(
-        "warning", "the loss was not finite at some step", "lower train.lr, or 'combo replay RUN/broken/step-N'"
-    ),
+    "D506": Rule("warning", "the loss was not finite at a step", "lower train.lr, or 'combo replay RUN/broken/step-N'"),
 }
 
 

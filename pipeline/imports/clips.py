@@ -63,7 +63,7 @@ def import_clips(
     """Write every clip of `source` that is not yet in `root`.
 
     avsbench: a folder to write the clips to in the layout of AVSBench first, see `write_avsbench`.
-    A clip that cannot be read is quarantined with its reason and the others go on.
+    A clip that cannot be read is quarantined with its reason and the others are imported.
     Raises `BadInput` before any work when `root` holds other clips.
     """
     if avsbench is not None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 WINDOW = 1000  # tasks known to the scheduler at once: its memory does not grow with the number of shards
 SECONDS_BETWEEN_CHECKS = 2.0  # of who has joined
-SCHEDULER_LOST = "the Dask scheduler went away; run the same command again to go on"
+SCHEDULER_LOST = "the Dask scheduler went away; run the same command again to continue"
 DEADLY = "kills the workers that run it; their output says why (out of memory, a crash in native code)"
 
 
@@ -51,7 +51,7 @@ def run_here(tasks: Sequence[Task]) -> Iterator[Outcome]:
         try:
             yield Outcome(task, run_shard(task.job, task.shard, again=task.again), None)
         except torch.AcceleratorError as error:  # it cannot be used again by this process
-            raise ComboError(f"the device failed ({error}); run the same command again to go on") from error
+            raise ComboError(f"the device failed ({error}); run the same command again to continue") from error
         except Exception as error:
             yield Outcome(task, None, error)
 

@@ -196,7 +196,7 @@ def _require_room(outcome: Outcome) -> None:
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         raise ComboError(
             f"{outcome.task.job.cache} takes no more data ({error.strerror}); shards that are done stay. Make room "
-            "or make it writable, and run the same command again to go on"
+            "or make it writable, and run the same command again to continue"
         ) from error
 
 

@@ -62,7 +62,7 @@ class Record:
     def halve_batch(self, frames: int) -> None:
         """`frames` of them did not fit."""
         self.batch_frames = frames // 2
-        self.notes.append(f"out of memory with {frames} frames per call, went on with {self.batch_frames}")
+        self.notes.append(f"out of memory with {frames} frames per call, continued with {self.batch_frames}")
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 

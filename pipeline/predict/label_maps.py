@@ -129,8 +129,7 @@ def segment_video(segmenter: Segmenter, maps: LabelMaps, advance: Callable[[], A
             return str(error)
 
     problems: dict[str, str] = {}
-    ahead = prefetch(read, range(len(todo)), depth=1)
-    with closing(ahead):
+    with closing(prefetch(read, range(len(todo)), depth=1)) as ahead:
         for number, window in zip(todo, ahead, strict=True):
             begin = number * WINDOW_SECONDS
             where = f"{begin} to {begin + WINDOW_SECONDS} s"

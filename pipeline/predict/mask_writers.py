@@ -7,7 +7,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -26,17 +26,16 @@ MAX_SHARD_FRAMES = 160
 CHUNK_BYTES = 4 << 20
 
 
-@contextmanager
-def mask_writer(kind: MaskFormat, folder: Path, classes: tuple[str, ...], size: tuple[int, int]) -> Iterator[Add]:
+def mask_writer(
+    kind: MaskFormat, folder: Path, classes: tuple[str, ...], size: tuple[int, int]
+) -> AbstractContextManager[Add]:
     """A function that appends label maps of one video, in order; the files are complete when the block ends.
 
     png: folder/masks/00000.png, ...: 0 and 255 for one foreground class, else class indices with a palette for
     viewers; times.csv lists their seconds. coco: folder/masks.json: one annotation per class and map, as compressed
     run lengths. zarr: folder/masks.zarr with `labels` uint8 [F, H, W] and `seconds` float64 [F].
     """
-    writer = {"png": _png, "coco": _coco, "zarr": _zarr}[kind]
-    with writer(folder / NAMES[kind], classes, size) as add:
-        yield add
+    return {"png": _png, "coco": _coco, "zarr": _zarr}[kind](folder / NAMES[kind], classes, size)
 
 
 @contextmanager
@@ -130,13 +129,10 @@ def _zarr(path: Path, classes: tuple[str, ...], size: tuple[int, int]) -> Iterat
     chunk = max(1, min(5, CHUNK_BYTES // area))
     shard = chunk * max(1, min(MAX_SHARD_FRAMES, SHARD_BYTES // area) // chunk)
     group = zarr.create_group(path, zarr_format=3, attributes={"classes": list(classes), "written_by": "combo predict"})
-    create = partial(
-        group.create_array, compressors=[ZstdCodec(level=3), Crc32cCodec()], config={"write_empty_chunks": True}
-    )
-    labels = create(
-        "labels", shape=(0, *size), chunks=(chunk, *size), shards=(shard, *size), dtype="uint8", fill_value=0
-    )
-    seconds = create("seconds", shape=(0,), chunks=(4096,), dtype="float64", fill_value=0)
+    settings = {"compressors": [ZstdCodec(level=3), Crc32cCodec()], "config": {"write_empty_chunks": True}}
+    create = partial(group.create_array, fill_value=0, **settings)
+    labels = create("labels", shape=(0, *size), chunks=(chunk, *size), shards=(shard, *size), dtype="uint8")
+    seconds = create("seconds", shape=(0,), chunks=(4096,), dtype="float64")
     maps: list[np.ndarray] = []
     times: list[float] = []
 

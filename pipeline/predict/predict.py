@@ -20,7 +20,7 @@ from ..common.progress import bar
 from .label_maps import LabelMaps, segment_video
 from .mask_writers import NAMES, Add, mask_writer
 from .overlay import painter
-from .resample import LabelsAt, hold_labels, interpolate_labels, resize_labels
+from .resample import hold_labels, interpolate_labels, resize_labels
 from .segmenter import AS_TRAINED, Segmenter, StageOne, open_segmenter
 from .timeline import Timeline
 
@@ -94,10 +94,8 @@ def predict(
         lines += written
         damaged += [f"{video.path}, {seconds}: {why}" for seconds, why in problems.items()]
     if damaged:
-        listed = "\n".join(f"  - {problem}" for problem in damaged)
-        raise PartsUnreadable(
-            "\n".join([*lines, "parts of these videos could not be read, and have no masks:", listed])
-        )
+        lines.append("parts of these videos could not be read, and have no masks:")
+        raise PartsUnreadable("\n".join([*lines, *(f"  - {problem}" for problem in damaged)]))
     return lines
 
 
@@ -145,7 +143,10 @@ def _write_pictures(
         for time, labels in maps.read():
             add(time, resize_labels(labels, size))
             count += 1
-    labels_at = _labels_at(maps, every_frame)
+    if every_frame == "interpolate":
+        labels_at = interpolate_labels(maps.read())
+    else:
+        labels_at = hold_labels(maps.read(), TIME_STAMP_SLACK if every_frame == "segment" else float(INSTANT))
     paint = painter(classes, video.size)
 
     def painted() -> Iterator[tuple[Fraction, np.ndarray]]:
@@ -170,13 +171,6 @@ def _write_pictures(
     except ValueError as error:
         raise ComboError(f"the overlay cannot be written: {error}") from error
     return count
-
-
-def _labels_at(maps: LabelMaps, every_frame: EveryFrame | None) -> LabelsAt:
-    """The label map for a time: that of its second, of its picture, or one interpolated between two seconds."""
-    if every_frame == "interpolate":
-        return interpolate_labels(maps.read())
-    return hold_labels(maps.read(), TIME_STAMP_SLACK if every_frame == "segment" else float(INSTANT))
 
 
 def _about(video: VideoFacts, segmenter: Segmenter, run: Path, outputs: Outputs) -> dict[str, Any]:
@@ -204,13 +198,11 @@ def _read_about(folder: Path) -> dict[str, Any] | None:
 
 def _check_folders(out: Path, wanted: dict[str, dict[str, Any]]) -> None:
     """Raises `BadInput` where a folder holds the prediction of another video of the same name."""
-    problems = []
-    for name, about in wanted.items():
-        there = _read_about(out / name)
-        if there is not None and there.get("video") != about["video"] and there.get("identity") != about["identity"]:
-            problems.append(f"{out / name} is of {there.get('video')}, not of {about['video']}")
-    if problems:
+    there = {name: found for name in wanted if (found := _read_about(out / name))}
+    foreign = [n for n, old in there.items() if all(old.get(k) != wanted[n][k] for k in ("video", "identity"))]
+    if foreign:
         headline = "these folders hold predictions of other videos of the same name:"
+        problems = [f"{out / n} is of {there[n].get('video')}, not of {wanted[n]['video']}" for n in foreign]
         raise BadInput.listing(headline, problems, "name another --out")
 
 

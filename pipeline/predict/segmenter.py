@@ -105,24 +105,11 @@ def open_segmenter(run: Path, stage_one: StageOne, device: str) -> Segmenter:
     if proposals is None:
         _check_provenance(info.proposals_provenance, made["proposals"])
     _check_provenance(info.audio_provenance, made["audio"])
-    identity = [
-        {kind: p.to_json() for kind, p in made.items()},
-        _weights_digest(model),
-        list(info.size),
-        list(info.classes),
-        version(PACKAGE),
-    ]
+    frozen = {kind: provenance.to_json() for kind, provenance in made.items()}
+    identity = digest([frozen, _weights_digest(model), list(info.size), list(info.classes), version(PACKAGE)])[:12]
+    proposer, listener = proposer.to(where), listener.to(where)
     return Segmenter(
-        proposer.to(where),
-        listener.to(where),
-        model,
-        where,
-        asked.batch_frames,
-        folding,
-        info.size[0],
-        info.classes,
-        weights,
-        digest(identity)[:12],
+        proposer, listener, model, where, asked.batch_frames, folding, info.size[0], info.classes, weights, identity
     )
 
 

@@ -37,16 +37,11 @@ class CacheRow:
 
     label: str
     provenance: Provenance
-    clips: int
     values: dict[str, list[float]]
     seconds_per_frame: float | None  # mean over the logs of its shards
     devices: tuple[str, ...]
     bytes: int
     bytes_per_frame: float | None
-
-    @property
-    def untrained(self) -> bool:
-        return is_untrained(self.provenance)
 
 
 @dataclass(frozen=True)
@@ -104,9 +99,8 @@ def cache_section(root: Path, names: list[str] | None, out: Path, prefix: str, p
     clips = ClipStore(root)
     caches = _open_caches(clips, root, names, problems)
     problems += _missing_data(clips, caches)
-    imported, bad = clips.receipts(), clips.quarantined()
-    shown = [row for row in range(len(clips.table)) if clips.span(row)[0] // clips.shard_frames in imported]
-    shown = [row for row in shown if not bad or clips.table[row].id not in bad]
+    imported, usable = clips.receipts(), clips.usable_rows(None).tolist()
+    shown = [row for row in usable if clips.span(row)[0] // clips.shard_frames in imported]
     labelled = any(any(clips.table[row].frame_annotated) for row in shown)
     columns = [
         _Column(cache, label, cache.receipts().keys(), cache.quarantined().keys())
@@ -138,16 +132,14 @@ def _missing_data(clips: ClipStore, caches: list[Cache]) -> list[str]:
     imported = clips.receipts()
     problems = []
     if missing := clips.num_shards - len(imported):
-        problems.append(
-            f"{clips.path}: {missing} of {clips.num_shards} shards are not imported; their clips are left out"
-        )
+        some = f"{missing} of {clips.num_shards} shards"
+        problems.append(f"{clips.path}: {some} are not imported; their clips are left out")
     for store in (clips, *caches):
         problems += [f"{store.path}: quarantined {line}" for line in quarantine_lines(store.quarantined())]
     for cache in caches:
         if missing := len(imported.keys() - cache.receipts().keys()):
-            problems.append(
-                f"{cache.path}: {missing} of {cache.num_shards} shards are missing; 'combo precompute' goes on"
-            )
+            some = f"{missing} of {cache.num_shards} shards"
+            problems.append(f"{cache.path}: {some} are missing; 'combo precompute' resumes")
     return problems
 
 
@@ -166,13 +158,11 @@ def _open_caches(clips: ClipStore, root: Path, names: list[str] | None, problems
     for path in paths:
         try:
             cache = Cache(path)
+            if fingerprint not in (None, cache.clips_fingerprint):
+                raise BadInput(f"{path} was made from other clips than {clips.path} holds, so it is left out")
+            found.append(cache)
         except BadInput as error:
             problems.append(str(error))
-            continue
-        if fingerprint in (None, cache.clips_fingerprint):
-            found.append(cache)
-        else:
-            problems.append(f"{cache.path} was made from other clips than {clips.path} holds, so it is left out")
     return found
 
 
@@ -246,14 +236,6 @@ def _cache_row(cache: Cache, label: str, items: list[Item]) -> CacheRow:
     values = {k: [i.values[f"{k}:{label}"] for i in items if f"{k}:{label}" in i.values] for k in LABELS}
     receipts = cache.receipts()
     made, size = made_with(cache, list(receipts)), stored_bytes(receipts.values())
-    frames = sum(receipt.frames[1] - receipt.frames[0] for receipt in receipts.values())
-    return CacheRow(
-        label=label,
-        provenance=cache.provenance,
-        clips=len(values[COUNT]),
-        values=values,
-        seconds_per_frame=made.get("seconds_per_frame"),
-        devices=tuple(sorted(made.get("devices", ()))),
-        bytes=size,
-        bytes_per_frame=size / frames if frames else None,
-    )
+    seconds, devices = made.get("seconds_per_frame"), tuple(sorted(made.get("devices", ())))
+    frames = sum(end - first for first, end in (receipt.frames for receipt in receipts.values()))
+    return CacheRow(label, cache.provenance, values, seconds, devices, size, size / frames if frames else None)

@@ -69,37 +69,32 @@ def _best_to_worst(dataset: ClipDataset, scores: Scores) -> list[int]:
 
 def _clip(result: DemoResult, index: int, scores: Scores) -> dict[str, Any]:
     dataset = result.dataset
-    sample = dataset[index]
-    first, end = dataset.clips.span(int(dataset.rows[index]))
-    predicted = _predict(result, index, "right")
-    swapped = _predict(result, index, "swapped")
-    frames = []
-    for t, frame in enumerate(sample.frames):
-        masks = dataset.proposals.read_masks(first + t, first + t + 1)[0]
-        frames.append(
-            {
-                "frame": png(frame),
-                "masks": png(outlined(frame, masks)),
-                "mask_count": len(masks),
-                "maskige": png(sample.maskiges[t]),
-                "truth": png(overlay_labels(frame, sample.labels[t] == 1, label_colours(2))),
-                "prediction": png(overlay_labels(frame, predicted[t], label_colours(2))),
-                "swapped": png(overlay_labels(frame, swapped[t], np.array([(0, 0, 0), (255, 120, 60)], np.uint8))),
-            }
-        )
+    sample, span = dataset[index], dataset.clips.span(int(dataset.rows[index]))
+    masks = dataset.proposals.read_masks(*span)
+    green, orange = label_colours(2), np.array([(0, 0, 0), (255, 120, 60)], np.uint8)
+    rows = {
+        "frame": sample.frames,
+        f"proposals, {' '.join(str(len(m)) for m in masks)} masks": map(outlined, sample.frames, masks),
+        "Maskige": sample.maskiges,
+        "truth": [
+            overlay_labels(f, labels == 1, green) for f, labels in zip(sample.frames, sample.labels, strict=True)
+        ],
+        "prediction": _predict(result, index, "right", green),
+        "with another clip's sound": _predict(result, index, "swapped", orange),
+    }
     return {
         "id": sample.clip.id,
         "J": scores.per_clip[sample.clip.id][0],
         "objects": ", ".join(sample.clip.objects),
-        "frames": frames,
-        "log_mel": png(log_mel_image(dataset.clips.read("log_mel", first, end))),
-        "sound": wav(dataset.clips.read("waveform", first, end).reshape(-1)),
+        "rows": {name: [png(picture) for picture in pictures] for name, pictures in rows.items()},
+        "log_mel": png(log_mel_image(dataset.clips.read("log_mel", *span))),
+        "sound": wav(dataset.clips.read("waveform", *span).reshape(-1)),
     }
 
 
-def _predict(result: DemoResult, index: int, sound: Sound) -> np.ndarray:
-    """bool [T, H, W]."""
+def _predict(result: DemoResult, index: int, sound: Sound, colours: np.ndarray) -> list[np.ndarray]:
+    """The prediction painted over each frame, uint8 [H, W, 3]."""
     sample = result.dataset[index]
-    features = sound_source(result.dataset, sound)(index, sample)
-    scores = segment(result.model.eval(), sample, features)
-    return (foreground_score(scores) > 0).cpu().numpy()
+    scores = segment(result.model.eval(), sample, sound_source(result.dataset, sound)(index, sample))
+    found = (foreground_score(scores) > 0).cpu().numpy()
+    return [overlay_labels(frame, labels, colours) for frame, labels in zip(sample.frames, found, strict=True)]

@@ -136,16 +136,13 @@ def clip_rows(clips: ClipStore, row: int, *, labelled: bool) -> list[np.ndarray]
     frames = clips.read("frames", *span)
     if not labelled:
         return [shrink(frames)]
-    return [shrink(frames), _truth_row(frames, clips.read("labels", *span), label_colours(len(clips.classes)))]
+    colours = label_colours(len(clips.classes))
+    pairs = zip(frames, clips.read("labels", *span), strict=True)
+    return [shrink(frames), shrink(np.stack([_paint_truth(frame, labels, colours) for frame, labels in pairs]))]
 
 
-def _truth_row(frames: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """Frames [T, H, W, 3] with their labels [T, H, W] painted over, as pictures; those without truth are blank."""
-    pairs = zip(frames, labels, strict=True)
-    shown = [
-        np.full_like(f, 235)
-        if (t == IGNORE_LABEL).all()
-        else overlay_labels(f, np.where(t == IGNORE_LABEL, 0, t), colours)
-        for f, t in pairs
-    ]
-    return shrink(np.stack(shown))
+def _paint_truth(frame: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """A frame [H, W, 3] with its labels [H, W] painted over; blank without truth."""
+    if (labels == IGNORE_LABEL).all():
+        return np.full_like(frame, 235)
+    return overlay_labels(frame, np.where(labels == IGNORE_LABEL, 0, labels), colours)

@@ -9,7 +9,7 @@ from ...files import write_atomic
 from ..common.devices import pick_device
 from ..compare.table import spread
 from ..evaluate.protocols import find_protocol
-from .caches import CacheSection, cache_section
+from .caches import CacheSection, cache_section, is_untrained
 from .embed import templates
 from .gallery import FILES
 from .plots import difference_plot, joint_curves, run_curves, score_bars, value_bars
@@ -35,9 +35,8 @@ def report(targets: list[Path], out: Path, scoring: Scoring = DEFAULT_SCORING, d
         find_protocol(scoring.protocol, len(run.info.classes))
     where = pick_device(device)
     _make_room(out)
-    caches = []
-    for number, (root, names) in enumerate(found.roots.items()):
-        caches.append(cache_section(root, names, out, f"cache-{number}", found.problems))
+    roots = enumerate(found.roots.items())
+    caches = [cache_section(root, names, out, f"cache-{n}", found.problems) for n, (root, names) in roots]
     runs = run_sections(found.runs, out, scoring, where, found.problems)
     write_atomic(out / PAGE, render(found, caches, runs))
     return out / PAGE
@@ -57,14 +56,7 @@ def render(found: Targets, caches: list[CacheSection], runs: list[RunSection]) -
     """The page as HTML; all text in it is escaped."""
     environment = templates()
     environment.filters |= {"percent": lambda value: "–" if value is None else f"{100 * value:.1f}"}
-    environment.globals |= {
-        "run_curves": run_curves,
-        "joint_curves": joint_curves,
-        "score_bars": score_bars,
-        "value_bars": value_bars,
-        "difference_plot": difference_plot,
-        "spread": spread,
-        "consistency": consistency,
-        "untrained_parts": untrained_parts,
-    }
+    plots = run_curves, joint_curves, score_bars, value_bars, difference_plot
+    functions = *plots, spread, consistency, is_untrained, untrained_parts
+    environment.globals |= {function.__name__: function for function in functions}
     return environment.get_template("report.html").render(found=found, caches=caches, runs=runs)

@@ -30,11 +30,15 @@ Table = list[tuple[str, int, list[float | None]]]  # name, how many, J by varian
 
 @dataclass(frozen=True)
 class RunScores:
-    """One run on one split. weights: which ones were scored. result: M_J, M_F and their details; None without truth."""
+    """One run on one split. weights: which ones were scored. result: M_J, M_F and their details; None without truth.
+
+    clips: by id, the scores and the sheet that was drawn; None where another run of its variant was drawn.
+    """
 
     run: Run
     weights: str
     result: dict[str, Any] | None
+    clips: dict[str, tuple[ClipScore, str | None]]
 
 
 @dataclass
@@ -75,84 +79,66 @@ def run_sections(
     groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for run in runs:
         groups[run.info.root, run.info.clips_fingerprint].append(run)
-    sections = []
-    for number, group in enumerate(groups.values()):
-        section = _section(group, out, f"run-{number}", scoring, device, problems)
-        if section is not None:
-            sections.append(section)
-    return sections
-
-
-@dataclass(frozen=True)
-class _Scored(RunScores):
-    """clips: by id, the scores and the sheet that was drawn; None where another run of its variant was drawn."""
-
-    clips: dict[str, tuple[ClipScore, str | None]]
+    sections = [_section(g, out, f"run-{n}", scoring, device, problems) for n, g in enumerate(groups.values())]
+    return [section for section in sections if section is not None]
 
 
 def _section(
     runs: list[Run], out: Path, prefix: str, scoring: Scoring, device: torch.device, problems: list[str]
 ) -> RunSection | None:
     """None when no run could be scored."""
-    scored: list[_Scored] = []
+    scored: dict[str, list[RunScores]] = {}
     clips: ClipStore | None = None
     items: dict[str, Item] = {}
     sheets: list[list[str]] = []
     for run in runs:
-        variants = {one.run.variant for one in scored}
         try:
             scorer = Scorer(run, scoring, device)
             if clips is None:
                 names, items = _write_clips(scorer.dataset, out, prefix)
                 sheets, clips = [names], scorer.dataset.clips
-            found = _score_clips(scorer, out, None if run.variant in variants else f"{prefix}-{len(variants)}")
+            found = _score_clips(scorer, out, None if run.variant in scored else f"{prefix}-{len(scored)}")
         except ComboError as error:
             problems.append(f"{run.folder}: not scored: {error}")
             continue
-        scored.append(_Scored(run, scorer.weights, scorer.result(), found))
+        scored.setdefault(run.variant, []).append(RunScores(run, scorer.weights, scorer.result(), found))
     if clips is None or not scored:
         return None
-    by_variant: dict[str, list[_Scored]] = defaultdict(list)
-    for one in scored:
-        by_variant[one.run.variant].append(one)
-    for variant, seeds in by_variant.items():
+    for variant, seeds in scored.items():
         sheets.append([f"prediction, {variant}", f"heat map, {variant}, {consistency(seeds[0].run)}"])
         for item in items.values():
-            _add_scores(item, variant, [one.clips[item.id] for one in seeds if item.id in one.clips], seeds[0])
-    return _assemble(clips, scoring, by_variant, sheets, list(items.values()))
+            _add_scores(item, variant, seeds)
+    gallery = Gallery(f"Clips of the {scoring.split} split", sheets, list(items.values()))
+    return _assemble(clips, scoring, scored, gallery)
 
 
-def _add_scores(item: Item, variant: str, seeds: list[tuple[ClipScore, str | None]], drawn: _Scored) -> None:
-    """Add the sheet of the run that was drawn, and the mean scores over seeds, to a clip.
+def _add_scores(item: Item, variant: str, seeds: list[RunScores]) -> None:
+    """Add the sheet of the first seed, and the mean scores over seeds, to a clip.
 
     Another cache may have quarantined a clip, so not every run has scores for it.
     """
-    score, sheet = drawn.clips.get(item.id, (None, None))
+    score, sheet = seeds[0].clips.get(item.id, (None, None))
     item.sheets.append(sheet)
     if score is not None:
         item.frames[f"J:{variant}"] = score.J_T
+    scores = [one.clips[item.id][0] for one in seeds if item.id in one.clips]
     for key in ("J", "F"):
-        values = [value for one, _ in seeds if (value := getattr(one, key)) is not None]
+        values = [value for s in scores if (value := getattr(s, key)) is not None]
         if values:
             item.values[f"{key}:{variant}"] = statistics.mean(values)
 
 
-def _assemble(
-    clips: ClipStore, scoring: Scoring, by_variant: dict[str, list[_Scored]], sheets: list[list[str]], items: list[Item]
-) -> RunSection:
-    variants = list(by_variant)
-    gallery = Gallery(f"Clips of the {scoring.split} split", sheets, items)
-    paired = compare_clips(gallery, {"J": "J", "F": "F"}, variants, "J")
-    scores: dict[str, list[RunScores]] = {variant: list(seeds) for variant, seeds in by_variant.items()}
+def _assemble(clips: ClipStore, scoring: Scoring, scored: dict[str, list[RunScores]], gallery: Gallery) -> RunSection:
+    variants = list(scored)
     return RunSection(
-        about=f"{clips.dataset}, {scoring.split} split, {len(items)} clips",
+        about=f"{clips.dataset}, {scoring.split} split, {len(gallery.items)} clips",
         protocol=full_name(scoring.protocol, find_protocol(scoring.protocol, len(clips.classes))),
-        scores=[one for seeds in scores.values() for one in seeds],
+        scores=[one for seeds in scored.values() for one in seeds],
         variants=variants,
-        rows=_rows(scores),
-        categories=_categories(items, variants),
-        classes=_classes(scores, clips.classes) if len(clips.classes) > 2 else [],
-        paired=paired,
+        rows=_rows(scored),
+        categories=_categories(gallery.items, variants),
+        classes=_classes(scored, clips.classes) if len(clips.classes) > 2 else [],
+        paired=compare_clips(gallery, {"J": "J", "F": "F"}, variants, "J"),
         gallery=gallery,
     )
 

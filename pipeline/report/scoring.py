@@ -103,7 +103,5 @@ def _object_j(areas_3TK: np.ndarray) -> list[float | None]:
     """J of each frame: mean over the classes of objects present or predicted; None without any."""
     hits_TK, predicted_TK, truth_TK = areas_3TK[..., 1:]
     union_TK = predicted_TK + truth_TK - hits_TK
-    seen_TK = union_TK > 0
-    return [
-        float((h[s] / u[s]).mean()) if s.any() else None for h, u, s in zip(hits_TK, union_TK, seen_TK, strict=True)
-    ]
+    pairs = zip(hits_TK, union_TK, strict=True)
+    return [float((hits[union > 0] / union[union > 0]).mean()) if union.any() else None for hits, union in pairs]

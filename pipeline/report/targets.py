@@ -84,13 +84,13 @@ def _add_comparison(found: Targets, path: Path) -> None:
         found.problems.append(f"{path}: no compare.json yet; 'combo compare' writes it when its runs are done")
     except (ValueError, KeyError, TypeError) as error:
         found.problems.append(f"{path / 'compare.json'} is damaged ({error}); run 'combo compare' again to rewrite it")
-    variants = [row["variant"] for row in found.tables[path]["rows"]] if path in found.tables else []
-    names = {Variant(name, "", "", ()).folder: name for name in variants}
+    rows = found.tables[path]["rows"] if path in found.tables else []
+    names = {Variant(row["variant"], "", "", ()).folder: row["variant"] for row in rows}
+    places = {name: place for place, name in enumerate(names)}
 
     def rank(folder: Path) -> tuple[int, str, int]:
-        known = list(names).index(folder.parent.name) if folder.parent.name in names else len(names)
-        number = folder.name.removeprefix("seed-")
-        return known, folder.parent.name, int(number) if number.isdecimal() else 0
+        variant, number = folder.parent.name, folder.name.removeprefix("seed-")
+        return places.get(variant, len(names)), variant, int(number) if number.isdecimal() else 0
 
     for run in sorted(path.glob("*/seed-*/"), key=rank):
         try:
@@ -113,15 +113,17 @@ def read_target(folder: Path, problems: list[str], variant: str | None = None) -
     except BadInput as error:
         problems.append(str(error))
         best = None
-    of_many = re.fullmatch(r"seed-\d+", folder.name)
-    name = variant or (folder.parent.name if of_many else folder.name)
-    return Run(folder, name, config.train.seed, config, info, log, best)
+    return Run(folder, variant or _home(folder).name, config.train.seed, config, info, log, best)
+
+
+def _home(run: Path) -> Path:
+    """The folder that all seeds of a variant share, or the run's own."""
+    return run.parent if re.fullmatch(r"seed-\d+", run.name) else run
 
 
 def _separate_names(found: Targets) -> None:
     """Give variants that lie in different folders under the same name the full paths as names."""
     parents: dict[str, set[Path]] = {}
     for run in found.runs:
-        of_many = re.fullmatch(r"seed-\d+", run.folder.name)
-        parents.setdefault(run.variant, set()).add(run.folder.parent if of_many else run.folder)
+        parents.setdefault(run.variant, set()).add(_home(run.folder))
     found.runs = [replace(r, variant=str(r.folder)) if len(parents[r.variant]) > 1 else r for r in found.runs]

@@ -113,5 +113,5 @@ def check_same_data(where: Path, old: RunInfo, new: RunInfo, allow: Collection[s
         names = [name for name, keys in ALLOWED.items() if set(keys) & set(differing)]
         problems = [f"{key} was {before[key]!r}, is {now[key]!r}" for key in differing if not key.endswith("_maker")]
         advice = "Name the old ones, or another folder"
-        advice += f"; to go on with the new ones all the same, allow {', '.join(names)} by name" if names else ""
+        advice += f"; to continue with the new ones all the same, allow {', '.join(names)} by name" if names else ""
         raise BadInput.listing(f"{where} was trained on other data:", problems, advice)

@@ -75,7 +75,7 @@ def _try_lock(file: IO[str], folder: Path) -> None:
 
 
 def check_run(folder: Path, config: Config, info: RunInfo, *, resume: bool = True, allow: Collection[str] = ()) -> None:
-    """Raise `BadInput` when a run can neither begin in a folder nor, with `resume`, go on there. Nothing is written.
+    """Raise `BadInput` when a run can neither begin in a folder nor, with `resume`, continue there. Nothing is written.
 
     allow: keys of `data.ALLOWED` that may differ from the original run.
     """

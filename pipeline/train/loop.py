@@ -276,7 +276,7 @@ def is_scored(run: Path, done: int) -> bool:
 
 
 def stopped(done: int) -> Interrupted:
-    return Interrupted(f"stopped after step {done}; go on with --resume auto")
+    return Interrupted(f"stopped after step {done}; resume with --resume auto")
 
 
 def keep_broken(training: Training, broken: NotFinite) -> ComboError:

@@ -79,7 +79,7 @@ def _complete(url: str, out: BinaryIO, progress: tqdm, size: int | None) -> str:
             if failures == TRIES:
                 raise ComboError(
                     f"{url}: {error}, {TRIES} times in a row. {_length(out):,} bytes are kept; run the same command "
-                    "again to go on with them"
+                    "again to continue with them"
                 ) from error
             time.sleep(PAUSE * 2 ** (failures - 1))
 

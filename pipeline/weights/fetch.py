@@ -38,7 +38,7 @@ def fetch_weights(names: list[str]) -> list[str]:
 
     A file that is there and that `verify_weights` has nothing against stays; another one is replaced.
     Raises `BadInput` before anything is downloaded (unknown name, offline, disk too small), and otherwise what
-    `download` raises: files that are complete stay, and the same call goes on with the others.
+    `download` raises: files that are complete stay, and the same call fetches the others.
     """
     if not names:
         raise BadInput(f"name the weights to fetch, or say all; known: {', '.join(WEIGHT_FILES)}")

@@ -1,4 +1,4 @@
-"""The contract of every location: what is written is read back, a kill at any step leaves a store that goes on."""
+"""The contract of every location: what is written is read back, a kill at any step leaves a store that resumes."""
 
 import dataclasses
 import sys

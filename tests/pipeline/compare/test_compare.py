@@ -47,7 +47,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, break_at: int | None = None) -> lis
     def recording(names: DataNames, config: Config, out: Path, *, resume: bool) -> object:
         folders.append(f"{out.parent.name}/{out.name}")
         if len(folders) - 1 == break_at:
-            raise Interrupted("stopped after step 0; go on with --resume auto")
+            raise Interrupted("stopped after step 0; resume with --resume auto")
         return train(names, config, out, resume=resume)
 
     monkeypatch.setattr(grid, "train", recording)

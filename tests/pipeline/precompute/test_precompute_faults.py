@@ -195,8 +195,8 @@ class TestDevice:
         log = log_of(cache, 0)
         assert log["batch_frames"] == 2
         assert log["notes"] == [
-            "out of memory with 8 frames per call, went on with 4",
-            "out of memory with 4 frames per call, went on with 2",
+            "out of memory with 8 frames per call, continued with 4",
+            "out of memory with 4 frames per call, continued with 2",
         ]
 
     def test_what_a_generator_warns_of_is_noted_once(self, clips: ClipStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,7 +152,7 @@ def test_half_a_cache_and_a_damaged_shard_are_said(made: Path, tmp_path: Path) -
     cache = open_cache(ClipStore(root), "proposals", "felzenszwalb")
     cache.invalidate([0])
     page = Page(report([root], tmp_path / "out"))
-    assert f"1 of {cache.num_shards} shards are missing; 'combo precompute' goes on" in page.text
+    assert f"1 of {cache.num_shards} shards are missing; 'combo precompute' resumes" in page.text
     sheets = [item["sheets"][1] for item in page.galleries[0]["items"]]
     assert None in sheets
     assert any(sheets)

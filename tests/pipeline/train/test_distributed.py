@@ -143,7 +143,7 @@ def test_torchrun(prepared: Path, config: Config, tmp_path: Path) -> None:
     await_checkpoint(tmp_path / "run")
     process.send_signal(signal.SIGTERM)
     error = process.communicate()[1]
-    assert error.count("go on with --resume auto") == 1, error
+    assert error.count("resume with --resume auto") == 1, error
     done = len(losses(tmp_path / "run"))
     assert checkpoints(tmp_path / "run")[-1].name == f"step-{done:08d}"
     steps = str(done + 2)
