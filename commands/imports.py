@@ -21,9 +21,9 @@ def import_synthetic(
     avsbench: Annotated[Path | None, typer.Option(help="Also write the clips here, in AVSBench layout.")] = None,
 ) -> None:
     """Generate a labelled set of moving, sounding objects, and import it."""
-    from ..pipeline.imports.clips import import_clips, open_source
+    from ..pipeline.imports.clips import SOURCES, import_clips
 
-    source = open_source("synthetic", flavour=flavour, clips=clips, seed=seed, size=size)
+    source = SOURCES["synthetic"](flavour=flavour, clips=clips, seed=seed, size=size)
     _imported(import_clips(source, root, shard_frames, avsbench))
 
 
@@ -43,10 +43,10 @@ def import_avsbench(
     ] = False,
 ) -> None:
     """Import AVSBench-object (S4, MS3) or AVSBench-semantic (AVSS). All files are checked before the first is read."""
-    from ..pipeline.imports.clips import import_clips, open_source
+    from ..pipeline.imports.clips import SOURCES, import_clips
 
     options = {"subset": subset, "size": size, "split": split, "log_mel_pickles": log_mel_pickles}
-    _imported(import_clips(open_source("avsbench", source_dir=source, **options), root, shard_frames))
+    _imported(import_clips(SOURCES["avsbench"](source_dir=source, **options), root, shard_frames))
 
 
 @app.command("maskiges")
@@ -80,9 +80,9 @@ def import_videos(
     shard_frames: ShardFrames = 160,
 ) -> None:
     """Import your own videos, without labels."""
-    from ..pipeline.imports.clips import import_clips, open_source
+    from ..pipeline.imports.clips import SOURCES, import_clips
 
-    source = open_source("videos", paths=files, clip_seconds=clip_seconds, size=size)
+    source = SOURCES["videos"](paths=files, clip_seconds=clip_seconds, size=size)
     _imported(import_clips(source, root, shard_frames))
 
 

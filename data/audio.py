@@ -1,9 +1,8 @@
 """The sound front end of VGGish, sample for sample: resample to 16 kHz, log-mel, whole examples, whole clips.
 
 COMBO section 3.1 feeds VGGish with one log-mel example per frame. Published features were made with resampy's
-`kaiser_best` filter and a NumPy log-mel; both are written out here, in float64, because no ready-made
-transform is exact: torchaudio's mel triangles are linear in Hz where VGGish's are linear in mel (log-mel off
-by up to 0.013), and its resampler lacks resampy's truncated table step (off by up to 0.008 at 44.1 kHz).
+`kaiser_best` filter and a NumPy log-mel, written out here in float64: torchaudio's mel triangles are linear in Hz, not
+in mel (log-mel off by up to 0.013), and its resampler lacks resampy's truncated table step (0.008 at 44.1 kHz).
 
 Letters: S samples, F steps of 10 ms, n examples, T seconds.
 """
@@ -141,8 +140,7 @@ def log_mel(waveform: np.ndarray) -> np.ndarray:
 def log_mel_examples(waveform: np.ndarray) -> np.ndarray:
     """Cut the log-mel into VGGish's examples: 96 steps each, side by side, an incomplete tail dropped.
 
-    Example k covers 0.96 k to 0.96 k + 0.975 s. It stands for second k of the clip, as in the published data,
-    although it runs ahead of the video by 40 ms per second.
+    Example k covers 0.96 k to 0.96 k + 0.975 s and stands for second k of the clip, as in the published data.
 
     waveform: float [S], mono, 16 kHz, in -1..1. Returns float32 [n, 96, 64]; n is 0 below 15,600 samples.
     """
@@ -155,9 +153,8 @@ def log_mel_examples(waveform: np.ndarray) -> np.ndarray:
 def fit_seconds(examples: np.ndarray, seconds: int, policy: ShortAudio) -> tuple[np.ndarray, np.ndarray]:
     """Make a clip's examples as many as it has seconds. Surplus examples are cut.
 
-    policy, for missing seconds: `repeat_last` repeats the last example (published S4 and MS3), `zero_log_mel`
-    fills with 0.0, a rather loud noise (published AVSS), `silence` fills with the log-mel of zeros, -4.605.
-    A clip without any example has nothing to repeat: `repeat_last` then gives silence.
+    policy, for missing seconds: `repeat_last` repeats the last example (published S4 and MS3), or is silence if none
+    is there; `zero_log_mel` is 0.0, a rather loud noise (published AVSS); `silence` is the log-mel of zeros, -4.605.
 
     examples: float32 [n, 96, 64], n may be 0.
     Returns float32 [T, 96, 64], and bool [T]: False where the policy filled.
@@ -182,9 +179,8 @@ def fit_seconds(examples: np.ndarray, seconds: int, policy: ShortAudio) -> tuple
 def waveform_seconds(waveform: np.ndarray, seconds: int) -> np.ndarray:
     """Cut a waveform into whole seconds of 16-bit samples, which a store keeps for encoders that read them.
 
-    waveform: float [S], mono, 16 kHz, in -1..1. Returns int16 [T, 16000], filled up with zeros or cut at T
-    seconds. A sample x becomes the integer nearest to 32768 x (ties to even), limited to -32768..32767;
-    samples that came from 16-bit files at 16 kHz survive exactly, and dividing by 32768 gives them back.
+    waveform: float [S], mono, 16 kHz, in -1..1. Returns int16 [T, 16000], padded with zeros or cut at T seconds:
+    32768 x, rounded and clipped, so that samples of 16-bit files at 16 kHz survive exactly.
     """
     x = _checked(waveform)[: seconds * SAMPLE_RATE]
     samples = np.zeros(seconds * SAMPLE_RATE, np.int16)

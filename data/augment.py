@@ -1,8 +1,7 @@
 """Training augmentation, exactly as the published code does it: scale, crop, colour jitter, flip, pad.
 
-All random numbers are drawn first, into a `Draw`; applying it is a pure function of arrays. One geometry serves
-all frames, Maskiges and labels of a clip; colours are jittered independently for each frame and each Maskige, as
-in the published code.
+All random numbers are drawn first, into a `Draw`; applying it is a pure function of arrays. One geometry serves a whole
+clip; colours are jittered independently for each frame and each Maskige.
 """
 
 from dataclasses import dataclass
@@ -28,9 +27,7 @@ class AugmentConfig(Section):
     )
     flip: float = Field(default=0.5, ge=0, le=1, description="Probability of a flip from left to right.")
     colour: bool = Field(default=True, description="Jitter brightness, contrast, saturation and hue.")
-    shared_colour: bool = Field(
-        default=False, description="One colour jitter for all frames and Maskiges of a clip, instead of one for each."
-    )
+    shared_colour: bool = Field(default=False, description="One colour jitter for all images of a clip, not one each.")
 
 
 @dataclass(frozen=True)
@@ -75,12 +72,10 @@ def augment(
     shape = frames.shape
     if frames.ndim != 4 or shape[-1] != 3:
         raise ValueError(f"frames must be [T, H, W, 3], not {list(shape)}")
-    expected = [("frames", frames, shape), ("Maskiges", maskiges, shape), ("labels", labels, shape[:3])]
-    for name, array, wanted in expected:
+    for name, array, wanted in ("frames", frames, shape), ("Maskiges", maskiges, shape), ("labels", labels, shape[:3]):
         if array.dtype != np.uint8 or array.shape != wanted:
             raise ValueError(f"{name} must be uint8 {list(wanted)}, not {array.dtype} {list(array.shape)}")
-    num_frames, height, width = labels.shape
-    return apply(draw(config, num_frames, (height, width), rng), frames, maskiges, labels)
+    return apply(draw(config, len(frames), (shape[1], shape[2]), rng), frames, maskiges, labels)
 
 
 def draw(config: AugmentConfig, num_frames: int, size: tuple[int, int], rng: np.random.Generator) -> Draw:
@@ -88,11 +83,9 @@ def draw(config: AugmentConfig, num_frames: int, size: tuple[int, int], rng: np.
     geometry = draw_geometry(config, size, rng)
     if not config.colour:
         return Draw(geometry, (), ())
-    if config.shared_colour:
-        shared = (draw_jitter(rng),) * num_frames
-        return Draw(geometry, shared, shared)
-    jitters = [draw_jitter(rng) for _ in range(2 * num_frames)]
-    return Draw(geometry, tuple(jitters[:num_frames]), tuple(jitters[num_frames:]))
+    count = 2 * num_frames
+    jitters = (draw_jitter(rng),) * count if config.shared_colour else tuple(draw_jitter(rng) for _ in range(count))
+    return Draw(geometry, jitters[:num_frames], jitters[num_frames:])
 
 
 def draw_geometry(config: AugmentConfig, size: tuple[int, int], rng: np.random.Generator) -> Geometry:

@@ -7,16 +7,10 @@ import numpy as np
 
 from .palette import PALETTE
 
-# What is stored about each mask; 36 bytes, little-endian. The fields mean what `Proposals` says they mean:
-# pixels; x0 y0 x1 y1, both ends inside; the generator's own scores; x y of the prompt or of a point inside.
+# Stored of each mask; 36 bytes. Fields as in `Proposals`: pixels; x0 y0 x1 y1, both ends inside; the generator's
+# scores; x y of the prompt or of a point inside.
 MASK_STATS = np.dtype(
-    [
-        ("area", "<u4"),
-        ("box", "<i4", (4,)),
-        ("predicted_iou", "<f4"),
-        ("stability", "<f4"),
-        ("point", "<f4", (2,)),
-    ]
+    [("area", "<u4"), ("box", "<i4", (4,)), ("predicted_iou", "<f4"), ("stability", "<f4"), ("point", "<f4", (2,))]
 )
 
 
@@ -72,10 +66,9 @@ def unpack_stats(data: bytes) -> np.ndarray:
 def fold_masks(masks: np.ndarray) -> np.ndarray:
     """Fold bool [K, H, W] into one map of palette indices, uint8 [H, W], the smallest mask on top (COMBO, section 3.1).
 
-    Masks are ranked by area, smallest first, equal areas in their given order. A pixel takes the rank, from
-    1, of the smallest mask that covers it; 0 where there is none; ranks above 255 are 255. Every mask takes a rank,
-    hidden and empty ones too: an empty mask is rank 1 and moves all others up. The published sort is not stable, so
-    its order of equal areas depends on the NumPy build; with distinct areas and up to 255 masks the maps are identical.
+    Masks are ranked by area, smallest first, equal areas in their given order. A pixel takes the rank, from 1, of the
+    smallest mask that covers it; 0 where there is none; ranks above 255 are 255. Hidden and empty masks have ranks too.
+    The published sort is not stable: its order of equal areas depends on the NumPy build.
     Raises ValueError for another dtype or shape.
     """
     ascending = ascending_areas(masks)

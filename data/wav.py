@@ -27,7 +27,10 @@ def read_wav(path: Path) -> np.ndarray:
             is_float = sound.subtype in ("FLOAT", "DOUBLE")
             samples = sound.read(dtype="float64" if is_float else "int16", always_2d=True)
         if is_float:
-            _check_scale(samples)
+            if not np.isfinite(samples).all():
+                raise ValueError("NaN or infinite samples")
+            if (peak := float(np.abs(samples).max(initial=0.0))) > LOUDEST_FLOAT:
+                raise ValueError(f"float samples reach {peak:g}; full scale is 1")
             warnings.warn(f"{path}: float WAV, which the published reader takes for silence", stacklevel=2)
         else:
             samples = samples / 32768.0
@@ -35,14 +38,6 @@ def read_wav(path: Path) -> np.ndarray:
         return waveform if rate == SAMPLE_RATE else resample(waveform, rate)
     except (soundfile.SoundFileError, OSError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def _check_scale(samples: np.ndarray) -> None:
-    if not np.isfinite(samples).all():
-        raise ValueError("NaN or infinite samples")
-    peak = float(np.abs(samples).max(initial=0.0))
-    if peak > LOUDEST_FLOAT:
-        raise ValueError(f"float samples reach {peak:g}; full scale is 1")
 
 
 def check_wav(path: Path) -> list[str]:

@@ -7,7 +7,7 @@ import json
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
@@ -61,11 +61,9 @@ def _read_npz(path: Path, size: tuple[int, int]) -> FrameMasks:
         if "masks" not in names:
             raise ValueError(f"it has arrays {sorted(names)}, but none called masks")
         arrays = {}
-        for key in ("masks", "predicted_iou", "stability", "points"):
-            if key in names:
-                entry = archive.getinfo(names[key])
-                with archive.open(entry) as file:
-                    arrays[key] = _read_array(file, entry.file_size, size)
+        for key in names.keys() & {"masks", "predicted_iou", "stability", "points"}:
+            with archive.open(names[key]) as file:
+                arrays[key] = _read_array(file, archive.getinfo(names[key]).file_size, size)
     return _frame_masks(arrays.pop("masks"), size, **arrays)
 
 
@@ -86,17 +84,12 @@ def _read_json(path: Path, size: tuple[int, int]) -> FrameMasks:
         if tuple(rle["size"]) != size:
             raise ValueError(f"mask {k} is {tuple(rle['size'])} (height, width); the frames are {size}")
         masks[k] = decode_rle(rle["counts"], size)
+    common = set.intersection(*map(set, records)) if records else set()  # keys that every record has
     scores = {"predicted_iou": "predicted_iou", "stability": "stability_score"}
-    columns = {
-        ours: np.array([r[theirs] for r in records]) for ours, theirs in scores.items() if _all_have(records, theirs)
-    }
-    if _all_have(records, "point_coords"):
+    columns = {ours: np.array([r[key] for r in records]) for ours, key in scores.items() if key in common}
+    if "point_coords" in common:
         columns["points"] = np.array([r["point_coords"][0] for r in records])
     return _frame_masks(masks, size, **columns)
-
-
-def _all_have(records: list[dict[str, Any]], key: str) -> bool:
-    return bool(records) and all(key in r for r in records)
 
 
 def _read_png(path: Path, size: tuple[int, int]) -> FrameMasks:
@@ -153,22 +146,17 @@ def _check_count(count: int) -> None:
 
 def _frame_masks(masks: np.ndarray, size: tuple[int, int], **columns: np.ndarray) -> FrameMasks:
     if masks.ndim != 3 or masks.shape[1:] != size or masks.dtype.kind not in "bui":
-        raise ValueError(
-            f"masks are {masks.dtype} {masks.shape}; they must be bool or integer (K, {size[0]}, {size[1]})"
-        )
+        due = f"bool or integer (K, {size[0]}, {size[1]})"
+        raise ValueError(f"masks are {masks.dtype} {masks.shape}; they must be {due}")
     _check_count(len(masks))
     masks = masks.astype(bool)
     k = len(masks)
     first = masks.reshape(k, size[0] * size[1]).argmax(1)
-    defaults = {
-        "predicted_iou": np.ones(k),
-        "stability": np.ones(k),
-        "points": np.stack([first % size[1], first // size[1]], axis=1),
-    }
+    points = np.stack([first % size[1], first // size[1]], axis=1)
+    defaults = {"predicted_iou": np.ones(k), "stability": np.ones(k), "points": points}
     values = {name: np.asarray(columns.get(name, default), np.float32) for name, default in defaults.items()}
     for name, value in values.items():
-        if value.shape != defaults[name].shape or not np.isfinite(value).all():
-            raise ValueError(
-                f"{name} has shape {value.shape} or values that are not finite; {defaults[name].shape} is due"
-            )
+        due = defaults[name].shape
+        if value.shape != due or not np.isfinite(value).all():
+            raise ValueError(f"{name} has shape {value.shape} or values that are not finite; {due} is due")
     return FrameMasks(masks, **values)

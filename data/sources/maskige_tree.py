@@ -17,8 +17,8 @@ from ..images import image_header, open_image
 from ..masks import colour_index
 from ..palette import PALETTE
 from ..resize import fit_crop, fit_squash
-from .avsbench.checks import clip_problems
-from .avsbench.layout import safe_name
+from .avsbench.checks import clip_problems, wrong_size
+from .avsbench.layout import candidates, safe_name
 
 MODES = ("P", "RGB")  # PIL modes
 MAX_BYTES = 64 << 20  # of one image; those of 720p have 20 kB
@@ -85,7 +85,7 @@ class MaskigeTree:
         Raises `BadInput` that lists every file that is missing or unfit.
         """
         self.size = size
-        clips = [_safe(clip) for clip in clips]
+        clips = list(clips)
         layout = _layout_of(clips)
         self.folder = _locate(Path(source_dir), layout, clips)
         self.resizes = layout is _AVSS
@@ -119,12 +119,9 @@ class MaskigeTree:
     def _problems(self, clip: Clip) -> Iterator[str]:
         """What is wrong with the images of one clip. Keeps their sha256."""
         files = self._files[clip.id]
-        missing = [path for path in files if not path.is_file()]
-        if missing:
+        if missing := [path for path in files if not path.is_file()]:
             yield f"{missing[0]} is missing" + (f", and {len(missing) - 1} more of them" if missing[1:] else "")
-        for path in files:
-            if path in missing:
-                continue
+        for path in (path for path in files if path not in missing):
             try:
                 self._sha256[path] = _sha256(path)
                 mode, size = image_header(path)
@@ -134,17 +131,14 @@ class MaskigeTree:
             if mode not in MODES:
                 yield f"{path} has image mode {mode}; Maskiges are palette or RGB images"
             if size != self.size and not self.resizes:
-                here, due = size, self.size
-                yield f"{path} is {here[0]} x {here[1]} (height x width); the clips are {due[0]} x {due[1]}"
-
-
-def _safe(clip: Clip) -> Clip:
-    for value, what in ((clip.id, "a clip id"), (clip.split, "a split")):
-        safe_name(value, "the clip table", what)
-    return clip
+                yield wrong_size(path, size, self.size)
 
 
 def _layout_of(clips: list[Clip]) -> Layout:
+    """That of all these clips. Raises `BadInput` for other clips, and for ids that are no file names."""
+    for clip in clips:
+        safe_name(clip.id, "the clip table", "a clip id")
+        safe_name(clip.split, "the clip table", "a split")
     layouts = {LAYOUTS.get(clip.subset) for clip in clips}
     layout = layouts.pop() if len(layouts) == 1 else None
     if layout is None:
@@ -154,7 +148,7 @@ def _layout_of(clips: list[Clip]) -> Layout:
 
 
 def _locate(source_dir: Path, layout: Layout, clips: list[Clip]) -> Path:
-    folders = [source_dir.joinpath(*layout.folder[k:]) for k in range(len(layout.folder) + 1)]
+    folders = candidates(source_dir, layout.folder)
     for folder in folders:
         if any(layout.files(folder, clip)[0].is_file() for clip in clips):
             return folder

@@ -6,8 +6,6 @@ a multiple of 10 frames, so no clip crosses a shard and nothing is padded; and a
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,13 +37,8 @@ _SCHEMA = pa.schema(
 
 
 def plan_order(clips: Iterable[Clip]) -> list[Clip]:
-    """The clips in store order. Raises `BadInput` when two clips share an id or a split is unknown."""
-    ordered = sorted(clips, key=lambda c: (-c.num_frames, SPLITS.index(c.split), c.id))
-    ids = sorted(c.id for c in ordered)
-    twice = sorted({a for a, b in pairwise(ids) if a == b})
-    if twice:
-        raise BadInput.listing("clip ids must be unique within a store; these occur more than once:", twice)
-    return ordered
+    """The clips in store order. Raises `ValueError` for an unknown split."""
+    return sorted(clips, key=lambda c: (-c.num_frames, SPLITS.index(c.split), c.id))
 
 
 class ClipTable:
@@ -60,7 +53,7 @@ class ClipTable:
 
     @classmethod
     def of(cls, clips: list[Clip]) -> "ClipTable":
-        """A table of clips that are in store order already."""
+        """A table of clips in store order. Raises `BadInput` that lists those that cannot be stored."""
         columns = {name: [getattr(c, name) for c in clips] for name in _SCHEMA.names}
         table = pa.Table.from_pydict(columns, schema=_SCHEMA)
         if problems := _problems(table):
@@ -68,19 +61,14 @@ class ClipTable:
         return cls(table)
 
     @classmethod
-    def read(cls, path: Location) -> "ClipTable":
-        """Memory-mapped in a folder. Raises `BadInput` as `parse`."""
-        return cls.parse(path, str(path))
-
-    @classmethod
-    def parse(cls, source: Location | bytes, path: str) -> "ClipTable":
-        """The inverse of `to_bytes`. path: where it is, for messages.
+    def read(cls, path: Location | str, content: bytes | None = None) -> "ClipTable":
+        """The inverse of `to_bytes`; memory-mapped in a folder. content: of the file, where it is known already.
 
         Raises `BadInput` when it is damaged, has other columns, or rows that no import writes.
         """
         try:
-            content = source.read_bytes() if isinstance(source, UrlPath) else source
-            table = pq.read_table(content if isinstance(content, Path) else pa.BufferReader(content), memory_map=True)
+            content = path.read_bytes() if isinstance(path, UrlPath) else content
+            table = pq.read_table(path if content is None else pa.BufferReader(content), memory_map=True)
         except (pa.ArrowException, OSError) as error:
             raise BadInput(f"{path}: cannot read the clip table ({error}); import the clips again") from error
         if table.schema.remove_metadata() != _SCHEMA:
@@ -141,12 +129,11 @@ def _problems(table: pa.Table) -> list[str]:
         table.validate(full=True)  # also that text is UTF-8
     except pa.ArrowException as error:
         return [str(error)]
-    empty = [name for name in table.column_names if table[name].null_count]
-    empty += [
-        name for name in ("frame_times", "frame_valid", "frame_annotated") if pc.list_flatten(table[name]).null_count
-    ]
-    if empty:
-        return [f"values are missing in column {name}" for name in dict.fromkeys(empty)]
+    per_frame = ("frame_times", "frame_valid", "frame_annotated")
+    columns = [(name, table[name]) for name in table.column_names]
+    columns += [(name, pc.list_flatten(table[name])) for name in per_frame]
+    if empty := dict.fromkeys(name for name, column in columns if column.null_count):
+        return [f"values are missing in column {name}" for name in empty]
     ids, lengths = table["id"], pc.list_value_length(table["frame_times"])
     problems = []
     hostile = pc.or_(pc.match_substring_regex(ids, _HOSTILE), pc.greater(pc.binary_length(ids), MAX_ID_BYTES))

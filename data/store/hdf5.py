@@ -91,7 +91,7 @@ def read_store(group: h5py.Group, path: Location, advance: Advance) -> Store:
     table = None
     if CLIP_TABLE in group:
         content = _rows(group, CLIP_TABLE, 0, None).tobytes()
-        table = ClipTable.parse(content, f"{group.file.filename}: {CLIP_TABLE}")
+        table = ClipTable.read(f"{group.file.filename}: {CLIP_TABLE}", content)
     create_store(path, _read_attributes(group), table)
     store = Store(path)
     done = store.receipts()

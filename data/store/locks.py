@@ -35,10 +35,6 @@ class Owner:
     shards: frozenset[int] | None
 
     @classmethod
-    def here(cls, shards: Collection[int] | None) -> "Owner":
-        return cls(socket.gethostname(), os.getpid(), None if shards is None else frozenset(shards))
-
-    @classmethod
     def parse(cls, content: bytes) -> "Owner":
         """Raises `BadInput` for what no run of this package has written."""
         try:
@@ -64,14 +60,10 @@ class Owner:
 
     def is_dead_here(self) -> bool:
         """Whether it was a process of this host that has ended."""
-        if self.host != socket.gethostname():
-            return False
         try:
             os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            return False
+        except OSError as error:  # also raised for a living process of another user
+            return isinstance(error, ProcessLookupError) and self.host == socket.gethostname()
         return False
 
 
@@ -81,7 +73,8 @@ def lock_store(path: Location, shards: Collection[int] | None = None) -> Iterato
 
     Raises `BadInput` that names the owner when another run has locked any of them.
     """
-    me, name = Owner.here(shards), f"{PREFIX}{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}"
+    me = Owner(socket.gethostname(), os.getpid(), None if shards is None else frozenset(shards))
+    name = f"{PREFIX}{me.host}.{me.pid}.{secrets.token_hex(4)}"
     with _lock_folder(path, name, me) if isinstance(path, Path) else _lock_url(path, name, me):
         yield
 
@@ -105,7 +98,7 @@ def lock_metadata(path: Location) -> Iterator[None]:
 def _lock_folder(path: Path, name: str, me: Owner) -> Iterator[None]:
     with ExitStack() as stack:
         with lock_metadata(path):
-            others = [owner for other in names_in(path) if (owner := _owner(path, other))]
+            others = [owner for other in _lock_files(path) if (owner := _owner(path, other))]
             me.check_overlap(path, others)
             file = stack.enter_context((path / name).open("xb", buffering=0))
             stack.callback((path / name).unlink, missing_ok=True)
@@ -116,10 +109,12 @@ def _lock_folder(path: Path, name: str, me: Owner) -> Iterator[None]:
         yield
 
 
+def _lock_files(path: Location) -> list[str]:
+    return [name for name in names_in(path) if name.startswith(PREFIX)]
+
+
 def _owner(path: Path, name: str) -> Owner | None:
     """The live owner of a lock file in a store's folder; the file of one that has ended is removed."""
-    if not name.startswith(PREFIX):
-        return None
     with (path / name).open("r+b") as file:
         try:
             lock(file, path, wait=False)
@@ -157,10 +152,7 @@ def _other_owners(path: UrlPath, own: UrlPath) -> list[Owner]:
     """Live owners of the other lock files of a store; files of dead ones are removed."""
     now = own.modified()  # ages are taken by one clock, the server's
     live = []
-    for name in names_in(path):
-        other = path / name
-        if not name.startswith(PREFIX) or other == own:
-            continue
+    for other in (path / name for name in _lock_files(path) if name != own.name):
         with suppress(FileNotFoundError):  # it has just ended
             owner = Owner.parse(other.read_bytes())
             if now - other.modified() > EXPIRY or owner.is_dead_here():

@@ -112,7 +112,6 @@ def cache_name(attributes: CacheAttributes) -> str:
 
 
 def create_proposals(clips: ClipStore, provenance: Provenance) -> Cache:
-    """`create_cache` for the proposals that `provenance` makes of `clips`."""
     return create_cache(clips, proposal_attributes(clips, provenance))
 
 
@@ -144,8 +143,7 @@ def open_cache(clips: ClipStore, kind: str, name: str) -> Cache:
     there = [p.stem for p in cache_paths(root) if p.parent == folder]
     matching = [n for n in there if n == name or n.rsplit("-", 1)[0] == name]
     imported = name.startswith("official-maskiges")
-    command = f"import maskiges {root}" if imported else f"precompute {root} --{kind} {name}"
-    make = f"make it with 'combo {command}'"
+    make = f"make it with 'combo {f'import maskiges {root}' if imported else f'precompute {root} --{kind} {name}'}'"
     if not matching:
         raise BadInput(f"no {kind} cache {name!r} in {folder}, which holds {there or 'none'}; {make}")
     caches = [Cache(folder / f"{n}.zarr") for n in matching]

@@ -3,7 +3,7 @@
 Every store is complete or resumable, and says so: only shards with a valid receipt can be read.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,17 +15,7 @@ from ..masks import unpack_masks
 from .attributes import AudioAttributes, ClipAttributes, ProposalAttributes
 from .checksummed_json import digest, dump_checksummed, load_checksummed
 from .clip_table import ClipTable
-from .location import (
-    REQUESTS_AT_ONCE,
-    Location,
-    UrlPath,
-    files_below,
-    location,
-    names_in,
-    reaching,
-    sizes,
-    write_file,
-)
+from .location import REQUESTS_AT_ONCE, Location, UrlPath, files_below, location, names_in, reaching, sizes, write_file
 from .metadata import CLIP_TABLE, identity, is_begun, read_metadata
 from .receipts import Receipt, invalidate_shard, read_receipt
 from .schema import BYTES, array_specs, open_array, shard_key
@@ -121,17 +111,17 @@ class Store:
 
         Raises `ComboError` when a shard was never finished or its data are damaged.
         """
-        parts = list(self._read_parts(name, lo, hi))
+        parts = self._read_parts(name, lo, hi)
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def read_bytes(self, name: str, lo: int, hi: int) -> list[bytes]:
         """Frames lo..hi of a variable-length array. Raises as `read`."""
         return [value for part in self._read_parts(name, lo, hi) for value in part]
 
-    def _read_parts(self, name: str, lo: int, hi: int) -> Iterator[np.ndarray]:
-        """Shard by shard."""
-        for receipt in self._require_finished(lo, hi):
-            yield self._read_part(name, receipt, max(lo, receipt.frames[0]), min(hi, receipt.frames[1]))
+    def _read_parts(self, name: str, lo: int, hi: int) -> list[np.ndarray]:
+        """One per shard."""
+        found = self._require_finished(lo, hi)
+        return [self._read_part(name, r, max(lo, r.frames[0]), min(hi, r.frames[1])) for r in found]
 
     def _read_part(self, name: str, receipt: Receipt, first: int, end: int) -> np.ndarray:
         """A file that should be there and is not is an error; one that its receipt knows to be absent is fill value."""
@@ -147,7 +137,8 @@ class Store:
             begin = receipt.frames[0]
             return read_shard(self.path / file, spec, self.shard_frames, first - begin, end - begin)
         except (ValueError, RuntimeError, FileNotFoundError) as error:
-            raise self._unreadable(name, first, error) from error
+            what = f"shard {receipt.shard} is damaged ({str(error).splitlines()[0]})"
+            raise ComboError(f"{self.path / name}: {what}; {_remedy(self.kind)}") from error
 
     def _read_remote(self, name: str, first: int, end: int) -> np.ndarray:
         try:
@@ -167,17 +158,11 @@ class Store:
         for shard in range(lo // self.shard_frames, (hi - 1) // self.shard_frames + 1):
             receipt = self._receipts.get(shard) or self.finished(shard)
             if receipt is None:
-                raise ComboError(
-                    f"{self.path}: shard {shard} (frames {lo}..{hi}) is not finished; {_remedy(self.kind)}"
-                )
+                what = f"shard {shard} (frames {lo}..{hi}) is not finished"
+                raise ComboError(f"{self.path}: {what}; {_remedy(self.kind)}")
             self._receipts[shard] = receipt
             receipts.append(receipt)
         return receipts
-
-    def _unreadable(self, name: str, lo: int, error: Exception) -> ComboError:
-        shard = lo // self.shard_frames
-        reason = str(error).splitlines()[0]
-        return ComboError(f"{self.path / name}: shard {shard} is damaged ({reason}); {_remedy(self.kind)}")
 
 
 class ClipStore(Store):
@@ -199,18 +184,16 @@ class ClipStore(Store):
             raise BadInput(f"{path}: the clip table is not the one this store was made with; import the clips again")
 
     def fingerprint(self) -> str:
-        """Hash of all contents. Raises `BadInput` when the import has not finished.
+        """Hash of all contents, computed once. Raises `BadInput` when the import has not finished.
 
-        Computed once: a finished store does not change, and each time would read every receipt. A store that holds
-        a part of another, such as one split, has the fingerprint of the whole.
+        A store that holds a part of another, such as one split, has the fingerprint of the whole.
         """
         if self._fingerprint is None:
             receipts = self.receipts()
-            missing = self.num_shards - len(receipts)
-            if missing:
+            if missing := self.num_shards - len(receipts):
                 self._fingerprint = self._adopted_fingerprint()
             else:
-                self._fingerprint = digest([self.attributes.to_json(), [receipts[s].files for s in sorted(receipts)]])
+                self._fingerprint = digest([self.attributes.to_json(), [r.files for r in receipts.values()]])
             if self._fingerprint is None:
                 raise BadInput(f"{self.path}: {missing} of {self.num_shards} shards are missing; {_remedy(self.kind)}")
         return self._fingerprint

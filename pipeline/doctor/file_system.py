@@ -133,13 +133,13 @@ def _try_lock(folder: Path) -> None:
     """Another process must be kept out while the lock is held, and let in afterwards."""
     with (folder / "lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if _locked_elsewhere(folder / "lock"):
+        if _can_lock_elsewhere(folder / "lock"):
             raise Unfit("two processes hold the same lock at once")
-    if not _locked_elsewhere(folder / "lock"):
+    if not _can_lock_elsewhere(folder / "lock"):
         raise Unfit("a lock remains after its holder released it")
 
 
-def _locked_elsewhere(file: Path) -> bool:
+def _can_lock_elsewhere(file: Path) -> bool:
     command = [sys.executable, "-I", "-S", "-c", _LOCK_ELSEWHERE, str(file)]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 

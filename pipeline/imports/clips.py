@@ -4,7 +4,6 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 
@@ -52,11 +51,6 @@ class ImportReport:
         return "\n".join(lines)
 
 
-def open_source(name: Literal["avsbench", "synthetic", "videos"], **options: Any) -> ClipSource:
-    """Open one of `SOURCES`; options: the arguments of its class. Raises `BadInput` that lists every problem."""
-    return SOURCES[name](**options)
-
-
 def import_clips(
     source: ClipSource, root: str | Location, shard_frames: int = SHARD_FRAMES, avsbench: Path | None = None
 ) -> ImportReport:
@@ -98,11 +92,10 @@ def _clip_rows(source: ClipSource, clip: Clip) -> ClipRows:
         "audio_valid": audio_valid.astype(np.uint8),
     }
     off = 0.0 if read.log_mel is None else float(np.abs(read.log_mel - log_mel).max())
-    missing = int((~audio_valid).sum())
     note = None
     if not rows["waveform"].any():
         note = "silent throughout: no model can hear what sounds there"
-    elif missing:
+    elif missing := int((~audio_valid).sum()):
         note = f"its sound ends early: {missing} of its seconds were filled by rule {source.short_audio!r}"
     elif off > LOG_MEL_TOLERANCE:
         note = f"its log-mel pickle differs from the log-mel of its sound by up to {off:.2g}"

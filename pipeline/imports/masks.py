@@ -63,34 +63,28 @@ def _find_files(folder: Path, clips: list[Clip], *, allow_missing: bool) -> File
     files: Files = {}
     problems: list[str] = []
     for clip in clips:
-        paths = [_file_of(folder / clip.id, frame) for frame in range(clip.num_frames)]
+        candidates = [[folder / clip.id / f"{k:05d}{s}" for s in SUFFIXES] for k in range(clip.num_frames)]
+        paths = [next(filter(Path.is_file, options), None) for options in candidates]
         if None in paths and not allow_missing:
-            problems.append(
-                f"clip {clip.id}: no file for frame {paths.index(None)}, such as {folder / clip.id}/00000.npz"
-            )
+            example = f"{folder / clip.id}/00000.npz"
+            problems.append(f"clip {clip.id}: no file for frame {paths.index(None)}, such as {example}")
         outside = [p for p in paths if p is not None and not p.resolve().is_relative_to(top)]
         problems += [f"clip {clip.id}: {p} leads out of {folder}" for p in outside]
         files[clip.id] = paths
     if problems:
         more = len(problems) - SHOWN_PROBLEMS
         shown = [*problems[:SHOWN_PROBLEMS], *([f"and {more} more"] if more > 0 else [])]
-        raise BadInput.listing(
-            f"{folder} does not fit the clips:", shown, "--allow-missing takes frames without masks."
-        )
+        advice = "--allow-missing takes frames without masks."
+        raise BadInput.listing(f"{folder} does not fit the clips:", shown, advice)
     if all(path is None for paths in files.values() for path in paths):
         raise BadInput(f"{folder} has no masks of any of these clips; it should hold <clip id>/<frame>.npz")
     return files
 
 
-def _file_of(folder: Path, frame: int) -> Path | None:
-    there = (path for s in SUFFIXES if (path := folder / f"{frame:05d}{s}").is_file())
-    return next(there, None)
-
-
 def _hash_files(files: Files) -> dict[Path, str]:
     paths = [p for frames in files.values() for p in frames if p is not None]
+    hashes: dict[Path, str] = {}
     with ThreadPoolExecutor(READ_THREADS) as pool, bar(len(paths), "checking masks", "files") as progress:
-        hashes = {}
         for path, sha in zip(paths, pool.map(_sha256, paths), strict=True):
             hashes[path] = sha
             progress.update()
@@ -111,15 +105,12 @@ def _digest(files: Files, sha256: dict[Path, str]) -> str:
 
 
 def _read_proposals(path: Path | None, sha256: dict[Path, str], size: tuple[int, int]) -> Proposals:
-    if path is None:
-        frame = FrameMasks.none(size)
-    else:
-        try:
-            if _sha256(path) != sha256[path]:
-                raise ValueError(f"{path} has changed since it was checked")
-            frame = read_masks(path, size)
-        except (ValueError, OSError, BadInput) as error:
-            raise ComboError(f"{error}; repair the file and run the command again") from error
+    try:
+        if path and _sha256(path) != sha256[path]:
+            raise ValueError(f"{path} has changed since it was checked")
+        frame = read_masks(path, size) if path else FrameMasks.none(size)
+    except (ValueError, OSError, BadInput) as error:
+        raise ComboError(f"{error}; repair the file and run the command again") from error
     return proposals_of(frame.masks, frame.predicted_iou, frame.stability, frame.points)
 
 

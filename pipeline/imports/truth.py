@@ -55,12 +55,8 @@ def object_proposals(segments: np.ndarray) -> Proposals:
 def _source(clips: ClipStore) -> SyntheticSource:
     dataset, parameters = clips.dataset, clips.parameters
     if dataset not in ("synthetic-s4", "synthetic-ms3", "synthetic-avss"):
-        raise BadInput(
-            f"{clips.path} holds {dataset}; only synthetic sets know the segments of all objects, also of silent ones"
-        )
-    if parameters["version"] != SET_VERSION:
-        raise BadInput(
-            f"{clips.path} was made by version {parameters['version']} of the synthetic set, this is version "
-            f"{SET_VERSION}; import the clips again"
-        )
+        raise BadInput(f"{clips.path} holds {dataset}; only synthetic sets know the segments of silent objects, too")
+    if (version := parameters["version"]) != SET_VERSION:
+        what = f"version {version} of the synthetic set, this is version {SET_VERSION}"
+        raise BadInput(f"{clips.path} was made by {what}; import the clips again")
     return SyntheticSource(parameters["flavour"], parameters["clips"], parameters["seed"], parameters["size"])

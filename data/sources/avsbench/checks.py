@@ -15,21 +15,12 @@ from tqdm import tqdm
 from ...clip import Clip
 from ...images import FRAME_MODES, image_header, open_image
 from ...wav import check_wav
-from .labels import LABEL_MODES, colour_labels, index_labels
+from .labels import LABEL_MODES, binary_labels, colour_labels, index_labels
 from .layout import ClipFiles
 
-Kind = Literal[
-    "missing",  # the import refuses these four
-    "unreadable",
-    "unfit",  # another size or image mode
-    "extra",  # images beside the frames
-    "value",  # the import quarantines the clip: label values or colours of no class
-    "grey",  # the import takes these: a binary mask with values between 0 and 255
-    "zero-one",
-    "empty",  # nothing sounds
-    "float",  # sounds that the published reader takes for silence
-    "short",
-]
+# The import refuses the first four (unfit: another size or image mode; extra: images beside the frames), quarantines a
+# clip for "value" (of no class), and takes the rest.
+Kind = Literal["missing", "unreadable", "unfit", "extra", "value", "grey", "zero-one", "empty", "float", "short"]
 Fault = tuple[Kind, str]
 
 CHECK_THREADS = 8  # checks wait for the disk
@@ -95,26 +86,21 @@ def label_faults(path: Path, coding: str, num_classes: int) -> Iterator[Fault]:
     except ValueError as error:
         yield "unreadable", str(error)
         return
-    if not pixels.any():
-        yield "empty", str(path)
-    elif coding == "binary":
-        yield from _binary_faults(path, pixels)
-    else:
-        try:
-            (index_labels if coding == "index" else colour_labels)(pixels, num_classes)
-        except ValueError as error:
-            yield "value", f"{path}: {error}"
-
-
-def _binary_faults(path: Path, grey: np.ndarray) -> Iterator[Fault]:
-    values = np.flatnonzero(np.bincount(grey.ravel(), minlength=256))
-    top, between = int(values[-1]), values[(values > 0) & (values < 255)]
-    if top == 1:
-        yield "zero-one", f"{path} holds 0 and 1"
-    elif top <= 127:
-        yield "value", f"{path}: mask values reach only {top}; 0 and 255 expected"
-    elif len(between):
-        yield "grey", f"{path} holds values between 0 and 255, such as {between[0]}"
+    try:
+        if not pixels.any():
+            yield "empty", str(path)
+        elif coding == "index":
+            index_labels(pixels, num_classes)
+        elif coding == "colour":
+            colour_labels(pixels, num_classes)
+        elif pixels.max() == 1:
+            yield "zero-one", f"{path} holds 0 and 1"
+        else:
+            binary_labels(pixels)
+            if len(between := np.unique(pixels[(pixels > 0) & (pixels < 255)])):
+                yield "grey", f"{path} holds values between 0 and 255, such as {between[0]}"
+    except ValueError as error:
+        yield "value", f"{path}: {error}"
 
 
 def wrong_size(path: Path, found: tuple[int, int], expected: tuple[int, int]) -> str:
@@ -124,9 +110,7 @@ def wrong_size(path: Path, found: tuple[int, int], expected: tuple[int, int]) ->
 def _extra_pictures(frames: tuple[Path, ...]) -> Iterator[Fault]:
     """A frame too many means another cut of the video; hidden files such as .DS_Store mean nothing."""
     folder, expected = frames[0].parent, {path.name for path in frames}
-    if not folder.is_dir():
-        return  # its frames are reported as missing
-    shown = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    shown = [path for path in folder.glob("*") if not path.name.startswith(".")]  # none where there is no folder
     pictures = {path.name for path in shown if path.suffix.lower() in (".png", ".jpg", ".jpeg")}
     if extra := sorted(pictures - expected):
         yield "extra", f"{folder} holds {len(extra)} pictures beside the {len(expected)} frames, such as {extra[0]}"

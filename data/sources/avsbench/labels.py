@@ -38,9 +38,8 @@ def read_labels(path: Path, coding: str, num_classes: int) -> np.ndarray:
 def binary_labels(grey: np.ndarray) -> np.ndarray:
     """uint8 [H, W] of 0 (silent) and 1 (sounding), from grey values uint8 [H, W].
 
-    Official masks hold 0 and 255 and are cut at half. A mask of 0 and 1, which published loaders read as
-    empty, is understood, with a warning. A mask that is not empty and wholly below half is an error: it would
-    vanish.
+    Official masks hold 0 and 255 and are cut at half. A mask of 0 and 1, which published loaders read as empty, is
+    understood, with a warning. A mask that is not empty and wholly below half would vanish: ValueError.
     """
     top = int(grey.max())
     if top == 1:

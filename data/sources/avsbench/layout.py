@@ -59,11 +59,8 @@ def read_clips(path: Path, subset: Subset) -> tuple[Clip, ...]:
             for column in subset.in_paths:
                 safe_name(row[column], where, f"column {column!r}")
             clip = subset.clip(row)
-        except BadInput as error:
-            problems.append(str(error))
-            continue
-        except ValueError as error:
-            problems.append(f"{where}: {error}")
+        except (BadInput, ValueError) as error:
+            problems.append(str(error) if isinstance(error, BadInput) else f"{where}: {error}")
             continue
         if clip.id in clips:
             problems.append(f"{where}: clip {clip.id!r} was already listed in line {lines[clip.id]}")
@@ -84,17 +81,13 @@ def _rows(path: Path, subset: Subset) -> list[tuple[int, dict[str, str]]]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BadInput(f"{path} is not a readable CSV file: {error}") from error
     header = rows[0][1] if rows else []
-    if subset.named:
-        missing = [c for c in subset.columns if c not in header]
-        if missing:
-            raise BadInput(f"{path} has no column {', '.join(missing)}; its first line is {header}")
-        places = [header.index(c) for c in subset.columns]
-        has_header = True
-    else:
-        places = list(range(len(subset.columns)))
+    if not subset.named:
         has_header = len(header) < 2 or header[1] not in SPLITS
-    by_column = list(zip(subset.columns, places, strict=True))
-    return [(line, {c: row[p] for c, p in by_column if p < len(row)}) for line, row in rows[has_header:]]
+        return [(line, dict(zip(subset.columns, row, strict=False))) for line, row in rows[has_header:]]
+    if missing := [c for c in subset.columns if c not in header]:
+        raise BadInput(f"{path} has no column {', '.join(missing)}; its first line is {header}")
+    places = [(c, header.index(c)) for c in subset.columns]
+    return [(line, {c: row[p] for c, p in places if p < len(row)}) for line, row in rows[1:]]
 
 
 def _make_clip(id_: str, subset: str, split: str, objects: tuple[str, ...], source: str) -> Clip:
@@ -122,10 +115,6 @@ def _source_video(name: str) -> str:
     return name[:11] if name[11:12] == "_" else name
 
 
-def _s4_clip(row: dict[str, str]) -> Clip:
-    return _make_clip(row["name"], "s4", row["split"], (row["category"],), row["name"])
-
-
 def _s4_files(folder: Path, clip: Clip) -> ClipFiles:
     data, place = folder / "s4_data", Path(clip.split, clip.objects[0])
     frames = data / "visual_frames" / place / clip.id
@@ -137,10 +126,6 @@ def _s4_files(folder: Path, clip: Clip) -> ClipFiles:
         sound=data / "audio_wav" / place / f"{clip.id}.wav",
         log_mel=data / "audio_log_mel" / place / f"{clip.id}.pkl",
     )
-
-
-def _ms3_clip(row: dict[str, str]) -> Clip:
-    return _make_clip(row["video id"], "ms3", row["split"], (), _source_video(row["video id"]))
 
 
 def _ms3_files(folder: Path, clip: Clip) -> ClipFiles:
@@ -188,7 +173,7 @@ SUBSETS = {
         named=True,
         in_paths=("name", "category"),
         short_audio="repeat_last",
-        clip=_s4_clip,
+        clip=lambda row: _make_clip(row["name"], "s4", row["split"], (row["category"],), row["name"]),
         files=_s4_files,
     ),
     "ms3": Subset(
@@ -198,7 +183,7 @@ SUBSETS = {
         named=False,
         in_paths=("video id",),
         short_audio="repeat_last",
-        clip=_ms3_clip,
+        clip=lambda row: _make_clip(row["video id"], "ms3", row["split"], (), _source_video(row["video id"])),
         files=_ms3_files,
     ),
     "avss": Subset(
@@ -214,12 +199,15 @@ SUBSETS = {
 }
 
 
+def candidates(source_dir: Path, folder: tuple[str, ...]) -> list[Path]:
+    """Where a folder below the data set's root may be: below `source_dir`, below a part of the way, or it itself."""
+    return [source_dir.joinpath(*folder[k:]) for k in range(len(folder) + 1)]
+
+
 def locate(source_dir: Path, subset: Subset) -> Path:
     """The subset's folder: `source_dir` itself, or below it. Raises `BadInput` naming the lists it looked for."""
-    folders = [source_dir.joinpath(*subset.folder[k:]) for k in range(len(subset.folder) + 1)]
-    for folder in folders:
-        if (folder / subset.list_name).is_file():
-            return folder
-    looked = [str(folder / subset.list_name) for folder in folders]
+    lists = [folder / subset.list_name for folder in candidates(source_dir, subset.folder)]
+    if found := next((path for path in lists if path.is_file()), None):
+        return found.parent
     advice = "Name the folder that holds AVSBench_object and AVSBench_semantic, or the subset's own folder."
-    raise BadInput.listing(f"no AVSBench data in {source_dir}; looked for", looked, advice)
+    raise BadInput.listing(f"no AVSBench data in {source_dir}; looked for", [str(path) for path in lists], advice)

@@ -62,9 +62,8 @@ class AvsBenchSource:
         self.name = f"avsbench-{subset}" if split == "official" else f"avsbench-{split}-{subset}"
         self.size = (size, size)
         self.short_audio: ShortAudio = layout.short_audio
-        self.classes: tuple[str, ...] = BINARY_CLASSES
-        if not self._is_object:
-            self.classes = read_class_names(self._folder / "label2idx.json")
+        names = self._folder / "label2idx.json"
+        self.classes: tuple[str, ...] = BINARY_CLASSES if self._is_object else read_class_names(names)
         self.parameters = {
             "reader": READER_VERSION,
             "subset": subset,
@@ -74,9 +73,8 @@ class AvsBenchSource:
             **({"split": split} if split != "official" else {}),
         }
         clip_list = self._folder / layout.list_name
-        self.clips = read_clips(clip_list, layout)
-        if split == "source-aware":
-            self.clips = source_aware(self.clips)
+        listed = read_clips(clip_list, layout)
+        self.clips = listed if split == "official" else source_aware(listed)
         if problems := clip_problems(self.clips, self._problems, "checking files"):
             headline = f"problems with the files that {clip_list} lists ({len(problems)}):"
             advice = f"Nothing was imported. Repair these files, or take their clips out of {clip_list.name}."

@@ -15,8 +15,7 @@ PRECEDENCE = ("test", "val", "train")  # who keeps a video that several splits h
 def shared_sources(clips: Iterable[Clip]) -> dict[tuple[str, str], list[str]]:
     """(split, other split) -> ids of the clips of the first whose source video gave clips to the other, too.
 
-    Of each pair only the direction that matters: test with train, test with val, val with train. Pairs that share
-    nothing are left out.
+    Only for test with train, test with val, and val with train, and only where they share any.
     """
     clips = list(clips)
     splits = _splits_of_sources(clips)
@@ -31,8 +30,7 @@ def shared_sources(clips: Iterable[Clip]) -> dict[tuple[str, str], list[str]]:
 def source_aware(clips: Sequence[Clip]) -> tuple[Clip, ...]:
     """The clips without those that leak between splits. A video with clips in several belongs to test, else to val.
 
-    The test split stays whole, so scores on it can be compared, clip by clip, with those of official training. No
-    clip changes its split, its labels or its crop; the order stays.
+    The test split stays whole, so scores on it can be compared, clip by clip, with those of official training.
     """
     splits = _splits_of_sources(clips)
     owner = {source: next(s for s in PRECEDENCE if s in there) for source, there in splits.items()}

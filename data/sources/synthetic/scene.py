@@ -1,8 +1,7 @@
 """Images of the synthetic set: textured objects that move in front of a textured background.
 
-Each kind of object has a silhouette, a pattern and a colour family of its own, so that a network can tell the
-kinds apart; size, hue, tilt, side, depth order, place and motion are sampled for every scene. Nothing in
-this file knows which object sounds.
+Each kind of object has a silhouette, a pattern and a colour family of its own; all else is sampled for every scene.
+Nothing in this file knows which object sounds.
 
 Letters: T instants, N objects, H = W = size pixels. Lengths in a scene are fractions of the image's side;
 local coordinates (u, v) put an object's silhouette inside the unit circle, u to the right and v down.
@@ -180,20 +179,15 @@ def draw_scene(rng: np.random.Generator, kinds: tuple[int, ...], seconds: float)
         for i in range(n)
     )
     hue, other_hue = rng.random(), rng.random()
-    colours = [_rgb((hue, rng.uniform(0.05, 0.45), rng.uniform(0.25, 0.9)))]
-    colours.append(_rgb((other_hue, rng.uniform(0.05, 0.45), rng.uniform(0.15, 0.8))))
+    colour = _rgb((hue, rng.uniform(0.05, 0.45), rng.uniform(0.25, 0.9)))
+    other_colour = _rgb((other_hue, rng.uniform(0.05, 0.45), rng.uniform(0.15, 0.8)))
     grids = tuple(rng.standard_normal((cells, cells), dtype=np.float32) for cells in (4, 9, 24, 56))
     ripple = np.array([*rng.uniform(-60, 60, 2), rng.uniform(0, 0.5)], np.float32)
-    return Scene(movers, np.array(colours, np.float32), grids, ripple)
+    return Scene(movers, np.array([colour, other_colour], np.float32), grids, ripple)
 
 
 def _spread_homes(
-    rng: np.random.Generator,
-    radius: np.ndarray,
-    swing: np.ndarray,
-    period: np.ndarray,
-    phase: np.ndarray,
-    seconds: float,
+    rng: np.random.Generator, radius: np.ndarray, swing: np.ndarray, period: np.ndarray, phase: np.ndarray, end: float
 ) -> np.ndarray:
     """float64 [N, 2]: a random placement with all objects inside and `FREE_DISTANCE` apart at all times.
 
@@ -202,7 +196,7 @@ def _spread_homes(
     n = len(radius)
     margin = radius[:, None] + swing
     homes = margin + (1 - 2 * margin) * rng.random((PLACEMENTS, n, 2))
-    times = np.arange(0, seconds + 0.5, 0.5)[:, None, None]
+    times = np.arange(0, end + 0.5, 0.5)[:, None, None]
     paths = swing * np.sin(2 * np.pi * times / period + phase)  # [G, N, 2]
     first, second = np.triu_indices(n, 1)
     apart = (homes[:, first] - homes[:, second])[:, None] + (paths[:, first] - paths[:, second])
@@ -270,9 +264,8 @@ def _paint_mover(mover: Mover, times: np.ndarray, size: int) -> tuple[np.ndarray
         u = -u
     accent = _coverage(look.accent, u, v, scale)
     coverage = np.maximum(_coverage(look.body, u, v, scale), accent)
-    first, second, accent_colour = (
-        np.array(_rgb(tone, mover.tint), np.float32) for tone in (*look.tones, look.accent_tone)
-    )
+    tones = (*look.tones, look.accent_tone)
+    first, second, accent_colour = (np.array(_rgb(tone, mover.tint), np.float32) for tone in tones)
     blend = np.clip(0.5 + 0.7 * look.pattern(u, v), 0, 1)[..., None]
     colour = first + blend * (second - first)
     colour += accent[..., None] * (accent_colour - colour)

@@ -93,14 +93,7 @@ def woman(rng: np.random.Generator, times: np.ndarray) -> np.ndarray:
     return tone(cycles, formants(pitch, [(3050, 420, 1.0), (350, 120, 0.15)]))
 
 
-TIMBRES: dict[str, Timbre] = {
-    "bird": bird,
-    "car": car,
-    "dog": dog,
-    "guitar": guitar,
-    "helicopter": helicopter,
-    "woman": woman,
-}
+TIMBRES: dict[str, Timbre] = {f.__name__: f for f in (bird, car, dog, guitar, helicopter, woman)}
 
 
 def mix(rng: np.random.Generator, names: tuple[str, ...], plan: np.ndarray, step: float, seconds: float) -> np.ndarray:

@@ -1,15 +1,12 @@
 """The synthetic audio-visual set: exact truth, any number of clips, no files, and it needs ears.
 
-Every clip shows two to four objects of different kinds at all times, and only some of them sound. Which of
-them sound is sampled independently of all that is visible (kind, size, place, depth order, motion): a network
-that ignores the sound can only guess.
+Every clip shows two to four objects of different kinds, and only some of them sound: sampled independently of all that
+is visible, so a network that ignores the sound can only guess. A clip is a pure function of (flavour, seed, index,
+size).
 
-A clip is a pure function of (flavour, seed, index, size): it can be read alone, in any order, in any process.
-
-Timing follows AVSBench. Frame k is the picture at k + 15/16 s; the k-th log-mel example covers 0.96 k to
-0.96 k + 0.975 s. The set of sounding objects changes only where examples meet, at 0.96 k + 0.0075 s, so
-example k holds just the sounds that the label of frame k shows. Examples run ahead of whole seconds by 0.04 k
-(0.36 s at the end of a 10 s clip); the labels follow the examples.
+Timing follows AVSBench. Frame k is the picture at k + 15/16 s; the k-th log-mel example covers 0.96 k to 0.96 k +
+0.975 s. The sounding objects change only where examples meet, at 0.96 k + 0.0075 s, so example k holds just the sounds
+that the label of frame k shows.
 
 Letters: T frames, N objects of a scene, K kinds of object, H = W = size pixels.
 """
@@ -51,8 +48,7 @@ S4_CATEGORIES = {  # AVSBench's folder names
 class SceneTruth:
     """What is visible and audible in a clip, including the objects that do not sound.
 
-    segments: uint8 [T, H, W]: the kind (1..K) of the object visible at each pixel, 0 for background. With
-    proposals as good as these, only the choice of the sounding ones is left.
+    segments: uint8 [T, H, W]: the kind (1..K) of the object visible at each pixel, 0 for background.
     sounding: bool [T, K + 1]: which kinds sound during each frame's second; column 0 is always False.
     scene: the objects with their places, sizes and motions, back to front.
     """
@@ -107,7 +103,8 @@ class SyntheticSource:
         labels = truth.labels(semantic=self._flavour == "avss")
         labels[~np.array(clip.frame_annotated)] = IGNORE_LABEL
         kinds, plan = self._cast(index, clip.subset)
-        waveform = mix(self._streams(index)[2], _names(kinds), plan, EXAMPLE_STEP, clip.num_frames)
+        sound_rng = _streams(self._seed, index, self._flavour)[2]
+        waveform = mix(sound_rng, _names(kinds), plan, EXAMPLE_STEP, clip.num_frames)
         return ClipArrays(frames, labels, waveform)
 
     def scene(self, index: int) -> SceneTruth:
@@ -132,18 +129,16 @@ class SyntheticSource:
             source=name,
         )
 
-    def _streams(self, index: int) -> list[np.random.Generator]:
-        return _streams(self._seed, index, self._flavour)
-
     def _cast(self, index: int, subset: str) -> tuple[tuple[int, ...], np.ndarray]:
         seconds = 10 if subset == "v2" else 5
-        return _cast(self._streams(index)[0], seconds, changing=subset not in SINGLE_SOURCE)
+        rng = _streams(self._seed, index, self._flavour)[0]
+        return _cast(rng, seconds, changing=subset not in SINGLE_SOURCE)
 
     def _look(self, index: int) -> tuple[SceneTruth, np.ndarray]:
         """The truth and the frames."""
         clip = self.clips[index]
         kinds, plan = self._cast(index, clip.subset)
-        scene = draw_scene(self._streams(index)[1], kinds, clip.num_frames)
+        scene = draw_scene(_streams(self._seed, index, self._flavour)[1], kinds, clip.num_frames)
         frames, segments = render(scene, np.array(clip.frame_times), self.size[0])
         return SceneTruth(segments, _by_kind(kinds, plan), scene), frames
 
@@ -167,20 +162,11 @@ class SyntheticVideo:
         for i in range(round(len(self.sounding) * self.fps)):
             yield render(self.scene, np.array([i / self.fps]), self.size)[0][0]
 
-    def truth(self, times: np.ndarray) -> SceneTruth:
-        """The truth at some instants, in seconds [T], from 0 to before the video's end; else `ValueError`."""
-        times = np.asarray(times, np.float64)
-        if len(times) and not (times.min() >= 0 and times.max() < len(self.sounding)):
-            raise ValueError(f"times must lie in 0..{len(self.sounding)} s, not {times.min()}..{times.max()}")
-        segments = render(self.scene, times, self.size)[1]
-        return SceneTruth(segments, self.sounding[times.astype(np.int64)], self.scene)
-
 
 def render_video(seed: int, seconds: int, fps: float = 25, size: int = 224) -> SyntheticVideo:
     """A video of any whole number of seconds like the "avss" clips, a pure function of its arguments.
 
-    Cut into 5 or 10 s clips, its log-mel examples reach into the second before by up to 0.36 s, as those of
-    real videos do. `BadInput` for a negative seed, no seconds, no frame rate, or frames below 32 pixels.
+    Raises `BadInput` for a negative seed, no seconds, no frame rate, or frames below 32 pixels.
     """
     if seed < 0 or seconds < 1 or fps <= 0 or size < MIN_SIZE:
         raise BadInput(
@@ -212,10 +198,8 @@ def _cast(rng: np.random.Generator, seconds: int, *, changing: bool) -> tuple[tu
         plan[:, rng.integers(count)] = True
         return kinds, plan
     for k in range(seconds):
-        if k and rng.random() < 0.5:
-            plan[k] = plan[k - 1]
-        else:
-            plan[k] = _another(rng, plan[k - 1] if k else plan[0])
+        before = plan[max(0, k - 1)]
+        plan[k] = before if k and rng.random() < 0.5 else _another(rng, before)
     silent = rng.random(seconds) < SILENT_SECONDS
     silent[rng.integers(seconds)] = False  # no clip is silent throughout
     plan[silent] = False

@@ -6,7 +6,7 @@ for: memory does not grow with the length of the video, and calls from several t
 
 import itertools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -78,9 +78,7 @@ def inspect(path: Path) -> VideoFacts:
         first = next(_frames(container, stream, None, frame_rate), None)
         if first is None:
             raise ValueError("no frame of it can be decoded")
-        end = None
-        if stream.duration:
-            end = ((stream.start_time or 0) + stream.duration) * tick_of(stream)
+        end = ((stream.start_time or 0) + stream.duration) * tick_of(stream) if stream.duration else None
         has_sound = sound_stream(container) is not None
         size, pixel_aspect = (first.frame.height, first.frame.width), Fraction(stream.sample_aspect_ratio or 1)
         if round(first.frame.rotation / 90) % 2:
@@ -117,11 +115,10 @@ def tick_of(timed: Stream | Frame | Packet) -> Fraction:
 
 def seek(container: InputContainer, stream: Stream, time: Fraction) -> bool:
     """Go to the key frame at `time` or before it, seconds by the stream's clock. False if the file cannot seek."""
-    try:
+    with suppress(FFmpegError):
         container.seek(int(time / tick_of(stream)), stream=stream)
-    except FFmpegError:
-        return False
-    return True
+        return True
+    return False
 
 
 def _last_packet_end(path: Path) -> Fraction:
@@ -192,9 +189,8 @@ def readable_seconds(video: VideoFacts) -> Fraction:
         with open_video(video.path) as container:
             stream = video_stream(container)
             if back is not None:
-                if back >= video.duration or video.frame_rate is not None:
-                    continue
-                if not seek(container, stream, video.start + video.duration - back):
+                unseekable = back >= video.duration or video.frame_rate is not None
+                if unseekable or not seek(container, stream, video.start + video.duration - back):
                     continue
             for number, packet in enumerate(p for p in packets(container, stream) if p.size):
                 if video.frame_rate is not None:
@@ -209,10 +205,8 @@ def readable_seconds(video: VideoFacts) -> Fraction:
 
 def packets(container: InputContainer, stream: Stream) -> Iterator[Packet]:
     """All packets of a stream, the last one empty, to flush a decoder; a file that breaks off ends there."""
-    try:
+    with suppress(FFmpegError):
         yield from container.demux(stream)
-    except FFmpegError:
-        return
 
 
 @contextmanager
@@ -259,13 +253,11 @@ def _frames(
 def _decode_what_can_be(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
     coded = container.demux(stream)
     while True:
-        try:
+        with suppress(InvalidDataError):
             packet = next(coded, None)
             if packet is None:
                 return
             yield from packet.decode()
-        except InvalidDataError:
-            continue
 
 
 def _shown_at(frames: Iterator[TimedFrame], video: VideoFacts, times: list[Fraction]) -> list[VideoFrame]:

@@ -28,9 +28,8 @@ def replace_frames(path: Path, video: VideoFacts, frames: Iterable[tuple[Fractio
     """Write an mp4 with the audio of `video` and other frames at its timestamps.
 
     frames: (seconds from the first frame of `video`, ascending; uint8 [H, W, 3], RGB, all of one size), taken one at
-    a time. H.264, MPEG-4 where that is missing. An odd side is made even by repeating its last row or column.
-    Audio is copied, or encoded as AAC with its own rate and channels where mp4 players do not expect its codec. It is
-    read as it is needed, never as a whole.
+    a time and encoded as in `write_video`. Audio is copied, or encoded as AAC with its own rate and channels where mp4
+    players do not expect its codec; it is read as it is needed, never as a whole.
     Raises ValueError if there are no frames, or if a file cannot be read or written.
     """
     timed = _with_durations(frames, video.duration)

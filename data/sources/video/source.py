@@ -1,6 +1,7 @@
 """Video files as a source of clips, for prediction on one's own material."""
 
 import hashlib
+import itertools
 import re
 import warnings
 from collections.abc import Iterable
@@ -24,12 +25,10 @@ SAMPLED_BYTES = 1 << 20  # at the beginning, the middle and the end of a file
 class VideoSource:
     """A `ClipSource` of video files (mp4, mkv, webm, avi, ...), cut into clips of 5 or 10 seconds, without labels.
 
-    The frame of second k is the picture shown at k + 15/16 s by its presentation time stamp. For whole frame
-    rates it is the very frame that the published preprocessing takes; for others, that one counts frames at
-    the rounded rate and drifts away from the sound, which this reader does not. Each frame is turned upright
-    and squashed to `size` x `size`. A second counts if half of it is there; a last clip that is not full
-    repeats its last frame, marked as not valid. A video without a sound track gives a warning and an empty
-    waveform.
+    The frame of second k is the picture shown at k + 15/16 s by its presentation time stamp: for whole frame rates the
+    very frame that the published preprocessing takes, which for others drifts away from the sound. Each frame is turned
+    upright and squashed to `size` x `size`. A second counts if half of it is there; a last clip that is not full
+    repeats its last frame, marked as not valid. A video without sound causes a warning and has an empty waveform.
     """
 
     name = "videos"
@@ -37,10 +36,7 @@ class VideoSource:
     short_audio: ShortAudio = "silence"
 
     def __init__(self, paths: Iterable[Path], clip_seconds: int = 5, size: int = 224) -> None:
-        """Raises `BadInput` that lists every file that is missing, no video, or without pictures.
-
-        Only first pictures are decoded.
-        """
+        """Decodes first frames only. Raises `BadInput` that lists every file that is missing or no video."""
         if clip_seconds not in CLIP_LENGTHS:
             raise BadInput(f"clips of {clip_seconds} seconds cannot be made; choose one of {CLIP_LENGTHS}")
         if size < 1:
@@ -88,19 +84,14 @@ def inspect_videos(paths: Iterable[Path]) -> dict[str, VideoFacts]:
     videos: dict[str, VideoFacts] = {}
     paths = [Path(path) for path in paths]
     problems = [] if paths else ["no video file was named"]
-    taken: set[str] = set()
     for path in paths:
         if not path.is_file():
             problems.append(f"{path} is no file")
             continue
         try:
-            video = inspect(path)
+            videos[_free_name(path.stem, {name.casefold() for name in videos})] = inspect(path)
         except ValueError as error:
             problems.append(str(error))
-            continue
-        name = _free_name(path.stem, taken)
-        taken.add(name.casefold())
-        videos[name] = video
     if problems:
         raise BadInput.listing("these videos cannot be used:", problems)
     return videos
@@ -120,11 +111,8 @@ def file_identity(path: Path) -> list[int | str]:
 def _free_name(stem: str, taken: set[str]) -> str:
     """A plain name made of a file's stem: letters, digits, dashes and underscores."""
     plain = re.sub(r"[^\w-]+", "_", stem).encode()[:NAME_BYTES].decode(errors="ignore") or "video"
-    name, number = plain, 1
-    while name.casefold() in taken:
-        number += 1
-        name = f"{plain}-{number}"
-    return name
+    names = itertools.chain([plain], (f"{plain}-{number}" for number in itertools.count(2)))
+    return next(name for name in names if name.casefold() not in taken)
 
 
 def whole_seconds(video: VideoFacts) -> int:

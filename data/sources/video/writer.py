@@ -12,23 +12,18 @@ from av import AudioStream, VideoStream
 from av.container import OutputContainer
 
 from ....files import replacing
+from ...clip import SAMPLE_RATE
 
 Codec = Literal["libx264", "mpeg4"]
 VIDEO_CODECS: tuple[Codec, ...] = ("libx264", "mpeg4")  # the first that is there is used; mpeg4 always is
 
 
-def write_video(
-    path: Path,
-    frames: Iterable[np.ndarray],
-    fps: Fraction | int,
-    audio: np.ndarray | None = None,
-    sample_rate: int = 16_000,
-) -> None:
+def write_video(path: Path, frames: Iterable[np.ndarray], fps: Fraction | int, audio: np.ndarray | None = None) -> None:
     """Write H.264 (MPEG-4 where that is missing) with AAC sound; the file's ending tells the container.
 
     frames: uint8 [H, W, 3], RGB, all of one size, taken one at a time. An odd side is made even, as the pixel
     format demands, by repeating its last row or column.
-    audio: float32 [samples], mono, -1..1 (clipped), or None.
+    audio: float32 [samples], mono, 16 kHz, -1..1 (clipped), or None.
     The file appears at `path` only when it is complete. Raises ValueError if there are no frames, or one is unfit.
     """
     path = Path(path)
@@ -37,8 +32,7 @@ def write_video(
     if first is None:
         raise ValueError(f"{path}: a video needs at least one frame")
     with replacing(path, ending=path.suffix) as temporary, av.open(str(temporary.absolute()), "w") as container:
-        every = itertools.chain([first], following)
-        _write(container, every, first.shape, Fraction(fps), audio, sample_rate)
+        _write(container, itertools.chain([first], following), first.shape, Fraction(fps), audio)
 
 
 def _write(
@@ -47,12 +41,11 @@ def _write(
     shape: tuple[int, ...],
     fps: Fraction,
     audio: np.ndarray | None,
-    sample_rate: int,
 ) -> None:
     pictures = add_video_stream(container, shape, fps, crf="18")
     sound, waveform = None, np.zeros(0, np.float32)
     if audio is not None:
-        sound = container.add_stream("aac", rate=sample_rate, layout="mono")
+        sound = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
         waveform = np.clip(audio, -1.0, 1.0).astype(np.float32)
     written = 0
     for k, image in enumerate(frames):
@@ -60,7 +53,7 @@ def _write(
             raise ValueError(f"frame {k} is {image.dtype} {image.shape}; expected uint8 {(*shape[:2], 3)}")
         container.mux(pictures.encode(even_frame(image)))
         if sound is not None:  # side by side with the pictures, so that neither piles up in the muxer
-            upto = int((k + 1) / fps * sample_rate)
+            upto = int((k + 1) / fps * SAMPLE_RATE)
             _encode_sound(container, sound, waveform[written:upto], written)
             written = max(written, upto)
     container.mux(pictures.encode())

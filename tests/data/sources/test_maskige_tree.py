@@ -151,7 +151,7 @@ class TestRefusals:
     @pytest.mark.parametrize("subset", ["s4", "ms3"])
     def test_wrong_size(self, tmp_path: Path, subset: str) -> None:
         files = write_tree(tmp_path, subset, (8, 9))
-        with pytest.raises(BadInput, match=r"_1_mask_color\.png is 8 x 9 \(height x width\); the clips are 8 x 8"):
+        with pytest.raises(BadInput, match=r"_1_mask_color\.png is 8 x 9 \(height x width\); expected 8 x 8"):
             MaskigeTree(tmp_path, files, SIZE)
 
     def test_unfit_files_are_all_named(self, tmp_path: Path) -> None:

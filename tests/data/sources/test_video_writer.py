@@ -46,13 +46,13 @@ def test_length_and_sound_come_back(tmp_path, fps):
     assert np.corrcoef(waveform[:46_000], sound[:46_000])[0, 1] > 0.98
 
 
-def test_sound_of_another_rate_and_beyond_full_scale(tmp_path):
-    sound = 3 * tone(3, 44_100).mean(axis=0)
-    write_video(tmp_path / "a.mp4", pictures(), 25, sound, 44_100)
+def test_sound_beyond_full_scale(tmp_path):
+    sound = 3 * tone(3, 16_000).mean(axis=0)
+    write_video(tmp_path / "a.mp4", pictures(), 25, sound)
     with av.open(str(tmp_path / "a.mp4")) as container:
-        assert container.streams.audio[0].rate == 44_100
+        assert container.streams.audio[0].rate == 16_000
         samples = np.concatenate([f.to_ndarray()[0] for f in container.decode(audio=0)])
-    assert np.corrcoef(samples[:130_000], sound.clip(-1, 1)[:130_000])[0, 1] > 0.98
+    assert np.corrcoef(samples[:46_000], sound.clip(-1, 1)[:46_000])[0, 1] > 0.98
 
 
 def test_without_sound(tmp_path):

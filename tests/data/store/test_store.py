@@ -69,7 +69,7 @@ class TestPlan:
     def test_duplicate_ids_are_refused_and_named(self) -> None:
         clip = NoiseSource().clips[0]
         with pytest.raises(BadInput, match="clip-0"):
-            plan_order([clip, clip])
+            ClipTable.of(plan_order([clip, clip]))
 
     def test_table_gives_back_every_column(self, tmp_path: Path) -> None:
         clips = plan_order(NoiseSource(clips=12).clips)
