@@ -1,6 +1,6 @@
 """Compare two proposal generators on the same clips: how many masks each finds, and where they agree."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ class CacheDiff:
     clips: tuple[tuple[str, float | None, float], ...]
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return vars(self)
 
     def __str__(self) -> str:
         rows = [

@@ -1,6 +1,5 @@
 """Find and delete what a cache root does not need: stale or unfinished caches, and leftovers of killed writers."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -67,13 +66,11 @@ def plan_cleaning(root: str | Location, *, unfinished: bool = False) -> list[Rub
     root = location(root)
     fingerprint = ClipStore(root).fingerprint()
     caches = cache_paths(root)
-    found = list(_leftovers(root / "clips.zarr"))
+    found = _leftovers(root / "clips.zarr")
     with bar(len(caches), "look for rubbish", "caches") as progress:
         for path in caches:
-            if why := _why_superfluous(path, fingerprint, unfinished=unfinished):
-                found.append(Rubbish(path, why, files_below(path), whole=True))
-            else:
-                found += _leftovers(path)
+            why = _why_superfluous(path, fingerprint, unfinished=unfinished)
+            found += [Rubbish(path, why, files_below(path), whole=True)] if why else _leftovers(path)
             progress.update()
     return found
 
@@ -89,10 +86,9 @@ def _why_superfluous(path: Location, fingerprint: str, *, unfinished: bool) -> s
     return f"{missing} of {cache.num_shards} shards were never finished" if missing else None
 
 
-def _leftovers(path: Location) -> Iterator[Rubbish]:
+def _leftovers(path: Location) -> list[Rubbish]:
     files = {name: size for name, size in files_below(path).items() if is_temporary(name.rsplit("/", 1)[-1])}
-    if files:
-        yield Rubbish(path, f"{len(files)} temporary files of killed writers", files, whole=False)
+    return [Rubbish(path, f"{len(files)} temporary files of killed writers", files, whole=False)] if files else []
 
 
 def _delete(rubbish: Rubbish) -> Rubbish:
@@ -106,12 +102,7 @@ def _delete(rubbish: Rubbish) -> Rubbish:
     except BadInput:
         return replace(rubbish, held=True)
     if rubbish.whole and isinstance(rubbish.path, Path):
-        _remove_folders(rubbish.path)
+        (rubbish.path / "_lock").unlink(missing_ok=True)
+        for folder in sorted((p for p in (rubbish.path, *rubbish.path.rglob("*")) if p.is_dir()), reverse=True):
+            folder.rmdir()
     return rubbish
-
-
-def _remove_folders(path: Path) -> None:
-    (path / "_lock").unlink(missing_ok=True)
-    for folder in sorted((p for p in path.rglob("*") if p.is_dir()), reverse=True):
-        folder.rmdir()
-    path.rmdir()

@@ -71,13 +71,9 @@ def stored_bytes(receipts: Iterable[Receipt]) -> int:
 
 def _cache_info(clips: ClipStore, cache: Cache, clips_fingerprint: str | None) -> dict[str, Any]:
     done = cache.receipts()
-    coverage = {}
-    for split in clips.table.splits():
-        shards = clips.shards_of(split)
-        coverage[split] = sum(s in done for s in shards) / len(shards)
-    masks = sum(r.counts.get("masks", 0) for r in done.values())
-    dropped = sum(r.counts.get("dropped_masks", 0) for r in done.values())
-    frames = sum(r.counts.get("frames", 0) for r in done.values())
+    shards = {split: clips.shards_of(split) for split in clips.table.splits()}
+    counted = ("masks", "dropped_masks", "frames")
+    masks, dropped, frames = (sum(r.counts.get(key, 0) for r in done.values()) for key in counted)
     agreement = read_log(cache.path / AGREEMENT).get("agreement")  # of an approximate setting with the exact one
     return {
         "kind": cache.kind,
@@ -86,7 +82,7 @@ def _cache_info(clips: ClipStore, cache: Cache, clips_fingerprint: str | None) -
         "maker": cache.provenance.to_json(),
         "clips_fingerprint": cache.clips_fingerprint,
         "fresh": cache.clips_fingerprint == clips_fingerprint,
-        "coverage": coverage,
+        "coverage": {split: sum(s in done for s in of_split) / len(of_split) for split, of_split in shards.items()},
         **({"masks_per_frame": masks / frames} if cache.kind == "proposals" and frames else {}),
         **({"dropped_masks": dropped} if dropped else {}),
         **({"agreement": agreement} if agreement else {}),
@@ -134,9 +130,7 @@ def show_info(info: dict[str, Any]) -> str:
         weights = f"; weights sha256 {provenance.weights_sha256[:12]}" if provenance.weights_sha256 else ""
         lines.append(f"  version {provenance.version}; {parameters or 'no parameters'}{weights}")
         if "devices" in cache:
-            versions = ", ".join(
-                f"{p} {cache['versions'][p]}" for p in ("combo-avs", "torch") if p in cache["versions"]
-            )
+            versions = ", ".join(f"{p} {v}" for p, v in cache["versions"].items() if p in ("combo-avs", "torch"))
             lines.append(f"  {cache['seconds_per_frame']:.3g} s per frame on {', '.join(cache['devices'])}; {versions}")
         if "agreement" in cache:
             measured = ", ".join(f"{k} {v:.3g}" for k, v in cache["agreement"].items())
@@ -157,11 +151,7 @@ def verify_root(root: str | Location) -> list[dict[str, Any]]:
 
     shard is None for metadata, logs, and files of no shard. Raises `BadInput` when there is no clip store.
     """
-    problems: list[dict[str, Any]] = []
-
-    def found(path: Location, shard: int | None, problem: str) -> None:
-        problems.append({"store": str(path), "shard": shard, "problem": problem})
-
+    found: list[tuple[Location, int | None, str]] = []
     stores: list[Store] = []
     clips = location(root) / "clips.zarr"
     for path in (clips, *cache_paths(root)):
@@ -170,15 +160,15 @@ def verify_root(root: str | Location) -> list[dict[str, Any]]:
         except BadInput as error:
             if not is_begun(path):
                 raise
-            found(path, None, str(error))
+            found.append((path, None, str(error)))
     with bar(sum(s.num_shards for s in stores), "verify", "shards") as progress:
         for store in stores:
             for shard, problem in check_store(store):
                 if problem is not None:
-                    found(store.path, shard, problem)
+                    found.append((store.path, shard, problem))
                 if shard is not None:
                     progress.update()
-    return problems
+    return [{"store": str(path), "shard": shard, "problem": problem} for path, shard, problem in found]
 
 
 def show_problems(problems: list[dict[str, Any]]) -> str:
@@ -189,20 +179,12 @@ def show_problems(problems: list[dict[str, Any]]) -> str:
     for (store, problem), group in groupby(problems, key=lambda p: (p["store"], p["problem"])):
         shards = [p["shard"] for p in group if p["shard"] is not None]
         lines.append(f"{store}{_name_shards(shards)}: {problem}")
-    end = (
-        f"{len(problems)} problems; 'combo cache verify --repair' repairs what it can; the commands that made these "
-        "stores redo only what is damaged or missing"
-    )
-    return "\n".join([*lines, end])
+    advice = "'combo cache verify --repair' repairs what it can; the commands that made these stores redo the rest"
+    return "\n".join([*lines, f"{len(problems)} problems; {advice}"])
 
 
 def _name_shards(shards: list[int]) -> str:
     """For example " shards 0, 3 to 17"."""
-    runs: list[list[int]] = []
-    for shard in shards:
-        if runs and shard == runs[-1][-1] + 1:
-            runs[-1] = [runs[-1][0], shard]
-        else:
-            runs.append([shard])
-    named = ", ".join(" to ".join(map(str, run)) for run in runs)
+    runs = [[shard for _, shard in run] for _, run in groupby(enumerate(shards), key=lambda pair: pair[1] - pair[0])]
+    named = ", ".join(" to ".join(map(str, sorted({run[0], run[-1]}))) for run in runs)
     return f" shard{'s' * (len(shards) > 1)} {named}" if shards else ""

@@ -91,8 +91,10 @@ def merge_roots(root: str | Location, sources: Sequence[str | Location]) -> Tran
     root = location(root)
     counts: dict[str, int] = {}
     conflicts: list[str] = []
-    for stores in offered:
-        _require_same_clips(root, stores[0])
+    there = root / "clips.zarr"
+    for clips, *_ in offered:
+        if is_begun(there) and Store(there).attributes != clips.attributes:
+            raise BadInput(f"{clips.path} and {there} hold different clips; only equal sets can be merged")
     for stores in offered:
         for source in stores:
             name = f"{_name(source)}.zarr"
@@ -101,20 +103,14 @@ def merge_roots(root: str | Location, sources: Sequence[str | Location]) -> Tran
             store = Store(target)
             with lock_store(target), bar(source.num_shards, f"merge {name}", "shards") as progress:
                 for shard, receipt in source.receipts().items():
-                    there = store.finished(shard)
-                    if there is None:
+                    own = store.finished(shard)
+                    if own is None:
                         copy_shard(source, store, receipt)
                         counts[name] = counts.get(name, 0) + 1
-                    elif there.to_json() != receipt.to_json():
+                    elif own.to_json() != receipt.to_json():
                         conflicts.append(f"{source.path}: shard {shard} differs from that of {target}")
                     progress.update()
     return Transfer(str(root), counts, tuple(conflicts))
-
-
-def _require_same_clips(root: Location, clips: Store) -> None:
-    target = root / "clips.zarr"
-    if is_begun(target) and Store(target).attributes != clips.attributes:
-        raise BadInput(f"{clips.path} and {target} hold different clips; only equal sets can be merged")
 
 
 def _chosen(clips: ClipStore, names: list[str] | None) -> list[Cache]:

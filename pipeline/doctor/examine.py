@@ -17,9 +17,8 @@ def examine(paths: list[str]) -> Report:
     facts = machine_facts()
     report = Report(facts, findings=list(machine_findings(facts)))
     for path in paths:
-        about: dict[str, Any] = {"path": str(path)}
-        report.findings += _path_findings(path, about)
-        report.paths.append(about)
+        report.paths.append({"path": str(path)})
+        report.findings += _path_findings(path, report.paths[-1])
     return report
 
 

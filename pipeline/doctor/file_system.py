@@ -35,15 +35,12 @@ def file_system_findings(path: Location, facts: dict[str, Any], *, holds_data: b
     holds_data: whether it is a cache root already, which is of use even if read-only.
     """
     readonly = "D203" if holds_data else "D202"
-    if isinstance(path, UrlPath):
-        try:
-            facts["write_ms"] = _try_objects(path)
-        except (Unfit, OSError) as error:
-            yield Finding(readonly, str(path), str(error))
-        return
     try:
+        if isinstance(path, UrlPath):
+            facts["write_ms"] = _try_objects(path)
+            return
         folder = Path(tempfile.mkdtemp(prefix=".doctor-", dir=path))
-    except OSError as error:
+    except (Unfit, OSError) as error:
         yield Finding(readonly, str(path), str(error))
         return
     try:

@@ -33,7 +33,7 @@ def machine_facts() -> dict[str, Any]:
         "system": platform.platform(),
         "devices": _devices(),
         "memory_gb": {"free": free_memory() / 1e9, "of": psutil.virtual_memory().total / 1e9},
-        "disk_gb": {str(folder): free_disk(folder) / 1e9 for folder in _folders()},
+        "disk_gb": {str(p): free_disk(p) / 1e9 for p in (Path.cwd(), weights_folder(), Path(tempfile.gettempdir()))},
         "parts": {part: not unmet(part) for part in sorted(_extras())},
         "weights": {
             "folder": str(weights_folder()),
@@ -93,10 +93,6 @@ def free_disk(folder: Path) -> int:
     return shutil.disk_usage(there).free
 
 
-def _folders() -> list[Path]:
-    return list(dict.fromkeys((Path.cwd(), weights_folder(), Path(tempfile.gettempdir()))))
-
-
 def _version(name: str) -> str | None:
     try:
         return version(name)
@@ -114,18 +110,16 @@ def _devices() -> list[dict[str, Any]]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     devices: list[dict[str, Any]] = [{"device": "cpu", "cores": cores, "threads": torch.get_num_threads()}]
     for index in range(torch.cuda.device_count()):
-        about = torch.cuda.get_device_properties(index)
-        bf16 = about.major >= 8
-        devices.append(
-            {"device": f"cuda:{index}", "name": about.name, "memory_gb": about.total_memory / 1e9, "bf16": bf16}
-        )
+        gpu = torch.cuda.get_device_properties(index)
+        about = {"name": gpu.name, "memory_gb": gpu.total_memory / 1e9, "bf16": gpu.major >= 8}
+        devices.append({"device": f"cuda:{index}", **about})
     return devices
 
 
 def _device_findings(devices: list[dict[str, Any]]) -> Iterator[Finding]:
     if len(devices) == 1:
         there = Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
-        built = "CPU" if torch.version.cuda is None else f"CUDA {torch.version.cuda}"
+        built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU"
         yield Finding("D104", "devices", f"torch is built for {built}") if there else Finding("D103", "devices")
     for device in devices[1:]:
         if not device["bf16"]:

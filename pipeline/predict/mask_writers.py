@@ -129,27 +129,24 @@ def _zarr(path: Path, classes: tuple[str, ...], size: tuple[int, int]) -> Iterat
     chunk = max(1, min(5, CHUNK_BYTES // area))
     shard = chunk * max(1, min(MAX_SHARD_FRAMES, SHARD_BYTES // area) // chunk)
     group = zarr.create_group(path, zarr_format=3, attributes={"classes": list(classes), "written_by": "combo predict"})
-    settings = {"compressors": [ZstdCodec(level=3), Crc32cCodec()], "config": {"write_empty_chunks": True}}
-    create = partial(group.create_array, fill_value=0, **settings)
+    create = partial(
+        group.create_array,
+        fill_value=0,
+        compressors=[ZstdCodec(level=3), Crc32cCodec()],
+        config={"write_empty_chunks": True},
+    )
     labels = create("labels", shape=(0, *size), chunks=(chunk, *size), shards=(shard, *size), dtype="uint8")
-    seconds = create("seconds", shape=(0,), chunks=(4096,), dtype="float64")
     maps: list[np.ndarray] = []
     times: list[float] = []
-
-    def flush() -> None:
-        begin = labels.shape[0]
-        labels.resize((begin + len(maps), *size))
-        labels[begin:] = np.stack(maps)
-        maps.clear()
 
     def add(time: float, label: np.ndarray) -> None:
         maps.append(label)
         times.append(time)
         if len(maps) == shard:
-            flush()
+            labels.append(np.stack(maps))
+            maps.clear()
 
     yield add
     if maps:
-        flush()
-    seconds.resize((len(times),))
-    seconds[:] = np.array(times)
+        labels.append(np.stack(maps))
+    create("seconds", data=np.array(times, np.float64), chunks=(4096,))

@@ -63,14 +63,11 @@ def predict(
     """Segment video files with the best weights of a run. Returns lines that say what was found and written.
 
     Writes a folder per video, out/NAME/: overlay.mp4, with the video's own pictures, times and sound; masks (see
-    `mask_writer`); timeline.csv and timeline.json; prediction.json.
-    The network sees the picture at 15/16 s of every second, with the sound of that second; that mask is written, and
-    painted over the whole second, unless `outputs.every_frame` asks for more.
-    Memory does not grow with the length of a video. The same call resumes after an interruption and skips videos that
-    are done.
+    `mask_writer`); timeline.csv and timeline.json; prediction.json. The network sees the picture at 15/16 s of every
+    second, with the sound of that second; that mask is written, and painted over the whole second, unless
+    `outputs.every_frame` asks for more. Memory does not grow with the length of a video. The same call resumes.
     Raises `BadInput` before any work for files that are no videos, a generator or encoder other than the run's, and an
-    output folder that holds the prediction of another video. Raises `PartsUnreadable` when all is written but parts of
-    a video are damaged; these have no masks.
+    output folder that holds the prediction of another video; `PartsUnreadable` when parts of a video are damaged.
     """
     found = inspect_videos(videos)
     if out.exists() and not out.is_dir():

@@ -63,16 +63,12 @@ def _signed_distances(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray
         for k, mask in enumerate(masks):
             if mask.any():
                 # Padded with background, so that a mask that fills the picture still has an outline.
-                inside = _distances(np.pad(mask, 1))[1:-1, 1:-1]
-                fields[k, c] = inside - (0 if mask.all() else _distances(~mask))
+                inside = np.asarray(distance_transform_edt(np.pad(mask, 1)))[1:-1, 1:-1]
+                fields[k, c] = inside - (0 if mask.all() else np.asarray(distance_transform_edt(~mask)))
         for k, mask in enumerate(masks):
             if not mask.any():
                 fields[k, c] = -fields[1 - k, c].max()
     return classes, fields[0], fields[1]
-
-
-def _distances(mask: np.ndarray) -> np.ndarray:
-    return np.asarray(distance_transform_edt(mask))
 
 
 def _blend(classes: np.ndarray, first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:

@@ -24,15 +24,13 @@ def templates() -> Environment:
 
 def png(image: np.ndarray) -> str:
     """uint8 [H, W, 3] or [H, W]."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG", optimize=True)
+    Image.fromarray(image).save(buffer := io.BytesIO(), "PNG", optimize=True)
     return _data_url("image/png", buffer.getvalue())
 
 
 def wav(waveform: np.ndarray) -> str:
     """int16 [samples], mono, 16 kHz."""
-    buffer = io.BytesIO()
-    soundfile.write(buffer, waveform, SAMPLE_RATE, format="WAV")
+    soundfile.write(buffer := io.BytesIO(), waveform, SAMPLE_RATE, format="WAV")
     return _data_url("audio/wav", buffer.getvalue())
 
 
@@ -69,8 +67,7 @@ def literal(name: str) -> str:
 
 def svg(figure: Figure) -> str:
     """A figure as SVG, closed afterwards."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    figure.savefig(buffer := io.StringIO(), format="svg", metadata={"Date": None})
     plt.close(figure)
     return _data_url("image/svg+xml", buffer.getvalue().encode())
 

@@ -19,11 +19,6 @@ class Paired:
     measures: list[Measure]  # the difference, and its absolute value
 
     @property
-    def distance(self) -> str:
-        """The key of the absolute difference, to sort the clips by."""
-        return self.measures[-1].key
-
-    @property
     def mean(self) -> float:
         return statistics.mean(self.differences)
 

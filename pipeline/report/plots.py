@@ -15,33 +15,24 @@ POINTS = 400  # of one curve; a page does not show more
 
 def run_curves(log: list[dict[str, Any]]) -> list[tuple[str, str]]:
     """(what it shows, SVG) for the losses, the learning rate and the scores on val, as far as they were logged."""
-    x, steps = _entries(log, "total")
     found = []
-    if steps:
-        terms = {key: smooth([e.get(key, np.nan) for e in steps], 20) for key in _last_terms(steps[-1])}
-        losses = {"total": smooth([e["total"] for e in steps], 20), **terms}
-        thin = {re.sub(r"^loss_|_\d+$", "", key): _thin(x, values) for key, values in losses.items()}
+    if steps := [entry for entry in log if "total" in entry]:
+        keys = ("total", *_last_terms(steps[-1]))
+        losses = {re.sub(r"^loss_|_\d+$", "", key): _series(log, key, 20) for key in keys}
         what = "loss, all terms together, and each term of the last prediction that has it"
-        found.append((what, curves(thin, "loss", log=True)))
-        rates = {key: _thin(x, [e[key] for e in steps]) for key in ("lr", "lr_backbone") if key in steps[-1]}
+        found.append((what, curves(losses, "loss", log=True)))
+        rates = {key: _series(log, key) for key in ("lr", "lr_backbone") if key in steps[-1]}
         found.append(("learning rate", curves(rates, "learning rate")))
-    x, scored = _entries(log, "M_J")
-    if scored:
-        found.append(("score on val", curves({m: (x, [e[m] for e in scored]) for m in ("M_J", "M_F")}, "score on val")))
+    if any("M_J" in entry for entry in log):
+        found.append(("score on val", curves({m: _series(log, m) for m in ("M_J", "M_F")}, "score on val")))
     return found
 
 
 def joint_curves(runs: list[Run]) -> list[tuple[str, str]]:
     """The loss of several runs in one diagram, and M_J on val in another."""
-    losses, scores = {}, {}
-    for run in runs:
-        name = f"{run.variant}, seed {run.seed}"
-        x, steps = _entries(run.log, "total")
-        if steps:
-            losses[name] = _thin(x, smooth([e["total"] for e in steps], 20))
-        x, scored = _entries(run.log, "M_J")
-        if scored:
-            scores[name] = x, [e["M_J"] for e in scored]
+    logs = {f"{run.variant}, seed {run.seed}": run.log for run in runs}
+    losses = {name: series for name, log in logs.items() if (series := _series(log, "total", 20))[0]}
+    scores = {name: series for name, log in logs.items() if (series := _series(log, "M_J"))[0]}
     found = [("loss of all runs", curves(losses, "loss, all terms", log=True))] if losses else []
     return found + ([("M_J on val of all runs", curves(scores, "M_J on val"))] if scores else [])
 
@@ -91,10 +82,13 @@ def difference_plot(pair: Paired) -> str:
     return svg(figure)
 
 
-def _entries(log: list[dict[str, Any]], key: str) -> tuple[list[float], list[dict[str, Any]]]:
-    """Steps and entries of the log that have a key."""
+def _series(log: list[dict[str, Any]], key: str, window: int = 1) -> tuple[list[float], list[float]]:
+    """Steps and values of the entries that have a key, at most `POINTS` of them; values are means over `window`."""
     entries = [entry for entry in log if key in entry]
-    return [float(entry["step"]) for entry in entries], entries
+    values = [float(entry[key]) for entry in entries]
+    y = values if window == 1 else smooth(values, window)
+    picks = np.unique(np.linspace(0, len(y) - 1, min(len(y), POINTS)).round().astype(int))
+    return [float(entries[p]["step"]) for p in picks], [y[p] for p in picks]
 
 
 def _last_terms(entry: dict[str, Any]) -> list[str]:
@@ -105,11 +99,6 @@ def _last_terms(entry: dict[str, Any]) -> list[str]:
         if last.get(term) != term:
             last[term] = key
     return list(last.values())
-
-
-def _thin(x: list[float], y: list[float]) -> tuple[list[float], list[float]]:
-    picks = np.unique(np.linspace(0, len(x) - 1, min(len(x), POINTS)).round().astype(int))
-    return [x[p] for p in picks], [y[p] for p in picks]
 
 
 def _cut(name: str) -> str:
