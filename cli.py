@@ -18,7 +18,8 @@ from .commands.stage_one import precompute
 from .commands.stage_two import compare, evaluate, replay, train
 from .console import run
 from .errors import FAILED
-from .pipeline.common.choices import EveryFrame, MaskFormat, MaskSize
+from .pipeline.common.choices import EveryFrame, MaskFormat, MaskSize, Outputs
+from .pipeline.evaluate.protocols import PUBLISHED
 
 app = typer.Typer(pretty_exceptions_enable=False, add_completion=True)
 app.add_typer(imports.app, name="import")
@@ -54,8 +55,10 @@ def predict(
     run: Run,
     videos: Annotated[list[Path], typer.Argument(help="Video files of any length.")],
     out: Annotated[Path, typer.Option(help="Folder for overlays, masks and timelines.")],
-    masks: Annotated[MaskFormat, typer.Option(help="PNG files, COCO run lengths, or a Zarr store.")] = "png",
-    mask_size: Annotated[MaskSize, typer.Option(help="Size of the masks: the video's or the network's.")] = "video",
+    masks: Annotated[MaskFormat, typer.Option(help="PNG files, COCO run lengths, or a Zarr store.")] = Outputs.masks,
+    mask_size: Annotated[
+        MaskSize, typer.Option(help="Size of the masks: the video's or the network's.")
+    ] = Outputs.mask_size,
     every_frame: Annotated[EveryFrame | None, typer.Option(help="A mask for every picture; segment is slow.")] = None,
     proposals: Annotated[str | None, typer.Option(help="A generator, for runs on imported Maskiges.")] = None,
     device: Device = "auto",
@@ -65,7 +68,6 @@ def predict(
 
     Weights of the audio encoder or generator: --set precompute.encoder.weights=FILE, as for precompute.
     """
-    from .pipeline.predict.predict import Outputs
     from .pipeline.predict.predict import predict as segment_videos
     from .pipeline.predict.segmenter import StageOne
 
@@ -79,7 +81,7 @@ def report(
     targets: Annotated[list[Path], typer.Argument(metavar="TARGET...", help="Runs, comparisons, cache roots, caches.")],
     out: Annotated[Path, typer.Option(help="Folder; an earlier report in it is replaced.")] = Path("report"),
     split: Split = "test",
-    protocol: Annotated[str, typer.Option(help="As for evaluate.")] = "published",
+    protocol: Annotated[str, typer.Option(help="As for evaluate.")] = PUBLISHED,
     device: Device = "auto",
 ) -> None:
     """Write a page about runs, comparisons and caches, with their pictures and sounds. It needs no network."""

@@ -13,6 +13,8 @@ from combo_avs.pipeline.config.precompute import PrecomputeConfig
 from combo_avs.pipeline.config.tree import load_config
 from combo_avs.pipeline.imports.clips import import_clips
 from combo_avs.pipeline.precompute.driver import plan_caches, run_plans
+from combo_avs.pipeline.report.report import report
+from combo_avs.pipeline.report.scoring import Scoring
 from combo_avs.pipeline.runs.data import DataNames, open_data
 from combo_avs.pipeline.runs.folder import append_run_log, create_converted_run
 
@@ -61,3 +63,8 @@ def make_run(root: Path, folder: Path, seed: int = 0, consistency: float = 10.0,
     steps = [{"step": s, "total": 9.0 - s, "loss_mask": 5.0 - s, "lr": 0.001, "lr_backbone": 0.0} for s in range(4)]
     append_run_log(folder, [*steps, {"step": 4, "M_J": 0.25, "M_F": 0.5, "protocol": "published: as printed"}])
     return folder
+
+
+def make_report(targets: list[Path], out: Path) -> Path:
+    """The report on the test split, on the CPU."""
+    return report(targets, out, Scoring("test", "published"), "cpu")

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from ...data.sources.video.remux import replace_frames
 from ...data.sources.video.source import INSTANT, file_identity, inspect_videos
 from ...data.store.checksummed_json import digest
 from ...errors import QUARANTINED, BadInput, ComboError
-from ..common.choices import EveryFrame, MaskFormat, MaskSize
+from ..common.choices import EveryFrame, Outputs
 from ..common.progress import bar
 from .label_maps import LabelMaps, segment_video
 from .mask_writers import NAMES, Add, mask_writer
@@ -28,19 +28,6 @@ OVERLAY, ABOUT = "overlay.mp4", "prediction.json"
 OUTPUTS = (OVERLAY, *NAMES.values(), "timeline.csv", "timeline.json", ABOUT)  # ABOUT last: it says that all are there
 LABELS = ".labels"  # in the output folder: label maps of finished windows; folders named by videos have no dots
 TIME_STAMP_SLACK = 0.0005  # seconds that two readings of a time stamp may differ by
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """What is written for a video.
-
-    every_frame: a mask for every picture, either interpolated between those of the seconds, or segmented in that
-    picture. mask_size: in pixels of the upright video, or of the network.
-    """
-
-    masks: MaskFormat = "png"
-    mask_size: MaskSize = "video"
-    every_frame: EveryFrame | None = None
 
 
 DEFAULT_OUTPUTS = Outputs()

@@ -39,23 +39,14 @@ def write_demo_page(path: Path, result: DemoResult) -> None:
     main = next(iter(result.scores.values()))
     log = read_run_log(result.run)
     steps = [entry for entry in log if "total" in entry]
-    page = (
-        templates()
-        .get_template("demo.html")
-        .render(
-            clips=len(result.dataset.clips.table),
-            proposals=result.dataset.proposals.name,
-            audio=result.dataset.audio.name,
-            preset="tiny",
-            steps=len(steps),
-            train_minutes=f"{sum(e['seconds'] for e in steps) / 60:.1f}",
-            device=str(result.device),
-            scores=[{"name": name, "M_J": s.M_J, "M_F": s.M_F} for name, s in result.scores.items()],
-            protocol=main.protocol,
-            curves=[picture for _, picture in run_curves(log)],
-            gallery=[_clip(result, index, main) for index in _best_to_worst(result.dataset, main)],
-            video=result.video,
-        )
+    template = templates().get_template("demo.html")
+    page = template.render(
+        result=result,
+        steps=len(steps),
+        train_minutes=f"{sum(e['seconds'] for e in steps) / 60:.1f}",
+        protocol=main.protocol,
+        curves=[picture for _, picture in run_curves(log)],
+        gallery=[_clip(result, index, main) for index in _best_to_worst(result.dataset, main)],
     )
     path.write_text(page)
 

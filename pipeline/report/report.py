@@ -14,13 +14,13 @@ from .embed import templates
 from .gallery import FILES
 from .plots import difference_plot, joint_curves, run_curves, score_bars, value_bars
 from .runs import RunSection, consistency, run_sections, untrained_parts
-from .scoring import DEFAULT_SCORING, Scoring
+from .scoring import Scoring
 from .targets import Targets, find_targets
 
 PAGE = "index.html"
 
 
-def report(targets: list[Path], out: Path, scoring: Scoring = DEFAULT_SCORING, device: str = "auto") -> Path:
+def report(targets: list[Path], out: Path, scoring: Scoring, device: str) -> Path:
     """Write `out`/index.html about run folders, comparisons, cache roots and caches. Returns its path.
 
     Caches show all splits. What is missing or damaged is listed at the top of the page. An earlier report in `out` is

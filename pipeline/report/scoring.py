@@ -23,11 +23,8 @@ from .targets import Run
 class Scoring:
     """What runs are scored on, and how; see `find_protocol`."""
 
-    split: str = "test"
-    protocol: str = "published"
-
-
-DEFAULT_SCORING = Scoring()
+    split: str
+    protocol: str
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
-from report_targets import HOSTILE_ID, HOSTILE_OBJECT, make_root, make_run
+from report_targets import HOSTILE_ID, HOSTILE_OBJECT, make_report, make_root, make_run
 
 from combo_avs.pipeline.report.caches import CacheSection
 from combo_avs.pipeline.report.gallery import FILES, Gallery, Item, Measure, write_sheet
-from combo_avs.pipeline.report.report import render, report
+from combo_avs.pipeline.report.report import render
 from combo_avs.pipeline.report.targets import Targets
 
 CLIPS = 42  # 14 of each split: two pages
@@ -22,7 +22,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("page")
     root = make_root(folder / "root", CLIPS)
     runs = [make_run(root, folder / "with"), make_run(root, folder / "without", seed=1, consistency=0.0)]
-    return report([root, *runs], folder / "out", device="cpu").as_uri()
+    return make_report([root, *runs], folder / "out").as_uri()
 
 
 @pytest.fixture(scope="module")

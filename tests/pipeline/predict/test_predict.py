@@ -19,6 +19,7 @@ from combo_avs.data.sources.video.writer import write_video
 from combo_avs.data.store.store import Cache, ClipStore
 from combo_avs.errors import BadInput
 from combo_avs.model.inference import label_map
+from combo_avs.pipeline.common.choices import Outputs
 from combo_avs.pipeline.common.pictures import label_colours, outline, overlay_labels
 from combo_avs.pipeline.config.precompute import PrecomputeConfig
 from combo_avs.pipeline.config.tree import Config, load_config
@@ -26,7 +27,7 @@ from combo_avs.pipeline.evaluate.clip import segment
 from combo_avs.pipeline.imports.clips import import_clips
 from combo_avs.pipeline.precompute.driver import plan_caches, run_plans
 from combo_avs.pipeline.predict.label_maps import LabelMaps, read_window, segment_video
-from combo_avs.pipeline.predict.predict import Outputs, predict
+from combo_avs.pipeline.predict.predict import predict
 from combo_avs.pipeline.predict.segmenter import AS_TRAINED, Segmenter, StageOne, open_segmenter
 from combo_avs.pipeline.runs.data import DataNames
 from combo_avs.pipeline.train.loop import train

@@ -19,8 +19,9 @@ from PIL import Image
 
 from combo_avs.data.sources.video.decoding import inspect, play, upright
 from combo_avs.errors import QUARANTINED, BadInput
+from combo_avs.pipeline.common.choices import Outputs
 from combo_avs.pipeline.predict import predict as job
-from combo_avs.pipeline.predict.predict import Outputs, PartsUnreadable, predict
+from combo_avs.pipeline.predict.predict import PartsUnreadable, predict
 
 SIZE = 80
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from fakes import EXACT, FakeConfig, FakeGenerator
 from PIL import Image
-from report_targets import HOSTILE_ID, HOSTILE_OBJECT, make_root, make_run
+from report_targets import HOSTILE_ID, HOSTILE_OBJECT, make_report, make_root, make_run
 
 from combo_avs.cli import app
 from combo_avs.console import run
@@ -29,7 +29,6 @@ from combo_avs.pipeline.config.precompute import PrecomputeConfig
 from combo_avs.pipeline.evaluate.scores import evaluate_run
 from combo_avs.pipeline.precompute.driver import plan_caches, run_plans
 from combo_avs.pipeline.report.caches import cache_labels, fit_to_truth, is_untrained
-from combo_avs.pipeline.report.report import report
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +64,7 @@ class Page(HTMLParser):
 
 
 def test_a_cache_root_shows_every_clip_with_every_generator(made: Path, tmp_path: Path) -> None:
-    page = Page(report([made / "root"], tmp_path / "out"))
+    page = Page(make_report([made / "root"], tmp_path / "out"))
     (gallery,) = page.galleries
     assert len(gallery["items"]) == 7
     assert gallery["rows"] == [
@@ -87,14 +86,14 @@ def test_a_cache_root_shows_every_clip_with_every_generator(made: Path, tmp_path
 
 def test_a_cache_by_its_folder_shows_that_one_alone(made: Path, tmp_path: Path) -> None:
     cache = open_cache(ClipStore(made / "root"), "proposals", "none")
-    (gallery,) = Page(report([Path(str(cache.path))], tmp_path / "out")).galleries
+    (gallery,) = Page(make_report([Path(str(cache.path))], tmp_path / "out")).galleries
     assert [rows[0] for rows in gallery["rows"]] == ["frame", "masks, none"]
 
 
 def test_two_runs_are_scored_as_evaluate_does_and_compared_clip_by_clip(made: Path, tmp_path: Path) -> None:
     runs = [made / "cmp" / name / "seed-0" for name in ("with", "without")]
-    page = Page(report(runs, tmp_path / "out", device="cpu"))
-    scores = [evaluate_run(run, device="cpu")["published"] for run in runs]
+    page = Page(make_report(runs, tmp_path / "out"))
+    scores = [evaluate_run(run)["published"] for run in runs]
     (gallery,) = page.galleries
     assert {i["id"] for i in gallery["items"]} == scores[0].per_clip.keys()
     for item in gallery["items"]:
@@ -118,14 +117,14 @@ def test_a_comparison_shows_its_table_and_its_runs_in_its_order(made: Path, tmp_
     )
     table = Table("noise", "tiny", (), "test", "published: p", (0, 1), rows, {"with, seed 1": "<b>broke</b>"})
     (folder / "compare.json").write_text(json.dumps(table.to_json()))
-    page = Page(report([folder], tmp_path / "out", device="cpu"))
+    page = Page(make_report([folder], tmp_path / "out"))
     assert "25.0 ± 7.1 (2)" in page.text
     assert "<b>broke</b>" in page.text
     assert [rows[0] for rows in page.galleries[0]["rows"]][1:] == ["prediction, without", "prediction, with"]
 
 
 def test_nothing_is_fetched_and_names_stay_text(made: Path, tmp_path: Path) -> None:
-    path = report([made / "root", made / "cmp" / "with" / "seed-0"], tmp_path / "out", device="cpu")
+    path = make_report([made / "root", made / "cmp" / "with" / "seed-0"], tmp_path / "out")
     page = Page(path)
     assert not [a for a in page.addresses if not a.startswith(("data:", "#"))]
     assert not re.search(r"https?://(?!www\.w3\.org|purl\.org|creativecommons\.org|matplotlib\.org)", path.read_text())
@@ -139,7 +138,7 @@ def test_nothing_is_fetched_and_names_stay_text(made: Path, tmp_path: Path) -> N
 
 def test_unlabelled_sets_show_predictions_without_scores(tmp_path: Path) -> None:
     root = make_root(tmp_path / "root", 4, labelled=False)
-    page = Page(report([root, make_run(root, tmp_path / "run")], tmp_path / "out", device="cpu"))
+    page = Page(make_report([root, make_run(root, tmp_path / "run")], tmp_path / "out"))
     runs, caches = page.galleries
     assert "No frame of this split has ground truth" in page.text
     assert runs["rows"] == [["frame", "log-mel"], ["prediction, run", "heat map, run, consistency loss x 10"]]
@@ -151,7 +150,7 @@ def test_half_a_cache_and_a_damaged_shard_are_said(made: Path, tmp_path: Path) -
     root = Path(shutil.copytree(made / "root", tmp_path / "root"))
     cache = open_cache(ClipStore(root), "proposals", "felzenszwalb")
     cache.invalidate([0])
-    page = Page(report([root], tmp_path / "out"))
+    page = Page(make_report([root], tmp_path / "out"))
     assert f"1 of {cache.num_shards} shards are missing; 'combo precompute' resumes" in page.text
     sheets = [item["sheets"][1] for item in page.galleries[0]["items"]]
     assert None in sheets
@@ -161,7 +160,7 @@ def test_half_a_cache_and_a_damaged_shard_are_said(made: Path, tmp_path: Path) -
         file for file in (root / "clips.zarr" / "labels").rglob("*") if file.is_file() and file.name != "zarr.json"
     )
     damaged.write_bytes(bytes(damaged.stat().st_size))
-    page = Page(report([root], tmp_path / "out"))
+    page = Page(make_report([root], tmp_path / "out"))
     assert "is damaged" in page.text
     assert 0 < len(page.galleries[0]["items"]) < 7
 
@@ -171,7 +170,7 @@ def test_a_root_without_caches_and_clips_half_imported(made: Path, tmp_path: Pat
     shutil.copytree(made / "root" / "clips.zarr", root / "clips.zarr")
     clips = ClipStore(root)
     clips.invalidate(range(1, clips.num_shards))
-    page = Page(report([root], tmp_path / "out"))
+    page = Page(make_report([root], tmp_path / "out"))
     assert "no proposals cache yet" in page.text
     assert "are not imported" in page.text
     assert 0 < len(page.galleries[0]["items"]) < 7
@@ -181,7 +180,7 @@ def test_a_run_without_weights_or_log_is_a_page_that_says_so(made: Path, tmp_pat
     run = Path(shutil.copytree(made / "cmp" / "with" / "seed-0", tmp_path / "run"))
     shutil.rmtree(run / "best")
     (run / "log.jsonl").unlink()
-    page = Page(report([run], tmp_path / "out", device="cpu"))
+    page = Page(make_report([run], tmp_path / "out"))
     assert "no log yet" in page.text
     assert "no checkpoint yet" in page.text
     assert not page.galleries
@@ -194,7 +193,7 @@ def test_a_run_that_fails_on_the_way_leaves_no_trace_in_the_gallery(tmp_path: Pa
     cache = open_cache(clips, "proposals", "felzenszwalb")
     last = max(clips.span(int(row))[0] // clips.shard_frames for row in clips.table.rows("test"))
     next(f for f in Path(str(cache.path / "maskige" / "c" / str(last))).rglob("*") if f.is_file()).write_bytes(b"torn")
-    page = Page(report(runs, tmp_path / "out", device="cpu"))
+    page = Page(make_report(runs, tmp_path / "out"))
     assert "felzenszwalb: not scored" in page.text
     (gallery,) = page.galleries
     assert [rows[0] for rows in gallery["rows"]] == ["frame", "prediction, none"]
@@ -223,24 +222,24 @@ def test_a_damaged_run_json_is_bad_input_that_names_the_run(made: Path, tmp_path
     run = Path(shutil.copytree(made / "cmp" / "with" / "seed-0", tmp_path / "broken"))
     (run / "run.json").write_text(content)
     with pytest.raises(BadInput, match="broken"):
-        report([run], tmp_path / "out")
+        make_report([run], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_all_targets_that_are_nothing_are_listed(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadInput, match=r"empty: neither(.|\n)*gone: there is no such folder"):
-        report([tmp_path / "empty", tmp_path / "gone"], tmp_path / "out")
+        make_report([tmp_path / "empty", tmp_path / "gone"], tmp_path / "out")
 
 
 def test_only_a_report_is_written_over(made: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(BadInput, match=r"thesis\.tex"):
-        report([made / "root"], tmp_path / "mine")
+        make_report([made / "root"], tmp_path / "mine")
     cache = Path(str(open_cache(ClipStore(made / "root"), "proposals", "none").path))
-    before = {p.name for p in (report([made / "root"], tmp_path / "out").parent / "files").iterdir()}
-    after = {p.name for p in (report([cache], tmp_path / "out").parent / "files").iterdir()}
+    before = {p.name for p in (make_report([made / "root"], tmp_path / "out").parent / "files").iterdir()}
+    after = {p.name for p in (make_report([cache], tmp_path / "out").parent / "files").iterdir()}
     assert after < before
 
 
@@ -274,7 +273,7 @@ def test_an_untrained_cache_is_marked_wherever_it_is_shown(tmp_path: Path, monke
     config = PrecomputeConfig(generator={"untrained": True})
     run_plans(plan_caches(root, config, "fake", None), workers=0, scheduler=None)
     run = make_run(root, tmp_path / "run", proposals="untrained-fake")
-    page = Page(report([root, run], tmp_path / "out", device="cpu"))
+    page = Page(make_report([root, run], tmp_path / "out"))
     runs, caches = page.galleries
     assert caches["rows"][2] == ["masks, untrained-fake (UNTRAINED)", "Maskige, untrained-fake (UNTRAINED)"]
     assert "untrained weights" in page.text
