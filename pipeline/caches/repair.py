@@ -46,14 +46,12 @@ def _recompute(cache: Cache, clips: ClipStore, shards: list[int]) -> None:
     """Raises `BadInput` when the generator or encoder of the cache cannot be built here as it was."""
     provenance = cache.provenance
     name = provenance.name.removeprefix("untrained-")
-    settings = {
-        "generator" if cache.kind == "proposals" else "encoder": provenance.parameters,
-        **(asdict(provenance.maskige) if provenance.maskige else {}),
-    }
-    config = PrecomputeConfig.model_validate(settings)
+    model = "generator" if cache.kind == "proposals" else "encoder"
+    folding = asdict(provenance.maskige) if provenance.maskige else {}
+    config = PrecomputeConfig.model_validate({model: provenance.parameters, **folding})
     ids = tuple(clip.id for shard in shards for _, clip in clips.clips_in(shard)[:1])
-    wanted = {"proposals": name, "audio": None} if cache.kind == "proposals" else {"proposals": None, "audio": name}
-    plans = plan_caches(str(cache.path.parent.parent), config, **wanted, selection=Selection(clip_ids=ids))
+    proposals, audio = (name, None) if cache.kind == "proposals" else (None, name)
+    plans = plan_caches(str(cache.path.parent.parent), config, proposals, audio, Selection(clip_ids=ids))
     if str(plans[0].path) != absolute(cache.path):
         differing = provenance.differing(plans[0].attributes.provenance)
         raise BadInput(f"what would run here differs in its {', '.join(differing)}")

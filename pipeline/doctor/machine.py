@@ -70,10 +70,9 @@ def unmet(part: str | None) -> list[str]:
         if not wanted or (part is not None and marker is None) or requirement.name == PACKAGE:
             continue
         found = _version(requirement.name)
-        if found is None:
-            problems.append(f"{requirement.name} is missing; required: {requirement.specifier or 'any version'}")
-        elif not requirement.specifier.contains(found, prereleases=True):
-            problems.append(f"{requirement.name} is {found}; required: {requirement.specifier}")
+        if found is None or not requirement.specifier.contains(found, prereleases=True):
+            problem = f"{requirement.name} is {found or 'missing'}"
+            problems.append(f"{problem}; required: {requirement.specifier or 'any version'}")
     return problems
 
 

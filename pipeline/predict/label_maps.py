@@ -140,11 +140,9 @@ def segment_video(segmenter: Segmenter, maps: LabelMaps, advance: Callable[[], A
                     maps.write(number, window, _labels(segmenter, window))
                 except FATAL as error:
                     reason = str(error).splitlines()[0] if str(error) else repr(error)
-                    fewer = max(1, segmenter.batch_frames // 2)
-                    raise ComboError(
-                        f"{segmenter.device} failed or is out of memory ({reason}); run the same command again with a "
-                        f"smaller batch: --set precompute.batch_frames={fewer}"
-                    ) from error
+                    failed = f"{segmenter.device} failed or is out of memory ({reason})"
+                    fewer = f"--set precompute.batch_frames={max(1, segmenter.batch_frames // 2)}"
+                    raise ComboError(f"{failed}; run the same command again with a smaller batch: {fewer}") from error
                 except (ValueError, RuntimeError) as error:  # an error in one window must not cost the others
                     problems[where] = f"{type(error).__name__}: {error}"
             advance()

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -60,8 +61,7 @@ class CacheSection:
         return {row.label: row.values[kind] for row in self.rows if row.values[kind]}
 
 
-@dataclass(frozen=True)
-class _Column:
+class _Column(NamedTuple):
     """A cache in the gallery. Finished shards can be read, except for quarantined clips."""
 
     cache: Cache
@@ -102,10 +102,8 @@ def cache_section(root: Path, names: list[str] | None, out: Path, prefix: str, p
     imported, usable = clips.receipts(), clips.usable_rows(None).tolist()
     shown = [row for row in usable if clips.span(row)[0] // clips.shard_frames in imported]
     labelled = any(any(clips.table[row].frame_annotated) for row in shown)
-    columns = [
-        _Column(cache, label, cache.receipts().keys(), cache.quarantined().keys())
-        for cache, label in zip(caches, cache_labels(caches), strict=True)
-    ]
+    named = zip(caches, cache_labels(caches), strict=True)
+    columns = [_Column(cache, label, cache.receipts().keys(), cache.quarantined().keys()) for cache, label in named]
 
     def make(step: int) -> Item | str:
         try:
@@ -121,9 +119,8 @@ def cache_section(root: Path, names: list[str] | None, out: Path, prefix: str, p
             else:
                 problems.append(item)
             progress.update()
-    height, width = clips.size
     splits = ", ".join(f"{count} {split}" for split, count in clips.table.splits().items())
-    about = f"{clips.dataset}: {splits} clips, {clips.frames} frames of {width} x {height}"
+    about = f"{clips.dataset}: {splits} clips, {clips.frames} frames of {clips.size[1]} x {clips.size[0]}"
     return _assemble(root.name, about, columns, items, ["frame", "truth"] if labelled else ["frame"])
 
 
@@ -173,9 +170,8 @@ def _write_item(clips: ClipStore, row: int, columns: list[_Column], out: Path, n
     item = Item.of(clip, clips.size)
     base = clip_rows(clips, row, labelled=labelled)
     item.sheets.append(write_sheet(out, name, base))
-    for number, column in enumerate(columns):
-        cache, label = column.cache, column.label
-        if span[0] // cache.shard_frames not in column.shards or clip.id in column.quarantined:
+    for number, (cache, label, shards, quarantined) in enumerate(columns):
+        if span[0] // cache.shard_frames not in shards or clip.id in quarantined:
             item.sheets.append(None)
             continue
         maskiges = cache.read("maskige", *span)

@@ -71,14 +71,10 @@ class Gallery:
 
     def to_json(self) -> dict[str, Any]:
         """With short numbers, which are most of the page for thousands of clips."""
-        items = [
-            asdict(item)
-            | {
-                "values": {k: _short(v) for k, v in item.values.items()},
-                "frames": {k: [_short(v) for v in row] for k, row in item.frames.items()},
-            }
-            for item in self.items
-        ]
+        items = [asdict(item) for item in self.items]
+        for item in items:
+            item["values"] = {k: _short(v) for k, v in item["values"].items()}
+            item["frames"] = {k: [_short(v) for v in row] for k, row in item["frames"].items()}
         return {**vars(self), "measures": [asdict(m) for m in self.measures], "items": items}
 
 
@@ -109,9 +105,8 @@ def pick_pixels(masks: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def write_sheet(out: Path, name: str, rows: list[np.ndarray]) -> str:
     """Write rows of pictures, each uint8 [T, h, w, 3], as one WebP. Returns its name relative to the page."""
-    lines = [
-        np.concatenate(list(np.pad(row, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)), 1) for row in rows
-    ]
+    framed = [np.pad(row, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255) for row in rows]
+    lines = [np.concatenate(list(row), 1) for row in framed]
     Image.fromarray(np.concatenate(lines)).save(out / FILES / f"{name}.webp", quality=QUALITY, method=2)
     return f"{FILES}/{name}.webp"
 
@@ -124,10 +119,8 @@ def write_sound(out: Path, name: str, waveform: np.ndarray) -> str:
 
 def sound_row(log_mel: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Cut the image of a log-mel, uint8 [64, T x 96, 3], into a row of T pictures of `size` = (h, w)."""
-    seconds = np.stack(np.split(log_mel, log_mel.shape[1] // 96, axis=1))
-    return np.stack(
-        [np.asarray(Image.fromarray(s).resize((size[1], size[0]), Image.Resampling.BILINEAR)) for s in seconds]
-    )
+    seconds = [Image.fromarray(part) for part in np.split(log_mel, log_mel.shape[1] // 96, axis=1)]
+    return np.stack([np.asarray(second.resize((size[1], size[0]), Image.Resampling.BILINEAR)) for second in seconds])
 
 
 def clip_rows(clips: ClipStore, row: int, *, labelled: bool) -> list[np.ndarray]:
