@@ -107,6 +107,7 @@ def test_a_clip_that_kills_workers_is_quarantined_and_the_rest_completes(clips: 
     assert run_plans(again, workers=0) == {}  # whatever it was, it has passed
 
 
+@pytest.mark.slow
 def test_a_shard_all_of_whose_clips_kill_workers_is_given_up(clips: ClipStore, marks: Path) -> None:
     shard = next(s for s in range(clips.num_shards) if len(clips.clips_in(s)) == 2)
     names = [name_of_one_frame(clips, first) for first, _ in clips.clips_in(shard)]
