@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from combo_avs.data.dataset import Batch
 from combo_avs.model.audio.vggish import VGGish
-from combo_avs.model.criterion import criterion
+from combo_avs.model.criterion import Supervision, criterion
 from combo_avs.pipeline.common.tensors import image_tensor, tensor_on
 from combo_avs.pipeline.config.tree import load_config
 from combo_avs.pipeline.train.optim import parameter_groups
@@ -89,7 +89,7 @@ def plain_step(trainer: Trainer, batch: Batch, log_mel: Tensor, vggish: VGGish |
     labels, supervised = torch.from_numpy(batch.labels), torch.from_numpy(batch.supervised)
     if our_losses:
         losses = criterion(
-            predictions.logits, predictions.masks, labels, supervised, batch.frames_per_clip, config.loss
+            predictions.logits, predictions.masks, Supervision(labels, supervised, batch.frames_per_clip), config.loss
         )
     else:
         labels, supervised = labels.to(device), supervised.to(device)

@@ -17,18 +17,14 @@ class ModelConfig(Section):
     The number of classes K is not a setting: it comes from the clip store.
     """
 
-    backbone: str = Field(
-        default="r50",
-        description="visual backbone: r50, pvt-v2-b5, or tiny, which trains from scratch on a CPU",
-    )
+    backbone: str = Field(default="r50", description="visual backbone: r50, pvt-v2-b5, or tiny (trains on a CPU)")
     siam: Literal["none", "shared", "separate"] = Field(
         default="separate",
         description="Siam-Encoder for Maskiges (Tables 3 and 4): none, one backbone for both, or one for each",
     )
     fusion: str = Field(
         default="bilateral",
-        description="Bilateral-Fusion Module (Table 5): none, visual (sound into picture), audio (picture into sound), "
-        "or bilateral",
+        description="Bilateral-Fusion (Table 5): none, visual (sound into picture), audio (the reverse), or bilateral",
     )
     fusion_residual: Literal["normalised", "raw"] = Field(
         default="normalised",
@@ -36,8 +32,7 @@ class ModelConfig(Section):
     )
     queries: Literal["add", "all", "dim", "none"] = Field(
         default="add",
-        description="audio-conditioned queries (Table 6): sound added to them, instead of them, as half of their "
-        "channels, or not used",
+        description="sound in queries (Table 6): added to them, instead of them, as half of their channels, or not",
     )
     audio_queries: Literal["per_frame", "published"] = Field(
         default="per_frame",

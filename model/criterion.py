@@ -5,6 +5,7 @@ one entry more, "no object"), h w masks at stride 4, H W labels, M matched pairs
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Literal, NamedTuple
 
@@ -45,9 +46,22 @@ class CriterionConfig(Section):
     no_object: float = Field(default=0.1, gt=0, description="weight of unmatched queries in the class loss")
     num_points: int = Field(default=12544, ge=1, description="points sampled per mask")
     oversample: float = Field(default=3.0, ge=1, description="candidates per sampled point")
-    importance: float = Field(
-        default=0.75, ge=0, le=1, description="share of the points that is taken where masks are unsure"
-    )
+    importance: float = Field(default=0.75, ge=0, le=1, description="share of points taken where masks are unsure")
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """What the B frames of a batch are compared with.
+
+    labels_BHW: uint8, 0..K-1; 255 belongs to no target.
+    supervised_B: bool; the other frames (S4: all but a clip's first) enter the consistency loss alone, and their
+    labels are not read. Both are best left on the host, where targets are counted; another device must wait for it.
+    frames_per_clip: the batch's clips in order, 5 or 10 frames each, B in sum.
+    """
+
+    labels_BHW: Tensor
+    supervised_B: Tensor
+    frames_per_clip: Sequence[int]
 
 
 class Totals(NamedTuple):
@@ -76,9 +90,7 @@ class Totals(NamedTuple):
 def criterion(
     logits_PBQK: Tensor,
     masks_PBQhw: Tensor,
-    labels_BHW: Tensor,
-    supervised_B: Tensor,
-    frames_per_clip: Sequence[int],
+    supervision: Supervision,
     config: CriterionConfig,
     uniform: ClipUniform | None = None,
     totals: Totals | None = None,
@@ -87,10 +99,6 @@ def criterion(
 
     logits_PBQK: [P, B, Q, K + 1]. masks_PBQhw: [P, B, Q, ceil(H/4), ceil(W/4)] logits. Prediction 0 comes
     from the raw queries, the last one is the result.
-    labels_BHW: uint8, 0..K-1; 255 belongs to no target. supervised_B: bool; the other frames (S4: all but a
-    clip's first) enter the consistency loss alone, and their labels are not read. Both are best left on the host,
-    where their targets are counted; on another device this waits for it.
-    frames_per_clip: the batch's clips in order, 5 or 10 frames each, B in sum.
     uniform: per-clip random numbers on the device of the masks; default: torch.rand.
     totals: of a larger batch, of which this one is a part: the losses of all parts add up to those of the whole.
 
@@ -101,22 +109,22 @@ def criterion(
     Raises ValueError for shapes and labels that do not fit, FloatingPointError for predictions that are not
     finite (see `match`).
     """
-    _check(logits_PBQK, masks_PBQhw, labels_BHW, supervised_B, frames_per_clip)
+    _check(logits_PBQK, masks_PBQhw, supervision)
     device, (num_predictions, _, num_queries) = masks_PBQhw.device, logits_PBQK.shape[:3]
     names = [f"_{p}" for p in range(num_predictions - 1)] + [""]
     losses = {}
     with torch.autocast(device.type, enabled=False):
-        labels_BHW = fill_stride(labels_BHW, masks_PBQhw)
-        targets = frame_targets(labels_BHW, supervised_B, logits_PBQK.shape[-1] - 1, device)
-        totals = totals or Totals.of(targets, num_queries, frames_per_clip, config)
+        labels_BHW = fill_stride(supervision.labels_BHW, masks_PBQhw)
+        targets = frame_targets(labels_BHW, supervision.supervised_B, logits_PBQK.shape[-1] - 1, device)
+        totals = totals or Totals.of(targets, num_queries, supervision.frames_per_clip, config)
         uniform = uniform or rand_on(device)
-        frames, pairs = pairs_of_clips(targets, num_queries, frames_per_clip, supervised_B.cpu())
+        frames, pairs = pairs_of_clips(targets, num_queries, supervision)
         weights = (config.class_weight, config.mask_weight, config.dice_weight)
         pairs_P3M = match(logits_PBQK, masks_PBQhw, targets, weights, config.num_points, rows_of(uniform, frames))
         terms = {"loss_ce": config.class_weight * class_losses(logits_PBQK, targets, pairs_P3M, totals, config)}
         bce_P, dice_P = mask_losses(masks_PBQhw, targets, pairs_P3M, totals, config, rows_of(uniform, pairs))
         terms["loss_mask"], terms["loss_dice"] = config.mask_weight * bce_P, config.dice_weight * dice_P
-        lengths = successive(frames_per_clip, config.consistency_clip)
+        lengths = successive(supervision.frames_per_clip, config.consistency_clip)
         cosine_P = consistency_loss(
             masks_PBQhw.flatten(2), lengths, detach=config.consistency_detach, neighbours=totals.neighbours
         )
@@ -191,12 +199,9 @@ def unsure_points(masks_M1hw: Tensor, config: CriterionConfig, uniform: Uniform)
 def consistent_predictions(num_predictions: int, consistency_on: str) -> range:
     """The predictions that the consistency loss reads; `consistency_on` as in `CriterionConfig`."""
     middle = num_predictions // 2  # 0 is the raw queries', so of nine layers this is the fifth's
-    spans = {
-        "aux": range(num_predictions - 1),
-        "middle": range(middle, middle + 1),
-        "all": range(num_predictions),
-    }
-    return spans[consistency_on]
+    if consistency_on == "middle":
+        return range(middle, middle + 1)
+    return range(num_predictions - (consistency_on == "aux"))
 
 
 def successive(frames_per_clip: Sequence[int], consistency_clip: str) -> list[int]:
@@ -237,12 +242,10 @@ def consistency_loss(
     return terms.sum(-1) / (neighbours or terms.shape[-1])
 
 
-def pairs_of_clips(
-    targets: FrameTargets, num_queries: int, frames_per_clip: Sequence[int], supervised_B: Tensor
-) -> tuple[list[int], list[int]]:
+def pairs_of_clips(targets: FrameTargets, num_queries: int, supervision: Supervision) -> tuple[list[int], list[int]]:
     """For every clip the number of its supervised frames, and of its pairs."""
     frames, pairs, matched = [], [], iter(targets.matched(num_queries))
-    for clip in supervised_B.split(list(frames_per_clip)):
+    for clip in supervision.supervised_B.cpu().split(list(supervision.frames_per_clip)):
         frames.append(int(clip.sum()))
         pairs.append(sum(islice(matched, frames[-1])))
     return frames, pairs
@@ -261,13 +264,8 @@ def fill_stride(labels_BHW: Tensor, masks_PBQhw: Tensor) -> Tensor:
     return F.pad(labels_BHW, (0, 4 * w - width, 0, 4 * h - height), value=IGNORE_LABEL)
 
 
-def _check(
-    logits_PBQK: Tensor,
-    masks_PBQhw: Tensor,
-    labels_BHW: Tensor,
-    supervised_B: Tensor,
-    frames_per_clip: Sequence[int],
-) -> None:
+def _check(logits_PBQK: Tensor, masks_PBQhw: Tensor, supervision: Supervision) -> None:
+    labels_BHW, supervised_B = supervision.labels_BHW, supervision.supervised_B
     batch, (h, w) = masks_PBQhw.shape[1], masks_PBQhw.shape[-2:]
     if logits_PBQK.shape[:3] != masks_PBQhw.shape[:3]:
         raise ValueError(
@@ -281,5 +279,6 @@ def _check(
         )
     if supervised_B.shape != (batch,):
         raise ValueError(f"supervision flags {list(supervised_B.shape)} do not fit {batch} frames")
+    frames_per_clip = supervision.frames_per_clip
     if sum(frames_per_clip) != batch or any(n % CLIP for n in frames_per_clip):
         raise ValueError(f"clips of {frames_per_clip} frames: each must be a multiple of {CLIP}, together {batch}")

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ...data.dataset import Batch
 from ...errors import BadInput
 from ...model.combo import COMBO
-from ...model.criterion import Totals, criterion
+from ...model.criterion import Supervision, Totals, criterion
 from ...model.decoder import Predictions
 from ...model.matcher import frame_targets
 from ...model.random_numbers import ClipUniform, rand_by_clip, rows_of
@@ -162,4 +162,5 @@ def batch_losses(trainer: Trainer, batch: Batch, uniform: ClipUniform, totals: T
             rows_of(uniform, batch.frames_per_clip),
         )
     labels, supervised = torch.from_numpy(batch.labels), torch.from_numpy(batch.supervised)
-    return criterion(*predictions, labels, supervised, batch.frames_per_clip, config.loss, uniform, totals)
+    supervision = Supervision(labels, supervised, batch.frames_per_clip)
+    return criterion(*predictions, supervision, config.loss, uniform, totals)

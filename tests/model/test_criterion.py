@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from published_draws import by_clip
 from torch import Tensor
 
-from combo_avs.model.criterion import CriterionConfig, consistency_loss, criterion
+from combo_avs.model.criterion import CriterionConfig, Supervision, consistency_loss, criterion
 from combo_avs.model.matcher import frame_targets, match
 
 CLASSES = 3
@@ -128,7 +128,7 @@ def test_equals_the_direct_version(frames: int, size: tuple[int, int], every: in
     labels[0, :3] = 255
     supervised = torch.arange(frames) % every == 0
     uniform = Recorder()
-    losses = criterion(logits, masks, labels, supervised, [frames], CONFIG, by_clip(uniform))
+    losses = criterion(logits, masks, Supervision(labels, supervised, [frames]), CONFIG, by_clip(uniform))
     draws = [g.double().numpy() for g in uniform.given]
     expected = slow_criterion(*(a.numpy().astype(float) for a in (logits, masks, labels)), supervised.numpy(), draws)
     assert set(losses) == set(expected)
@@ -138,12 +138,12 @@ def test_equals_the_direct_version(frames: int, size: tuple[int, int], every: in
 
 def test_names_of_the_published_ten_predictions() -> None:
     logits, masks, labels = make_batch(predictions=10)
-    losses = criterion(logits, masks, labels, torch.ones(5, dtype=torch.bool), [5], CONFIG)
+    losses = criterion(logits, masks, Supervision(labels, torch.ones(5, dtype=torch.bool), [5]), CONFIG)
     kinds = ("loss_ce", "loss_mask", "loss_dice")
     aux = [f"{kind}_{i}" for kind in (*kinds, "loss_cosine") for i in range(9)]
     assert set(losses) == {*kinds, *aux, "total"}
     everywhere = CONFIG.model_copy(update={"consistency_on": "all"})
-    more = criterion(logits, masks, labels, torch.ones(5, dtype=torch.bool), [5], everywhere)
+    more = criterion(logits, masks, Supervision(labels, torch.ones(5, dtype=torch.bool), [5]), everywhere)
     assert set(more) - set(losses) == {"loss_cosine"}
 
 
@@ -152,13 +152,13 @@ def test_unsupervised_frames_enter_the_consistency_loss_alone() -> None:
     logits.requires_grad_()
     masks.requires_grad_()
     supervised = torch.tensor([True, False, False, True, False])
-    losses = criterion(logits, masks, labels, supervised, [5], CONFIG, by_clip(Recorder()))
+    losses = criterion(logits, masks, Supervision(labels, supervised, [5]), CONFIG, by_clip(Recorder()))
     losses["total"].backward()
     assert not logits.grad[:, ~supervised].any()
     assert not masks.grad[-1, ~supervised].any()
     assert masks.grad[0].flatten(1).any(1).all()
     labels[~supervised] = 77  # not even read
-    again = criterion(logits, masks, labels, supervised, [5], CONFIG, by_clip(Recorder()))
+    again = criterion(logits, masks, Supervision(labels, supervised, [5]), CONFIG, by_clip(Recorder()))
     assert again == losses
 
 
@@ -168,7 +168,7 @@ def test_batch_without_targets_keeps_the_graph(why: str) -> None:
     logits.requires_grad_()
     masks.requires_grad_()
     supervised = torch.full((5,), why != "nothing supervised")
-    losses = criterion(logits, masks, torch.full_like(labels, 255), supervised, [5], CONFIG)
+    losses = criterion(logits, masks, Supervision(torch.full_like(labels, 255), supervised, [5]), CONFIG)
     losses["total"].backward()
     assert logits.grad.isfinite().all()
     assert masks.grad.isfinite().all()
@@ -203,9 +203,9 @@ def test_every_target_has_its_own_query_and_surplus_targets_none() -> None:
 def test_autocast_around_it_changes_nothing() -> None:
     logits, masks, labels = make_batch()
     supervised = torch.ones(5, dtype=torch.bool)
-    expected = criterion(logits, masks, labels, supervised, [5], CONFIG, by_clip(Recorder()))
+    expected = criterion(logits, masks, Supervision(labels, supervised, [5]), CONFIG, by_clip(Recorder()))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert criterion(logits, masks, labels, supervised, [5], CONFIG, by_clip(Recorder())) == expected
+        assert criterion(logits, masks, Supervision(labels, supervised, [5]), CONFIG, by_clip(Recorder())) == expected
 
 
 @settings(deadline=None, max_examples=20)
@@ -213,8 +213,10 @@ def test_autocast_around_it_changes_nothing() -> None:
 def test_order_of_queries_does_not_matter(order: list[int], seed: int) -> None:
     logits, masks, labels = make_batch(seed=seed)
     supervised = torch.ones(5, dtype=torch.bool)
-    one = criterion(logits, masks, labels, supervised, [5], CONFIG, by_clip(Recorder()))
-    two = criterion(logits[:, :, order], masks[:, :, order], labels, supervised, [5], CONFIG, by_clip(Recorder()))
+    one = criterion(logits, masks, Supervision(labels, supervised, [5]), CONFIG, by_clip(Recorder()))
+    two = criterion(
+        logits[:, :, order], masks[:, :, order], Supervision(labels, supervised, [5]), CONFIG, by_clip(Recorder())
+    )
     for name in ("loss_ce", "loss_ce_0", "loss_cosine_0"):  # points of masks go by the order of pairs
         assert one[name].item() == pytest.approx(two[name].item(), rel=1e-5)
 
@@ -225,17 +227,17 @@ def test_wrong_input_is_named() -> None:
     wrong = labels.clone()
     wrong[2, 0, 0] = 9
     with pytest.raises(ValueError, match=r"frame 2 .* label 9, but there are 3 classes"):
-        criterion(logits, masks, wrong, supervised, [5], CONFIG)
+        criterion(logits, masks, Supervision(wrong, supervised, [5]), CONFIG)
     with pytest.raises(ValueError, match="uint8"):
-        criterion(logits, masks, labels.long(), supervised, [5], CONFIG)
+        criterion(logits, masks, Supervision(labels.long(), supervised, [5]), CONFIG)
     with pytest.raises(ValueError, match="stride 4"):
-        criterion(logits, masks, labels[:, :8], supervised, [5], CONFIG)
+        criterion(logits, masks, Supervision(labels[:, :8], supervised, [5]), CONFIG)
     with pytest.raises(ValueError, match="multiple of 5"):
-        criterion(logits, masks, labels, supervised, [2, 3], CONFIG)
+        criterion(logits, masks, Supervision(labels, supervised, [2, 3]), CONFIG)
     with pytest.raises(ValueError, match="flags"):
-        criterion(logits, masks, labels, supervised[:4], [5], CONFIG)
+        criterion(logits, masks, Supervision(labels, supervised[:4], [5]), CONFIG)
     with pytest.raises(ValueError, match="differ in P, B or Q"):
-        criterion(logits[:, :, :3], masks, labels, supervised, [5], CONFIG)
+        criterion(logits[:, :, :3], masks, Supervision(labels, supervised, [5]), CONFIG)
 
 
 def test_diverged_predictions_are_named() -> None:
@@ -244,21 +246,21 @@ def test_diverged_predictions_are_named() -> None:
     broken_logits, broken_masks = logits.clone(), masks.clone()
     broken_logits[2, 3, 0, 0], broken_masks[1, 1] = math.nan, math.inf
     with pytest.raises(FloatingPointError, match=r"frame 3 .*final prediction: class logits hold"):
-        criterion(broken_logits, masks, labels, supervised, [5], CONFIG)
+        criterion(broken_logits, masks, Supervision(labels, supervised, [5]), CONFIG)
     with pytest.raises(FloatingPointError, match=r"frame 1 .*prediction 1 .*: mask logits hold"):
-        criterion(logits, broken_masks, labels, supervised, [5], CONFIG)
+        criterion(logits, broken_masks, Supervision(labels, supervised, [5]), CONFIG)
 
 
 RANK = """
 import sys, torch, torch.distributed as dist
 sys.path[:0] = sys.argv[3:]
-from test_criterion import CONFIG, Recorder, by_clip, criterion, make_batch
+from test_criterion import CONFIG, Recorder, Supervision, by_clip, criterion, make_batch
 rank = int(sys.argv[1])
 store = dist.FileStore(sys.argv[2], 2)
 dist.init_process_group("gloo", rank=rank, world_size=2, store=store)
 logits, masks, labels = make_batch(seed=rank)
 supervised = torch.arange(5) < (1, 5)[rank]
-print(criterion(logits, masks, labels, supervised, [5], CONFIG, by_clip(Recorder()))["loss_mask"].item())
+print(criterion(logits, masks, Supervision(labels, supervised, [5]), CONFIG, by_clip(Recorder()))["loss_mask"].item())
 dist.destroy_process_group()
 """
 
@@ -276,7 +278,7 @@ def test_ranks_share_the_mean_number_of_targets(tmp_path: Path) -> None:
     alone, counts = [], []
     for rank, supervised in enumerate((torch.arange(5) < 1, torch.arange(5) < 5)):
         logits, masks, labels = make_batch(seed=rank)
-        losses = criterion(logits, masks, labels, supervised, [5], CONFIG, by_clip(Recorder()))
+        losses = criterion(logits, masks, Supervision(labels, supervised, [5]), CONFIG, by_clip(Recorder()))
         alone.append(losses["loss_mask"].item())
         counts.append(sum(frame_targets(labels, supervised, CLASSES).counts))
     assert counts[0] != counts[1]

@@ -13,7 +13,7 @@ from combo_avs.model.backbones import BACKBONES
 from combo_avs.model.bilateral_fusion import FUSIONS, BilateralFusion, VisualFusion
 from combo_avs.model.combo import COMBO
 from combo_avs.model.config import ModelConfig
-from combo_avs.model.criterion import CriterionConfig, consistency_loss, criterion
+from combo_avs.model.criterion import CriterionConfig, Supervision, consistency_loss, criterion
 from combo_avs.model.matcher import frame_targets
 
 WIDTH, AUDIO_DIM, HEADS = 32, 12, 4
@@ -124,7 +124,8 @@ class TestConsistency:
     )
     def test_which_predictions_are_read(self, where: str, predictions: int, read: list[str]) -> None:
         config = CriterionConfig(num_points=8, consistency_on=where)
-        losses = criterion(*clips_of_masks(5, predictions), [5], config)
+        logits, masks, labels, supervised = clips_of_masks(5, predictions)
+        losses = criterion(logits, masks, Supervision(labels, supervised, [5]), config)
         assert [n.removeprefix("loss_cosine") for n in losses if n.startswith("loss_cosine")] == read
 
     def test_ten_frames_are_two_clips_or_one(self) -> None:
@@ -134,7 +135,7 @@ class TestConsistency:
 
         def loss(clip: str, lengths: list[int]) -> float:
             config = CriterionConfig(num_points=8, consistency_clip=clip)
-            return criterion(logits, masks, labels, supervised, lengths, config)["loss_cosine_0"].item()
+            return criterion(logits, masks, Supervision(labels, supervised, lengths), config)["loss_cosine_0"].item()
 
         assert loss("five", [10, 5]) == loss("whole", [5, 5, 5]) == pytest.approx(0, abs=1e-5)
         assert loss("whole", [10, 5]) > 0.1

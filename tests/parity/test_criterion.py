@@ -6,7 +6,7 @@ import torch
 from golden import fixtures, load_arrays, load_json
 from published_draws import PublishedDraws, by_clip
 
-from combo_avs.model.criterion import CriterionConfig, consistency_loss, criterion
+from combo_avs.model.criterion import CriterionConfig, Supervision, consistency_loss, criterion
 from combo_avs.model.inference import label_map, semantic_scores
 from combo_avs.model.matcher import frame_targets, match, matching_costs
 
@@ -48,7 +48,9 @@ def test_losses(name: str) -> None:
     arrays, spec = load_arrays("combo", name), load_json("combo", name)
     logits, masks, labels, supervised = batch(name)
     draws = PublishedDraws(spec["salt"], int(supervised.sum()), spec["num_points"])
-    losses = criterion(logits, masks, labels, supervised, spec["videos_frames"], config(name), by_clip(draws))
+    losses = criterion(
+        logits, masks, Supervision(labels, supervised, spec["videos_frames"]), config(name), by_clip(draws)
+    )
     assert set(losses) == {*spec["loss_names"], "total"}
     for key in spec["loss_names"]:
         actual = losses[key].item() / spec["weight_dict"][key]

@@ -9,7 +9,7 @@ from golden import fixtures, load_arrays, load_json
 from published_draws import PublishedDraws, by_clip
 from published_head import given, head_network
 
-from combo_avs.model.criterion import CriterionConfig, criterion
+from combo_avs.model.criterion import CriterionConfig, Supervision, criterion
 from combo_avs.model.weights.published_keys import to_published
 
 
@@ -32,9 +32,7 @@ def test_train_step(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = criterion(
         logits,
         masks,
-        torch.from_numpy(labels),
-        torch.from_numpy(supervised),
-        lengths,
+        Supervision(torch.from_numpy(labels), torch.from_numpy(supervised), lengths),
         CriterionConfig(num_points=spec["num_points"], no_object=spec["eos_coef"]),
         by_clip(PublishedDraws(spec["salt"], int(supervised.sum()), spec["num_points"])),
     )

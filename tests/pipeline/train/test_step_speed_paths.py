@@ -15,7 +15,7 @@ from combo_avs.data.store.root import open_cache
 from combo_avs.data.store.store import ClipStore
 from combo_avs.model.combo import COMBO
 from combo_avs.model.config import ModelConfig
-from combo_avs.model.criterion import CriterionConfig, criterion
+from combo_avs.model.criterion import CriterionConfig, Supervision, criterion
 from combo_avs.model.decoder import Predictions
 from combo_avs.model.matcher import assign_any, assign_few, frame_targets
 from combo_avs.model.random_numbers import rand_by_clip
@@ -74,7 +74,7 @@ def one_step(model: COMBO, classes: int, plain: set[str]) -> tuple[dict[str, flo
         losses = plain_criterion(predictions, labels, supervised, LOSS, InOrder())
     else:
         draws = by_clip(PublishedDraws("speed", int(supervised.sum()), POINTS))
-        losses = criterion(*predictions, labels, supervised, [5, 5], LOSS, draws)
+        losses = criterion(*predictions, Supervision(labels, supervised, [5, 5]), LOSS, draws)
     losses["total"].backward()
     return {k: v.item() for k, v in losses.items()}, [p.grad for p in model.parameters() if p.requires_grad]
 
