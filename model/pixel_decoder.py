@@ -16,6 +16,17 @@ from .position_encoding import sine_position_encoding
 
 GROUPS = 32  # of every GroupNorm here
 POINTS = 4  # sampled per level and head
+# Keys of the released pixel decoders and ours, for `weights.state.rename_keys`.
+MASK2FORMER_KEYS = [
+    ("transformer.level_embed", "level_embed"),
+    ("transformer.encoder.layers.*", "layers.*"),
+    ("input_proj.*", "input_proj.*"),
+    ("adapter_1.norm.*", "lateral.1.*"),
+    ("adapter_1.*", "lateral.0.*"),
+    ("layer_1.norm.*", "smooth.1.*"),
+    ("layer_1.*", "smooth.0.*"),
+    ("mask_features.*", "mask_features.*"),
+]
 
 
 @dataclass(frozen=True)

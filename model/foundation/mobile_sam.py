@@ -12,7 +12,7 @@ from timm.models.tiny_vit import ConvNorm, TinyVit
 from torch import Tensor, nn
 
 from ..weights.frozen import fixed_initialisation, load_frozen
-from ..weights.state import State
+from ..weights.state import State, rename_keys, under
 from .click_decoder import GRID
 from .everything import Everything
 from .products import Precision
@@ -75,25 +75,23 @@ def mobile_sam() -> Sam:
     )
 
 
+ENCODER_RULES = [
+    ("neck.*", "neck.*"),
+    ("patch_embed.seq.0.*", "body.patch_embed.conv1.*"),
+    ("patch_embed.seq.2.*", "body.patch_embed.conv2.*"),
+    # timm has the downsampling at the start of the next stage.
+    *((f"layers.{i}.downsample.*", f"body.stages.{i + 1}.downsample.*") for i in range(3)),
+    ("layers.*", "body.stages.*"),
+    ("*", "body.*"),
+]
+RULES = [*under("image_encoder.", "image_encoder.", ENCODER_RULES), ("*", "*")]
+
+
 def our_keys(published: State) -> dict[str, Tensor]:
     """Rename the keys of mobile_sam.pt to those of `mobile_sam()`; unknown keys stay as they are."""
-    return {_our_key(key): value for key, value in published.items() if not key.startswith(CLASSIFIER)}
-
-
-def _our_key(key: str) -> str:
-    if not key.startswith("image_encoder.") or key.startswith("image_encoder.neck."):
-        return key
-    words = key.removeprefix("image_encoder.").split(".")
-    match words:
-        case ["patch_embed", "seq", number, *_]:
-            words[1:3] = [{"0": "conv1", "2": "conv2"}.get(number, number)]
-        case ["layers", stage, "downsample", *_] if stage.isdecimal():
-            words[:2] = ["stages", str(int(stage) + 1)]  # timm has it at the start of the next stage
-        case ["layers", *_]:
-            words[0] = "stages"
-    if words[-2:] == ["c", "weight"]:
-        words[-2] = "conv"
-    return ".".join(["image_encoder.body", *words])
+    kept = {key: tensor for key, tensor in published.items() if not key.startswith(CLASSIFIER)}
+    convolutions, _ = rename_keys(kept, [("image_encoder.*.c.weight", "image_encoder.*.conv.weight"), ("*", "*")])
+    return rename_keys(convolutions, RULES)[0]
 
 
 def fold_batch_norms(module: nn.Module) -> None:

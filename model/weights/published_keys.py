@@ -4,8 +4,6 @@
 published checkpoint do not belong to the network: VGGish and the class weights of the loss.
 """
 
-import functools
-import re
 from typing import NamedTuple
 
 import torch
@@ -14,17 +12,11 @@ from torch import Tensor
 from ...errors import BadInput
 from ..combo import COMBO
 from ..config import ModelConfig
+from ..pixel_decoder import MASK2FORMER_KEYS
 from .network_file import network_config
-from .state import State, differences, load_weights
-
-# Published key, our key: # stands for a number, * for any rest; the first rule that fits wins.
-Rule = tuple[str, str]
+from .state import Rule, State, differences, load_weights, rename_keys, under
 
 VGGISH, EMPTY_WEIGHT = "audio_backbone.", "criterion.empty_weight"
-
-
-def _under(published: str, ours: str, rules: list[Rule]) -> list[Rule]:
-    return [(published + p, ours + o) for p, o in rules]
 
 
 def _stage_rules(stage: int) -> list[Rule]:
@@ -46,16 +38,6 @@ BACKBONE_RULES: list[Rule] = [
     ("stem.conv1.norm.*", "bn1.*"),
     ("stem.conv1.*", "conv1.*"),
     *(rule for stage in (1, 2, 3, 4) for rule in _stage_rules(stage)),
-]
-PIXEL_DECODER_RULES: list[Rule] = [
-    ("transformer.level_embed", "level_embed"),
-    ("transformer.encoder.layers.*", "layers.*"),
-    ("input_proj.*", "input_proj.*"),
-    ("adapter_1.norm.*", "lateral.1.*"),
-    ("adapter_1.*", "lateral.0.*"),
-    ("layer_1.norm.*", "smooth.1.*"),
-    ("layer_1.*", "smooth.0.*"),
-    ("mask_features.*", "mask_features.*"),
 ]
 FUSION_RULES: list[Rule] = [
     ("level_embed.*", "level_embed.*"),
@@ -90,13 +72,13 @@ DECODER_RULES: list[Rule] = [
     *((name, name) for name in ("decoder_norm.*", "class_embed.*")),
 ]
 RULES: list[Rule] = [
-    *_under("backbone.", "siam_encoder.image_backbone.", BACKBONE_RULES),
-    *_under("pre_sam_backbone.", "siam_encoder.maskige_backbone.", BACKBONE_RULES),
+    *under("backbone.", "siam_encoder.image_backbone.", BACKBONE_RULES),
+    *under("pre_sam_backbone.", "siam_encoder.maskige_backbone.", BACKBONE_RULES),
     ("scale_factor_module.*", "siam_encoder.gates.*"),
-    *_under("sem_seg_head.pixel_decoder.", "pixel_decoder.", PIXEL_DECODER_RULES),
-    *_under("sem_seg_head.fusion_module.", "fusion.", FUSION_RULES),
+    *under("sem_seg_head.pixel_decoder.", "pixel_decoder.", MASK2FORMER_KEYS),
+    *under("sem_seg_head.fusion_module.", "fusion.", FUSION_RULES),
     ("sem_seg_head.audio_transformation.embeddings.*", "audio_mlp.*"),
-    *_under("sem_seg_head.predictor.", "decoder.", DECODER_RULES),
+    *under("sem_seg_head.predictor.", "decoder.", DECODER_RULES),
 ]
 IMAGENET_RULES: list[Rule] = [*BACKBONE_RULES, ("stages.#.*", "stages_#.*"), ("*", "*")]
 
@@ -149,14 +131,14 @@ def _taken_apart(state: State) -> tuple[Published, list[str]]:
     """The known parts, and the keys that are not known."""
     vggish = {key.removeprefix(VGGISH): tensor for key, tensor in state.items() if key.startswith(VGGISH)}
     others = {k: tensor for k, tensor in state.items() if k != EMPTY_WEIGHT and not k.startswith(VGGISH)}
-    network, unknown = _renamed(others, RULES)
+    network, unknown = rename_keys(others, RULES)
     return Published(network, vggish, state.get(EMPTY_WEIGHT)), unknown
 
 
 def to_published(network: State, vggish: State | None = None, empty_weight: Tensor | None = None) -> dict[str, Tensor]:
     """The inverse of `from_published`. Raises `BadInput` listing every key that no COMBO network has."""
     backwards = [(ours, published) for published, ours in RULES]
-    state, unknown = _renamed(network, backwards)
+    state, unknown = rename_keys(network, backwards)
     if unknown:
         raise BadInput.listing("these keys are not of a COMBO network:", unknown)
     state |= {VGGISH + key: tensor for key, tensor in (vggish or {}).items()}
@@ -175,28 +157,7 @@ def load_backbone(model: COMBO, state: State, source: str = "the backbone's stat
     """
     kept = {k: v for k, v in state.items() if not k.startswith(("fc.", "stem.fc.", "head."))}
     kept = {k: v for k, v in kept.items() if not k.endswith(".num_batches_tracked")}
-    renamed, _ = _renamed(kept, IMAGENET_RULES)
+    renamed, _ = rename_keys(kept, IMAGENET_RULES)
     load_weights(model.siam_encoder.image_backbone, renamed, source)
     if model.siam_encoder.maskige_backbone is not None:
         load_weights(model.siam_encoder.maskige_backbone, renamed, source)
-
-
-def _renamed(state: State, rules: list[Rule]) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors whose keys have a rule, under their new names; and the keys that have none."""
-    names = {key: _rename(key, rules) for key in state}
-    renamed = {name: state[key] for key, name in names.items() if name is not None}
-    return renamed, [key for key, name in names.items() if name is None]
-
-
-def _rename(key: str, rules: list[Rule]) -> str | None:
-    """The key under the first rule whose left side fits, or None."""
-    for pattern, template in rules:
-        if match := _regex(pattern).fullmatch(key):
-            parts = iter(match.groups())
-            return re.sub(r"[#*]", lambda _, parts=parts: next(parts), template)
-    return None
-
-
-@functools.cache
-def _regex(pattern: str) -> re.Pattern[str]:
-    return re.compile(re.escape(pattern).replace(r"\#", r"(\d+)").replace(r"\*", "(.*)"))

@@ -1,5 +1,6 @@
-"""Weight files: read without running their code, compare with the network, hash."""
+"""Weight files: read without running their code, rename keys, compare with the network, hash."""
 
+import functools
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from ...safe_pickle import read_array_pickle
 from .registry import WEIGHT_FILES
 
 State = Mapping[str, Tensor]
+Rule = tuple[str, str]  # key in one state dict, key in another: # stands for a number, * for any rest
 WRAPPERS = ("model", "state_dict")  # entries of a torch file that may hold the weights
 
 
@@ -92,6 +94,45 @@ _UNREAD: list[Any] = [
         *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
     )
 ]
+
+
+def under(theirs: str, ours: str, rules: list[Rule]) -> list[Rule]:
+    """`rules` of a part whose keys begin with `theirs` and `ours`."""
+    return [(theirs + a, ours + b) for a, b in rules]
+
+
+def rename_keys(state: State, rules: list[Rule]) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors whose keys have a rule, under their new names, and the keys that have none. The first rule counts.
+
+    Raises `BadInput` if keys that get one name hold different tensors.
+    """
+    renamed: dict[str, Tensor] = {}
+    sources: dict[str, str] = {}
+    unknown = []
+    for key, tensor in state.items():
+        name = _rename(key, rules)
+        if name is None:
+            unknown.append(key)
+        elif name in renamed and not torch.equal(renamed[name], tensor):
+            raise BadInput(f"the checkpoint is damaged: {sources[name]} and {key} are one tensor, but differ in it")
+        else:
+            renamed.setdefault(name, tensor)
+            sources.setdefault(name, key)
+    return renamed, unknown
+
+
+def _rename(key: str, rules: list[Rule]) -> str | None:
+    for pattern, template in rules:
+        if match := _regex(pattern).fullmatch(key):
+            signs = re.findall("[#*]", pattern)
+            found = {sign: iter([g for s, g in zip(signs, match.groups(), strict=True) if s == sign]) for sign in "#*"}
+            return re.sub("[#*]", lambda sign, found=found: next(found[sign[0]]), template)
+    return None
+
+
+@functools.cache
+def _regex(pattern: str) -> re.Pattern[str]:
+    return re.compile(re.escape(pattern).replace(r"\#", r"(\d+)").replace(r"\*", "(.*)"))
 
 
 def differences(wanted: State, state: State) -> list[str]:

@@ -101,6 +101,12 @@ def _to_published(source: Path, out: Path, vggish: Path | None, preset: str | No
     if vggish is not None:
         sound = read_vggish(vggish)
         check_vggish(sound, vggish)
+    if config.siam == "shared":  # the published code has two backbones: equal ones compute the same
+        network = network | {
+            key.replace("image_backbone", "maskige_backbone", 1): tensor.clone()
+            for key, tensor in network.items()
+            if key.startswith("siam_encoder.image_backbone.")
+        }
     state = to_published(network, sound, _empty_weight(header, num_classes))
     with _replaced(out) as path:
         if out.suffix == ".pth":
@@ -110,6 +116,10 @@ def _to_published(source: Path, out: Path, vggish: Path | None, preset: str | No
     notes = []
     if sound is None:
         notes.append("without VGGish, which the published code expects within: name its file with --vggish")
+    if config.siam == "shared":
+        notes.append("the one backbone stands in it twice, for frames and for Maskiges: the same numbers come out")
+    if config.siam == "none":
+        notes.append("without a backbone for Maskiges: switch the Maskige branch of the published code off")
     if config.audio_queries != "published":
         notes.append(
             "trained with model.audio_queries=per_frame: the published code gives queries the audio of other frames, "
@@ -132,8 +142,6 @@ def _without_counterpart(config: ModelConfig) -> list[str]:
     odd = []
     if config.backbone not in PUBLISHED_BACKBONES:
         odd.append(f"backbone {config.backbone}; it has {', '.join(PUBLISHED_BACKBONES)}")
-    if config.siam != "separate":
-        odd.append(f"siam {config.siam}; it always has a backbone for Maskiges")
     if config.fusion not in PUBLISHED_FUSIONS:
         odd.append(f"fusion {config.fusion}; it has {', '.join(PUBLISHED_FUSIONS)}")
     elif config.fusion_residual != "normalised" and config.fusion != "none":

@@ -6,14 +6,13 @@ Letters: B frames, C channels, H W height and width of frames.
 import re
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ....errors import BadInput
 from ...deformable_attention import deformable_gather
-from ...pixel_decoder import EncoderConfig, PixelDecoder
-from ...weights.state import State
+from ...pixel_decoder import MASK2FORMER_KEYS, EncoderConfig, PixelDecoder
+from ...weights.state import State, rename_keys, under
 from .decoder import MaskDecoder, Memory
 from .swin import Swin
 
@@ -91,29 +90,35 @@ UNUSED = re.compile(
     r"|backbone\..*\.relative_position_index"
 )
 # Published key -> ours; the first match counts. The release names one box head nineteen times and one norm twice.
+HEADS = {
+    "decoder.bbox_embed.#": "box_head",
+    "bbox_embed.#": "box_head",
+    "_bbox_embed": "box_head",
+    "decoder.ref_point_head": "position_head",
+    "iou_prediction_head": "iou_head",
+    "mask_embed": "mask_head",
+}
+PREDICTOR_RULES = [
+    ("decoder.layers.#.self_attn.*", "layers.#.self_attention.*"),
+    ("decoder.layers.#.cross_attn.*", "layers.#.cross_attention.*"),
+    ("decoder.layers.#.norm1.*", "layers.#.cross_norm.*"),
+    ("decoder.layers.#.norm2.*", "layers.#.self_norm.*"),
+    ("decoder.layers.#.norm3.*", "layers.#.ffn_norm.*"),
+    ("decoder.layers.*", "layers.*"),
+    ("decoder.norm.*", "norm.*"),
+    ("decoder_norm.*", "norm.*"),
+    # Our heads are sequences with a ReLU at every odd place.
+    *((f"{theirs}.layers.{i}.*", f"{ours}.{2 * i}.*") for theirs, ours in HEADS.items() for i in range(3)),
+    ("mask_tokens.*", "mask_tokens.*"),
+    ("pb_embedding.*", "click_embed.*"),
+    ("label_enc.*", "label_embed.*"),
+]
+# The release names one box head nineteen times and one norm twice. Unknown keys stay as they are.
 RULES = [
-    (r"backbone\.norm(\d)\.", r"backbone.norms.\1."),
-    (r"sem_seg_head\.pixel_decoder\.transformer\.level_embed", "pixel_decoder.level_embed"),
-    (r"sem_seg_head\.pixel_decoder\.transformer\.encoder\.", "pixel_decoder."),
-    (r"sem_seg_head\.pixel_decoder\.adapter_1\.norm\.", "pixel_decoder.lateral.1."),
-    (r"sem_seg_head\.pixel_decoder\.adapter_1\.", "pixel_decoder.lateral.0."),
-    (r"sem_seg_head\.pixel_decoder\.layer_1\.norm\.", "pixel_decoder.smooth.1."),
-    (r"sem_seg_head\.pixel_decoder\.layer_1\.", "pixel_decoder.smooth.0."),
-    (r"sem_seg_head\.pixel_decoder\.", "pixel_decoder."),
-    (r"sem_seg_head\.predictor\.decoder\.layers\.(\d+)\.self_attn\.", r"decoder.layers.\1.self_attention."),
-    (r"sem_seg_head\.predictor\.decoder\.layers\.(\d+)\.cross_attn\.", r"decoder.layers.\1.cross_attention."),
-    (r"sem_seg_head\.predictor\.decoder\.layers\.(\d+)\.norm1\.", r"decoder.layers.\1.cross_norm."),
-    (r"sem_seg_head\.predictor\.decoder\.layers\.(\d+)\.norm2\.", r"decoder.layers.\1.self_norm."),
-    (r"sem_seg_head\.predictor\.decoder\.layers\.(\d+)\.norm3\.", r"decoder.layers.\1.ffn_norm."),
-    (r"sem_seg_head\.predictor\.decoder\.layers\.", "decoder.layers."),
-    (r"sem_seg_head\.predictor\.(decoder\.norm|decoder_norm)\.", "decoder.norm."),
-    (r"sem_seg_head\.predictor\.((decoder\.)?bbox_embed\.\d+|_bbox_embed)\.layers\.", "decoder.box_head.layers."),
-    (r"sem_seg_head\.predictor\.decoder\.ref_point_head\.", "decoder.position_head."),
-    (r"sem_seg_head\.predictor\.iou_prediction_head\.", "decoder.iou_head."),
-    (r"sem_seg_head\.predictor\.mask_embed\.", "decoder.mask_head."),
-    (r"sem_seg_head\.predictor\.mask_tokens\.", "decoder.mask_tokens."),
-    (r"sem_seg_head\.predictor\.pb_embedding\.", "decoder.click_embed."),
-    (r"sem_seg_head\.predictor\.label_enc\.", "decoder.label_embed."),
+    ("backbone.norm#.*", "backbone.norms.#.*"),
+    *under("sem_seg_head.pixel_decoder.", "pixel_decoder.", MASK2FORMER_KEYS),
+    *under("sem_seg_head.predictor.", "decoder.", PREDICTOR_RULES),
+    ("*", "*"),
 ]
 
 
@@ -125,27 +130,8 @@ def from_published(state: State, name: str) -> dict[str, Tensor]:
     """
     state = {key.removeprefix("model."): tensor for key, tensor in state.items()}
     _check_variant(state, name)
-    renamed: dict[str, Tensor] = {}
-    first_name: dict[str, str] = {}
-    for key, tensor in state.items():
-        if UNUSED.fullmatch(key):
-            continue
-        ours = _our_key(key)
-        if ours in renamed and not torch.equal(renamed[ours], tensor):
-            raise BadInput(f"the checkpoint is damaged: {first_name[ours]} and {key} are one tensor, but differ in it")
-        renamed.setdefault(ours, tensor)
-        first_name.setdefault(ours, key)
+    renamed, _ = rename_keys({key: tensor for key, tensor in state.items() if not UNUSED.fullmatch(key)}, RULES)
     return renamed
-
-
-def _our_key(key: str) -> str:
-    """Our name; an unknown key stays as it is."""
-    for pattern, replacement in RULES:
-        if re.match(pattern, key):
-            ours = re.sub("^" + pattern, replacement, key)
-            # Our heads are sequences with a ReLU at every odd place.
-            return re.sub(r"_head\.layers\.(\d+)\.", lambda match: f"_head.{2 * int(match[1])}.", ours)
-    return key
 
 
 def _check_variant(state: State, name: str) -> None:

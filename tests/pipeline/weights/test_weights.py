@@ -268,9 +268,28 @@ class TestRefusals:
         with pytest.raises(BadInput, match="--to published"):
             convert_weights(official, tmp_path / "out.safetensors", vggish=ours)
 
-    @pytest.mark.parametrize(
-        "changes", [{"backbone": "tiny"}, {"fusion": "audio"}, {"siam": "shared"}, {"siam": "none"}], ids=str
-    )
+    @pytest.mark.parametrize("siam", ["none", "shared"])
+    def test_networks_without_a_maskige_backbone_of_their_own(self, tmp_path: Path, siam: str) -> None:
+        with torch.device("meta"):
+            network = COMBO(config_of(siam=siam), 2).state_dict()
+        torch.save(numbered(network), tmp_path / "mine.pth")
+        report = convert_weights(tmp_path / "mine.pth", tmp_path / "out.pth", "published")
+        state = torch.load(tmp_path / "out.pth", weights_only=True)["model"]
+        images = {key for key in state if key.startswith("backbone.")}
+        maskiges = {key for key in state if key.startswith("pre_sam_backbone.")}
+        assert images
+        assert any(key.startswith("scale_factor_module.") for key in state) == (siam == "shared")
+        if siam == "none":
+            assert not maskiges
+            assert "switch the Maskige branch of the published code off" in report
+            assert published_config(state)[0].siam == "none"
+        else:
+            assert maskiges == {"pre_sam_" + key for key in images}
+            assert "stands in it twice" in report
+            assert all(torch.equal(state[key], state["pre_sam_" + key]) for key in images)
+            assert published_config(state)[0].siam == "separate"
+
+    @pytest.mark.parametrize("changes", [{"backbone": "tiny"}, {"fusion": "audio"}], ids=str)
     def test_networks_that_the_published_code_lacks(self, tmp_path: Path, changes: dict) -> None:
         with torch.device("meta"):
             state = numbered(COMBO(config_of(**{"siam": "separate", **changes}), 2).state_dict())
