@@ -83,7 +83,6 @@ def lock(file: IO | int, path: Path, *, wait: bool) -> None:
         fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
-            raise BadInput(
-                f"{path}: this file system has no file locks ({error.strerror}); mount it with them (Lustre: -o flock)"
-            ) from error
+            what = f"this file system has no file locks ({error.strerror})"
+            raise BadInput(f"{path}: {what}; mount it with them (Lustre: -o flock)") from error
         raise

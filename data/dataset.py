@@ -79,15 +79,12 @@ class ClipDataset:
         self.clips, self.proposals, self.audio, self.split = clips, proposals, audio, split
         needed = set(clips.shards_of(split))
         for cache in (proposals, audio):
-            missing = sorted(needed - cache.receipts().keys())
-            if missing:
+            if missing := needed - cache.receipts().keys():
                 raise BadInput(
                     f"{cache.path} does not cover split {split!r}: {len(missing)} of its {len(needed)} shards "
                     f"are missing; run 'combo precompute' again, it does only these"
                 )
-        bad = proposals.quarantined().keys() | audio.quarantined().keys()
-        rows = clips.usable_rows(split)
-        self.rows = np.array([r for r in rows if clips.table[int(r)].id not in bad], np.int64) if bad else rows
+        self.rows = clips.usable_rows(split, proposals, audio)
 
     def __len__(self) -> int:
         return len(self.rows)

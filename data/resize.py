@@ -13,9 +13,8 @@ from ..resampling import FRACTION_BITS, bilinear_taps
 def fit_crop(image: np.ndarray, size: int, *, nearest: bool) -> np.ndarray:
     """Scale the short side to `size` and cut the centre out: what AVSS training reads.
 
-    image: uint8 [H, W, 3] or [H, W]. nearest: True for labels and Maskiges, False (bilinear) for frames.
+    image: uint8 [H, W, 3] or [H, W]. nearest: for labels and Maskiges. Returns uint8 [size, size, 3] or [size, size].
     The long side is truncated to whole pixels; the offset of the cut is rounded half to even.
-    Returns uint8 [size, size, 3] or [size, size].
     """
     height, width = image.shape[:2]
     short = min(height, width)
@@ -25,25 +24,21 @@ def fit_crop(image: np.ndarray, size: int, *, nearest: bool) -> np.ndarray:
 
 
 def fit_squash(image: np.ndarray, size: int, *, nearest: bool) -> np.ndarray:
-    """Scale both sides to `size`, whatever the aspect ratio: what AVSS validation and test read.
-
-    Arguments and result are those of `fit_crop`.
-    """
+    """Scale both sides to `size`, as `fit_crop` takes them: what AVSS validation and test read."""
     return resize(image, (size, size), nearest=nearest)
 
 
 def resize(image: np.ndarray, size: tuple[int, int], *, nearest: bool) -> np.ndarray:
     """One uint8 image [H, W, 3] or [H, W] at `size` = (height, width), by Pillow's nearest or bilinear.
 
-    Bilinear means Pillow's: when shrinking, the filter widens with the scale, so that every pixel counts.
+    Pillow's bilinear filter widens with the scale when shrinking, so that every pixel counts.
     """
     if image.dtype != np.uint8:
         raise ValueError(f"resizing needs uint8 images, not {image.dtype}")
     if image.shape[:2] == size:
         return image.copy()
-    height, width = size
     filter_ = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
-    return np.array(Image.fromarray(image).resize((width, height), filter_))
+    return np.array(Image.fromarray(image).resize((size[1], size[0]), filter_))
 
 
 def resize_window(

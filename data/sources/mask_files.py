@@ -20,15 +20,12 @@ MAX_FILE_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class FrameMasks:
-    """masks: bool [K, H, W]. predicted_iou, stability: float32 [K], 1 where the file has none.
+    """With scores of 1, and the first pixel of each mask as its point, where the file has none."""
 
-    points: float32 [K, 2], x and y in pixels; the mask's first pixel where the file has none.
-    """
-
-    masks: np.ndarray
-    predicted_iou: np.ndarray
-    stability: np.ndarray
-    points: np.ndarray
+    masks: np.ndarray  # bool [K, H, W]
+    predicted_iou: np.ndarray  # float32 [K]
+    stability: np.ndarray  # float32 [K]
+    points: np.ndarray  # float32 [K, 2], x and y in pixels
 
     @classmethod
     def none(cls, size: tuple[int, int]) -> "FrameMasks":

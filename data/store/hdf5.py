@@ -90,8 +90,7 @@ def read_store(group: h5py.Group, path: Location, advance: Advance) -> Store:
     """
     table = None
     if CLIP_TABLE in group:
-        content = _rows(group, CLIP_TABLE, 0, None).tobytes()
-        table = ClipTable.read(f"{group.file.filename}: {CLIP_TABLE}", content)
+        table = ClipTable.read(f"{group.file.filename}: {CLIP_TABLE}", _rows(group, CLIP_TABLE, 0, None).tobytes())
     create_store(path, _read_attributes(group), table)
     store = Store(path)
     done = store.receipts()

@@ -127,10 +127,9 @@ def location(root: str | Path | UrlPath) -> Location:
     url = re.fullmatch(r"([a-z][a-z0-9+.-]+):/+(.*?)/*", str(root))
     if url is None:
         return Path(root)
-    scheme, rest = url.groups()
-    if scheme in ("file", "local"):
-        return Path("/" + rest)
-    path = UrlPath(f"{scheme}://{rest}")
+    if url[1] in ("file", "local"):
+        return Path("/" + url[2])
+    path = UrlPath(f"{url[1]}://{url[2]}")
     path.file_system()
     return path
 

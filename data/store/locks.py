@@ -1,10 +1,9 @@
 """Lock a store, or some of its shards, for writing, so that two runs never write the same shards.
 
 Every run that writes leaves a file `_lock.<host>.<pid>.<random>` in the store that says which shards it locks.
-In a folder its owner holds an flock on that file, which ends with the process, however that ends. On an object store
-the owner writes the file again every `HEARTBEAT` seconds; one that is older than `EXPIRY` counts as dead, and so does
-one of a process of this host that has ended. Should a run that was only suspended count as dead, both write equal
-bytes to equal names, and the store stays whole.
+In a folder its owner holds an flock on that file, which ends with the process. On an object store the owner writes the
+file again every `HEARTBEAT` seconds; one older than `EXPIRY` counts as dead, and so does one of an ended process of
+this host. Should a suspended run count as dead, both write equal bytes to equal names, and the store stays whole.
 """
 
 import json
@@ -53,10 +52,8 @@ class Owner:
         for other in others:
             if self.shards is None or other.shards is None or self.shards & other.shards:
                 some = other.shards and f"{len(other.shards)} shards of it, some of them asked for here,"
-                raise BadInput(
-                    f"{path}: process {other.pid} on {other.host} is writing to {some or 'it'}; wait for it or stop "
-                    "it, or give the runs shards of their own"
-                )
+                writing = f"process {other.pid} on {other.host} is writing to {some or 'it'}"
+                raise BadInput(f"{path}: {writing}; wait for it or stop it, or give the runs shards of their own")
 
     def is_dead_here(self) -> bool:
         """Whether it was a process of this host that has ended."""

@@ -65,19 +65,15 @@ def read_metadata(path: Location) -> tuple[StoreAttributes, Checksums]:
     try:
         version = json.loads(content)["attributes"]["schema"]
         if version != SCHEMA_VERSION:
-            raise BadInput(
-                f"{path}: schema version {version}; this package reads version {SCHEMA_VERSION}. "
-                "Make it again with this package, or use the package version that made it"
-            )
+            advice = "Make it again with this package, or use the package version that made it"
+            raise BadInput(f"{path}: schema version {version}; this package reads version {SCHEMA_VERSION}. {advice}")
         values = load_checksummed(content)["attributes"]
         checks = values.pop("checks")
         files: Checksums = {name: (int(size), str(sha)) for name, (size, sha) in checks["files"].items()}
         attributes = parse_attributes(values)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(
-            f"{path}: not a store of this package, or its zarr.json is damaged ({type(error).__name__}: {error}); "
-            "the command that made it writes zarr.json again and keeps the data"
-        ) from error
+        what = f"not a store of this package, or its zarr.json is damaged ({type(error).__name__}: {error})"
+        raise BadInput(f"{path}: {what}; the command that made it writes zarr.json again and keeps the data") from error
     return attributes, files
 
 

@@ -1,7 +1,6 @@
 """Receipts: only a shard with a valid receipt is finished.
 
-Nothing that depends on time, host or device goes into a receipt, so that equal work gives equal bytes; that goes to a
-log beside it.
+Equal work has equal receipts: what depends on time, host or device goes to a log beside it.
 """
 
 from dataclasses import dataclass, field

@@ -69,11 +69,9 @@ def create_store(path: Location, attributes: StoreAttributes, table: ClipTable |
             return
         if there != attributes:
             ours, theirs = attributes.to_json(), there.to_json()
-            differing = sorted(k for k in ours if ours[k] != theirs.get(k))
+            differing = ", ".join(sorted(k for k in ours if ours[k] != theirs.get(k)))
             what = "clips" if attributes.kind == "clips" else "data"
-            raise BadInput(
-                f"{path} holds other {what} (different: {', '.join(differing)}); name another root or remove it"
-            )
+            raise BadInput(f"{path} holds other {what} (different: {differing}); name another root or remove it")
         if check_metadata(path, files):
             write_metadata(path, attributes, table)
 
@@ -123,10 +121,7 @@ def create_cache(clips: ClipStore, attributes: ProposalAttributes | AudioAttribu
 
 
 def done_before(path: Location) -> dict[int, Receipt]:
-    """Receipts of the finished shards of the cache at `path`; none when it was never made, or its metadata are damaged.
-
-    `create_cache` repairs those and keeps the data.
-    """
+    """Receipts of the finished shards of the cache at `path`; none when its metadata are missing or damaged."""
     try:
         return Cache(path).receipts()
     except BadInput:

@@ -110,15 +110,13 @@ def open_array(path: Location) -> zarr.Array:
     store = path
     if isinstance(path, UrlPath):
         store = FsspecStore.from_url(str(path), storage_options=URL_OPTIONS, read_only=True, allowed_exceptions=())
-    with warnings.catch_warnings():
-        # The variable-length type has no final spec yet. Ours is pinned by the schema version and by tests.
-        warnings.simplefilter("ignore", UnstableSpecificationWarning)
+    # The variable-length type has no final spec yet. Ours is pinned by the schema version and by tests.
+    with warnings.catch_warnings(action="ignore", category=UnstableSpecificationWarning):
         return zarr.open_array(store, mode="r", zarr_format=3)
 
 
 def _create_array(files: dict[str, Buffer], name: str, spec: ArraySpec, frames: int, shard_frames: int) -> zarr.Array:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UnstableSpecificationWarning)
+    with warnings.catch_warnings(action="ignore", category=UnstableSpecificationWarning):
         return zarr.create_array(
             MemoryStore(files),
             name=name,

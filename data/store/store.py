@@ -217,11 +217,11 @@ class ClipStore(Store):
         first = int(self.table.first_frame[row])
         return first, first + int(self.table.num_frames[row])
 
-    def usable_rows(self, split: str | None) -> np.ndarray:
-        """int64 [n]: the rows of a split without the quarantined clips."""
-        bad = self.quarantined()
+    def usable_rows(self, split: str | None, *caches: "Cache") -> np.ndarray:
+        """int64 [n]: the rows of a split without the clips that are quarantined here or in one of the caches."""
+        bad = {clip for store in (self, *caches) for clip in store.quarantined()}
         rows = self.table.rows(split)
-        return np.array([r for r in rows if self.table[int(r)].id not in bad]) if bad else rows
+        return np.array([r for r in rows if self.table[int(r)].id not in bad], np.int64) if bad else rows
 
     def shards_of(self, split: str | None) -> list[int]:
         """The shards that hold any clip of a split."""

@@ -15,8 +15,7 @@ from .store import Store
 def check_store(store: Store) -> Iterator[tuple[int | None, str | None]]:
     """Every shard, and what is wrong with it (None: nothing), from a full read of all files.
 
-    Then, with None for the shard, what is wrong with metadata, logs, and files without a receipt. Other files at the
-    top of the store, such as notes of people, are ignored.
+    Then, with None for the shard, what is wrong with metadata, logs, and files without a receipt.
     """
     for shard in range(store.num_shards):
         yield shard, check_shard(store, shard)

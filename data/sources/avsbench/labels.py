@@ -72,7 +72,7 @@ def colour_labels(rgb: np.ndarray, num_classes: int) -> np.ndarray:
 def voc_palette(num_classes: int) -> np.ndarray:
     """uint8 [K, 3]: the colour of each class by the PASCAL-VOC rule.
 
-    The bits of the class number are dealt to red, green, blue in turn, from each channel's top bit downwards.
+    Bits of the class number go to red, green, blue in turn, from each channel's top bit down.
     """
     number = np.arange(num_classes)
     palette = np.zeros((num_classes, 3), np.uint8)

@@ -113,8 +113,7 @@ class AvsBenchSource:
 def read_log_mel(path: Path, clip: Clip) -> np.ndarray:
     """A log-mel that comes with the data set: float32 [T, 96, 64]; of the rows of AVSS the first T, as published.
 
-    Raises ValueError that names a file that is damaged, holds another shape or type, values that are not finite, or
-    code.
+    Raises ValueError that names a file that is damaged, unfit, or holds code.
     """
     log_mel = read_tensor_pickle(path)
     rows = clip.num_frames if clip.subset in ("s4", "ms3") else AVSS_SECONDS

@@ -1,8 +1,4 @@
-"""Clips of any source written to disk in the layout of AVSBench, for programs that read only that.
-
-The published log-mel pickles and the raw videos are left out: the former follow from the sound, and a source
-does not hold the latter.
-"""
+"""Write clips of any source in the layout of AVSBench, for programs that read only that; no log-mels, no videos."""
 
 import csv
 import json
@@ -32,10 +28,9 @@ JPEG: dict[str, Any] = {"quality": 95, "subsampling": 0}  # 4:4:4
 def write_avsbench(source: ClipSource, folder: Path, subset: str) -> None:
     """Write every clip of `source` below `folder`/AVSBench_object or `folder`/AVSBench_semantic.
 
-    subset: s4, ms3 or avss; all clips must belong to it (avss: v1s, v1m, v2). S4 clips name their category as
-    their only object. Frames keep their size; those of S4 and MS3 become PNG, those of AVSS JPEG, which loses
-    a little. Label maps exist for annotated frames only. Sound becomes 16-bit stereo at 16 kHz. Clips of v1s
-    and v2 are listed under `<id>_0_<milliseconds>` unless their id already has that form.
+    subset: s4, ms3 or avss; all clips must belong to it (avss: v1s, v1m, v2). S4 clips name their category as their
+    only object. Frames become PNG (S4, MS3) or JPEG (AVSS), which loses a little; sound 16-bit stereo at 16 kHz. Clips
+    of v1s and v2 are listed under `<id>_0_<milliseconds>` unless their id already has that form.
 
     The clip list is written last, so that an interrupted tree has none. Raises `BadInput`, before anything is written,
     that lists every clip that does not fit, or says that the list is there already.

@@ -66,10 +66,9 @@ class SceneTruth:
 class SyntheticSource:
     """A `ClipSource` of `clips` synthetic clips.
 
-    Labels by flavour, as in AVSBench: "s4" has one sounding object per clip, labelled 1, and train clips are
-    annotated in frame 0 only; "ms3" has one or two sounding objects, or none for a second, changing over
-    time, labelled 1 in all frames; "avss" mixes such clips (v1s, v1m) with changing 10-frame clips (v2), a
-    third each, and labels them by kind. Splits are 70/10/20 by index, the same at any number of clips.
+    Labels as in AVSBench: "s4" has one sounding object per clip, labelled 1, and train clips are annotated in frame 0
+    only; "ms3" none to two at a time, labelled 1; "avss" is a third each of such clips (v1s, v1m) and changing 10-frame
+    clips (v2), labelled by kind. Splits are 70/10/20 by index, the same at any number of clips.
 
     Raises `BadInput` for an unknown flavour, no clips, a negative seed or frames below 32 pixels.
     """
@@ -80,10 +79,8 @@ class SyntheticSource:
         if flavour not in SUBSET_PATTERN:
             raise BadInput(f"no synthetic flavour {flavour!r}; there are {', '.join(SUBSET_PATTERN)}")
         if clips < 1 or seed < 0 or size < MIN_SIZE:
-            raise BadInput(
-                f"clips={clips}, seed={seed}, size={size}: a synthetic set needs at least 1 clip, a seed of "
-                f"0 or more and frames of at least {MIN_SIZE} pixels"
-            )
+            due = f"at least 1 clip, a seed of 0 or more and frames of at least {MIN_SIZE} pixels"
+            raise BadInput(f"clips={clips}, seed={seed}, size={size}: a synthetic set needs {due}")
         self.name = f"synthetic-{flavour}"
         self.classes: tuple[str, ...] = ("background", *KINDS) if flavour == "avss" else BINARY_CLASSES
         self.size = (size, size)
@@ -169,10 +166,8 @@ def render_video(seed: int, seconds: int, fps: float = 25, size: int = 224) -> S
     Raises `BadInput` for a negative seed, no seconds, no frame rate, or frames below 32 pixels.
     """
     if seed < 0 or seconds < 1 or fps <= 0 or size < MIN_SIZE:
-        raise BadInput(
-            f"seed={seed}, seconds={seconds}, fps={fps}, size={size}: a synthetic video needs a seed of 0 or "
-            f"more, at least 1 second, a positive frame rate and frames of at least {MIN_SIZE} pixels"
-        )
+        due = f"a seed of 0 or more, at least 1 second, a positive frame rate and frames of at least {MIN_SIZE} pixels"
+        raise BadInput(f"seed={seed}, seconds={seconds}, fps={fps}, size={size}: a synthetic video needs {due}")
     cast_rng, scene_rng, sound_rng = _streams(seed, 0, "video")
     kinds, plan = _cast(cast_rng, seconds, changing=True)
     scene = draw_scene(scene_rng, kinds, seconds)

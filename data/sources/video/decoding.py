@@ -1,7 +1,7 @@
 """Frames of a video file by presentation time stamps: at given times, in a span of time, or all in order.
 
-Time 0 is the first frame. Every call opens the file anew, seeks, and decodes only around the times asked
-for: memory does not grow with the length of the video, and calls from several threads share nothing.
+Time 0 is the first frame. Every call opens the file anew, seeks, and decodes only around the times asked for, so memory
+does not grow with the length, and threads share nothing.
 """
 
 import itertools
@@ -169,10 +169,7 @@ def read_span(video: VideoFacts, begin: Fraction, end: Fraction, size: int) -> t
 
 
 def play(video: VideoFacts) -> Iterator[tuple[Fraction, VideoFrame]]:
-    """Every frame that can be decoded, in order, with its time in seconds from the first; damaged ones as they come.
-
-    One frame at a time: memory is that of the decoder.
-    """
+    """Every frame that can be decoded, one at a time, with its seconds from the first; damaged ones as they come."""
     last = Fraction(-1)
     with open_video(video.path) as container:
         for stamp, _, frame in _frames(container, video_stream(container), None, video.frame_rate, keep_going=True):

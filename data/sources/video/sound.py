@@ -1,7 +1,4 @@
-"""The sound of a video file: windows of it, mono at 16 kHz, by presentation time stamps.
-
-Every call opens the file anew, seeks, and decodes only around the window: memory does not grow with the length.
-"""
+"""The sound of a video file: windows of it, mono at 16 kHz, by presentation time stamps; decodes only around them."""
 
 import itertools
 from collections.abc import Iterator
