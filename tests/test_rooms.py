@@ -73,7 +73,6 @@ def functions() -> Iterator[tuple[str, list[ast.arg], list[ast.arg]]]:
                 yield f"{name}.{node.name}", positional, [*positional, *node.args.kwonlyargs]
 
 
-@pytest.mark.xfail(reason="switched on with the last of them")
 def test_no_function_takes_many_parameters() -> None:
     many = {name: len(every) for name, _, every in functions() if len(every) > MOST_PARAMETERS}
     assert many == {}
