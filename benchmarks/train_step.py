@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from combo_avs.data.dataset import Batch
 from combo_avs.model.audio.vggish import VGGish
 from combo_avs.model.criterion import Supervision, criterion
-from combo_avs.pipeline.common.tensors import image_tensor, tensor_on
+from combo_avs.pipeline.common.devices import image_tensor, tensor_on
 from combo_avs.pipeline.config.tree import load_config
 from combo_avs.pipeline.train.optim import parameter_groups
 from combo_avs.pipeline.train.step import Trainer, make_trainer, train_step

@@ -1,13 +1,16 @@
-"""Which device a job runs on."""
+"""Which device a job runs on, and NumPy arrays of the store as tensors on it."""
 
 import os
 import platform
 import re
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from ...errors import BadInput
+from ...model.transfer import to_device
 
 
 def pick_device(name: str) -> torch.device:
@@ -56,3 +59,13 @@ def _cpu_name() -> str:
     except OSError:
         names = []
     return names[0].strip() if names else platform.processor() or platform.machine()
+
+
+def tensor_on(array: np.ndarray, device: torch.device) -> Tensor:
+    """The same type and shape on `device`."""
+    return to_device(torch.from_numpy(array), device)
+
+
+def image_tensor(images: np.ndarray, device: torch.device) -> Tensor:
+    """uint8 [B, H, W, 3] as uint8 [B, 3, H, W] on `device`: channels last in memory, which convolutions like."""
+    return tensor_on(images, device).permute(0, 3, 1, 2)

@@ -25,7 +25,7 @@ from ..config.tree import Config, load_config
 from ..evaluate.protocols import PUBLISHED, find_protocol, full_name
 from ..evaluate.scores import check_annotated, evaluate_run
 from ..evaluate.sounds import sound_source
-from ..runs.checkpoints import checkpoint_step, checkpoints
+from ..runs.checkpoints import newest_step
 from ..runs.data import DataNames, open_data
 from ..runs.folder import changed_settings, check_run, read_run
 from ..train.loop import prepare, train
@@ -103,8 +103,7 @@ def plan_cells(comparison: Comparison, out: Path) -> list[Cell]:
             "--out, each with its own --seeds, and once more with all of them for the table"
         )
     find_protocol(comparison.protocol, len(ClipStore(comparison.root).classes))
-    cells: list[Cell] = []
-    problems: list[str] = []
+    cells, problems = [], []
     for variant in comparison.variants:
         try:
             cells += _plan_variant(comparison, variant, out)
@@ -119,9 +118,8 @@ def _plan_variant(comparison: Comparison, variant: Variant, out: Path) -> list[C
     """The cells of one variant, after checks of everything that its training and evaluation need."""
     names = DataNames(comparison.root, variant.proposals, variant.audio)
     data = open_data(names)
-    dim, device = data.audio.dim, comparison.device
-    settings = [f"model.audio_dim={dim}", *comparison.overrides]
-    settings += [*([f"train.device={device}"] if device != "auto" else []), *variant.overrides]
+    device = [] if comparison.device == "auto" else [f"train.device={comparison.device}"]
+    settings = [f"model.audio_dim={data.audio.dim}", *comparison.overrides, *device, *variant.overrides]
     configs = {seed: load_config(comparison.preset, [*settings, f"train.seed={seed}"]) for seed in comparison.seeds}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # training says it again
@@ -144,18 +142,17 @@ def _plan_variant(comparison: Comparison, variant: Variant, out: Path) -> list[C
 
 def check_unchanged(folder: Path, config: Config) -> None:
     """Raise `BadInput` when a finished run was trained with settings that would give it other scores."""
-    newest = checkpoints(folder)[-1:]
-    if not newest or checkpoint_step(newest[0]) < config.train.steps:
+    if (step := newest_step(folder)) < config.train.steps:
         return
     changed = changed_settings(read_run(folder)[0], config)
     if differing := [text for key, text in changed.items() if key not in WITHOUT_EFFECT]:
         advice = "take the old values, more steps, or another --out"
-        raise BadInput.listing(f"{folder} is already at step {checkpoint_step(newest[0])}:", differing, advice)
+        raise BadInput.listing(f"{folder} is already at step {step}:", differing, advice)
 
 
 def run_cells(comparison: Comparison, cells: list[Cell]) -> dict[str, str]:
     """Train and score cells. Returns the names of those that broke, with the reason."""
-    failed: dict[str, str] = {}
+    failed = {}
     with bar(len(cells), "compare", "runs") as progress:
         for cell in cells:
             try:
@@ -205,11 +202,10 @@ def make_table(comparison: Comparison, cells: list[Cell], failed: dict[str, str]
     clips, c = ClipStore(comparison.root), comparison
     protocol = full_name(c.protocol, find_protocol(c.protocol, len(clips.classes)))
     rows = tuple(_row(variant, sound, cells, c) for sound in c.sounds for variant in c.variants)
-    dataset = clips.dataset
-    return Table(dataset, c.preset, tuple(c.overrides), c.split, protocol, tuple(c.seeds), rows, failed)
+    return Table(clips.dataset, c.preset, tuple(c.overrides), c.split, protocol, tuple(c.seeds), rows, failed)
 
 
 def _row(variant: Variant, sound: Sound, cells: list[Cell], comparison: Comparison) -> Row:
     found = {cell.seed: read_scores(cell, comparison, sound) for cell in cells if cell.variant == variant}
-    done = {seed: entry for seed, entry in found.items() if entry is not None}
-    return Row(variant.name, sound, *({seed: e[name] for seed, e in done.items()} for name in ("M_J", "M_F")))
+    scores = ({seed: entry[name] for seed, entry in found.items() if entry is not None} for name in ("M_J", "M_F"))
+    return Row(variant.name, sound, *scores)

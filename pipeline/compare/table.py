@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,10 +44,7 @@ class Table:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: per row mean, standard deviation (null for one seed), n, and the values by seed."""
-        rows = [
-            {"variant": row.variant, "sound": row.sound, "M_J": summary(row.M_J), "M_F": summary(row.M_F)}
-            for row in self.rows
-        ]
+        rows = [{**vars(row), "M_J": summary(row.M_J), "M_F": summary(row.M_F)} for row in self.rows]
         return {**vars(self), "rows": rows}
 
     def row(self, variant: str, sound: str = "right") -> Row:
@@ -64,16 +61,11 @@ class Table:
             "M_J and M_F in %: mean ± standard deviation over seeds (number of seeds)"
         )
 
-    def _blocks(self) -> list[list[tuple[str, ...]]]:
+    def _blocks(self) -> Iterator[list[tuple[str, ...]]]:
         """For each sound a heading and one line per variant."""
-        sounds = dict.fromkeys(row.sound for row in self.rows)
-        return [
-            [
-                (f"{sound} sound", "M_J", "M_F"),
-                *((r.variant, spread(r.M_J.values()), spread(r.M_F.values())) for r in self.rows if r.sound == sound),
-            ]
-            for sound in sounds
-        ]
+        for sound in dict.fromkeys(row.sound for row in self.rows):
+            rows = [(r.variant, spread(r.M_J.values()), spread(r.M_F.values())) for r in self.rows if r.sound == sound]
+            yield [(f"{sound} sound", "M_J", "M_F"), *rows]
 
 
 def has_all_scores_of(table: Table, path: Path) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ...errors import BadInput
 from ..common.choices import SOUNDS, Sound
-from ..config.tree import section_classes
+from ..config.tree import Config, setting_names
 
 CACHES = ("proposals", "audio")
 SECTIONS = ("model", "loss", "augment", "train")  # where short names are looked up; precompute is settled by the caches
@@ -64,11 +64,11 @@ def parse_seeds(text: str) -> list[int]:
 
 def parse_sounds(text: str) -> list[Sound]:
     """`right,swapped` as names. Raises `BadInput` for anything else, and for a sound that is named twice."""
-    sounds = text.split(",")
-    known: dict[str, Sound] = dict(zip(map(str, SOUNDS), SOUNDS, strict=True))
-    if not set(sounds) <= set(known) or len(set(sounds)) < len(sounds):
-        raise BadInput(f"--sounds {text!r}: write {', '.join(known)}, each at most once, with commas between")
-    return [known[sound] for sound in sounds]
+    names = text.split(",")
+    sounds = [sound for name in names for sound in SOUNDS if sound == name]
+    if len(sounds) < len(names) or len(set(sounds)) < len(sounds):
+        raise BadInput(f"--sounds {text!r}: write {', '.join(SOUNDS)}, each at most once, with commas between")
+    return sounds
 
 
 def full_key(key: str) -> str:
@@ -77,7 +77,7 @@ def full_key(key: str) -> str:
     Raises `BadInput` for names that no section or several have, and for keys that cannot be compared over.
     """
     if key not in CACHES and "." not in key:
-        sections = [name for name in SECTIONS if key in section_classes()[name].model_fields]
+        sections = [name for name in SECTIONS if f"{name}.{key}" in setting_names(Config)]
         if len(sections) != 1:
             found = f"is in {', '.join(sections)}; write section.{key}" if sections else "is no setting"
             raise BadInput(f"--over {key}: {found}; write proposals, audio or a key of {', '.join(SECTIONS)}")

@@ -29,11 +29,6 @@ class Config(Section):
     precompute: PrecomputeConfig = Field(default=PrecomputeConfig(), description="stage one")
 
 
-def section_classes() -> dict[str, type[Section]]:
-    """The class of each section by its name in the tree."""
-    return {name: type(section) for name, section in Config() if isinstance(section, Section)}
-
-
 def presets() -> list[str]:
     """Names that `--preset` takes."""
     return sorted(p.stem for p in PRESETS.glob("*.yaml"))
@@ -105,15 +100,15 @@ def _explain(error: Any) -> str:
     for key in path[:-1]:
         section = section.model_fields[key].annotation
     known = f"{'.'.join(path[:-1]) or 'the config'} has {', '.join(section.model_fields)}"
-    names = list(_names(Config))
+    names = list(setting_names(Config))
     elsewhere = [n for n in names if n.endswith(f".{path[-1]}")]  # right but for its section
     meant = f"; did you mean {elsewhere[0]}?" if elsewhere else did_you_mean(name, names)
     return f"{name}: no such key; {known}{meant}"
 
 
-def _names(section: type[Section], prefix: str = "") -> Iterator[str]:
-    """Full names of all keys and sections."""
+def setting_names(section: type[Section], prefix: str = "") -> Iterator[str]:
+    """Full names of all settings and sections within a section."""
     for key, field in section.model_fields.items():
         yield prefix + key
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield from _names(field.annotation, f"{prefix}{key}.")
+            yield from setting_names(field.annotation, f"{prefix}{key}.")

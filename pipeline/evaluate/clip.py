@@ -1,6 +1,4 @@
-"""One clip: segmented by the network, and its pixels counted. Every metric of every protocol follows from the counts.
-
-They are made in one pass, on the device of the predictions.
+"""Segment one clip and count its pixels, on the device of the predictions. Every metric follows from the counts.
 
 T frames of one clip, K classes, D audio features, H W pixels, E thresholds, one half twice: "at least" for F, "above"
 for J.
@@ -16,7 +14,7 @@ from ...base import IGNORE_LABEL
 from ...data.dataset import Sample
 from ...model.combo import COMBO
 from ...model.inference import foreground_score, label_map, semantic_scores
-from ..common.tensors import image_tensor, tensor_on
+from ..common.devices import image_tensor, tensor_on
 
 # The published thresholds; in float32 the 128th is exactly 0.5 and the last exactly 1.
 THRESHOLDS = torch.linspace(0, 1 - 1e-10, 255)
@@ -42,22 +40,14 @@ def segment(model: COMBO, sample: Sample, features_TD: np.ndarray) -> Tensor:
     features_TD: float32, those of the clip or of another one.
     """
     device = next(model.parameters()).device
-    predictions = model(
-        image_tensor(sample.frames, device), image_tensor(sample.maskiges, device), tensor_on(features_TD, device)
-    )
+    frames, maskiges = image_tensor(sample.frames, device), image_tensor(sample.maskiges, device)
+    predictions = model(frames, maskiges, tensor_on(features_TD, device))
     return semantic_scores(predictions.logits[-1], predictions.masks[-1], sample.frames.shape[1:3])
 
 
 def count_clip(scores_TKHW: Tensor, sample: Sample) -> Counts:
     """The pixel counts of the annotated frames of one clip, by its scores as `segment` returns them."""
-    return count_pixels(scores_TKHW[sample.supervised], torch.from_numpy(sample.labels[sample.supervised]))
-
-
-def count_pixels(scores_TKHW: Tensor, truth_THW: Tensor) -> Counts:
-    """Count the pixels of one clip by the scores of K classes: float32 [T, K, H, W], as `semantic_scores` returns.
-
-    truth_THW: uint8 [T, H, W], class index or (with more than two classes) 255, annotated frames only.
-    """
+    scores_TKHW, truth_THW = scores_TKHW[sample.supervised], torch.from_numpy(sample.labels[sample.supervised])
     num_classes = scores_TKHW.shape[1]
     if num_classes == 2:
         return binary_counts(foreground_score(scores_TKHW), truth_THW)
@@ -132,7 +122,5 @@ def _frame_numbers(frames_THW: Tensor) -> Tensor:
 
 def _check_shapes(predicted_THW: Tensor, truth_THW: Tensor) -> None:
     if predicted_THW.ndim != 3 or predicted_THW.shape != truth_THW.shape or not predicted_THW.numel():
-        raise ValueError(
-            f"predictions {list(predicted_THW.shape)} and truth {list(truth_THW.shape)} "
-            "must be the same, not empty [T, H, W]"
-        )
+        shapes = f"predictions {list(predicted_THW.shape)} and truth {list(truth_THW.shape)}"
+        raise ValueError(f"{shapes} must be the same, not empty [T, H, W]")

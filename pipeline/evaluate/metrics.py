@@ -1,8 +1,7 @@
 """M_J and M_F in any protocol, accumulated clip by clip.
 
-Every protocol works on the same pixel counts (`clip.Counts`). What is kept does not grow with the data set.
-
-Scores of frames are added up as whole multiples of 2^-40: such sums do not depend on the order of the clips.
+Every protocol works on the same pixel counts (`clip.Counts`). Scores of frames are added up as whole multiples of
+2^-40: such sums do not depend on the order of the clips.
 
 The tiny constants that published code adds to denominators are left out: they change no result by more than 1e-7.
 
@@ -30,23 +29,7 @@ class BinaryResult:
     M_F: float
     clips: int
     frames: int
-    empty_frames: int  # frames without any object pixel in the ground truth
-
-
-@dataclass
-class _Call:
-    """Sums over the frames of one call; J and curve in multiples of 1 / _ONE."""
-
-    clips: int = 0
-    frames: int = 0
-    objects: int = 0  # frames with an object in the truth
-    J: int = 0
-    curve_E: np.ndarray | int = 0  # F at every threshold, of frames with an object
-
-    def scores(self) -> tuple[int, int]:
-        """J and F of the call, in multiples of 1 / _ONE."""
-        best = int(np.max(self.curve_E))
-        return int(np.rint(np.float64(self.J) / self.frames)), int(np.rint(np.float64(best) / max(self.objects, 1)))
+    empty_frames: int  # without any object in the truth
 
 
 class BinaryMetrics:
@@ -59,9 +42,7 @@ class BinaryMetrics:
 
     def __init__(self, protocol: BinaryProtocol) -> None:
         self._protocol = protocol
-        self._clips = self._frames = self._empty_frames = 0
-        self._calls = self._J = self._F = 0  # of closed calls, scores in multiples of 1 / _ONE
-        self._call = _Call()
+        self._clips: list[np.ndarray] = []  # int64: frames, frames with an object, sum of J, sums of F by threshold
 
     def update(self, counts: Counts, clip_frames: int) -> tuple[float, float]:
         """Add one clip and return its J and F, as if it were a call of its own. clip_frames makes no difference."""
@@ -79,33 +60,18 @@ class BinaryMetrics:
             f_TE = np.delete(f_TE, ABOVE_HALF, axis=1)
         else:
             f_TE = f_TE[:, ABOVE_HALF : ABOVE_HALF + 1]
-
-        self._clips += 1
-        self._frames += len(j_T)
-        self._empty_frames += int(empty_T.sum())
-        self._call.clips += 1
-        self._call.frames += len(j_T)
-        self._call.objects += len(f_TE)
-        self._call.J += int(_fixed(j_T).sum())
-        self._call.curve_E += _fixed(f_TE).sum(axis=0)
-        if self._call.clips == self._protocol.clips_per_call:
-            self._calls, self._J, self._F = self._closed()
-            self._call = _Call()
+        self._clips.append(np.array([len(j_T), len(f_TE), _fixed(j_T).sum(), *_fixed(f_TE).sum(axis=0)]))
         return float(j_T.mean()), float(f_TE.mean(axis=0).max()) if len(f_TE) else 0.0
-
-    def _closed(self) -> tuple[int, int, int]:
-        """How many calls there are, and the sums of their J and F; the open call, if there is one, included."""
-        if not self._call.clips:
-            return self._calls, self._J, self._F
-        j, f = self._call.scores()
-        return self._calls + 1, self._J + j, self._F + f
 
     def result(self) -> BinaryResult:
         """The scores so far. Raises ValueError if nothing was scored."""
-        if not self._clips:
+        if not (clips := len(self._clips)):
             raise ValueError("no clip was scored")
-        calls, j, f = self._closed()
-        return BinaryResult(j / calls / _ONE, f / calls / _ONE, self._clips, self._frames, self._empty_frames)
+        calls = np.add.reduceat(self._clips, range(0, clips, self._protocol.clips_per_call or clips))
+        frames, objects, j = calls[:, :3].T
+        M_J = _mean_over_calls(j, frames)
+        M_F = _mean_over_calls(calls[:, 3:].max(axis=1), np.maximum(objects, 1))
+        return BinaryResult(M_J, M_F, clips, int(frames.sum()), int((frames - objects).sum()))
 
 
 @dataclass(frozen=True)
@@ -155,8 +121,8 @@ class SemanticMetrics:
         padding = max(self._protocol.pad_to - clip_frames, 0)
         self._padded_frames += padding
         self._frames_K[0] += padding
-        for scores_K in (self._J_K, self._F_K):
-            scores_K[0] += padding * _ONE
+        self._J_K[0] += padding * _ONE
+        self._F_K[0] += padding * _ONE
 
     def result(self) -> SemanticResult:
         """The scores so far. Raises ValueError if nothing was scored."""
@@ -181,14 +147,16 @@ class SemanticMetrics:
         )
 
 
-Metrics = BinaryMetrics | SemanticMetrics
-
-
-def make_metrics(protocol: MetricProtocol, num_classes: int) -> Metrics:
+def make_metrics(protocol: MetricProtocol, num_classes: int) -> BinaryMetrics | SemanticMetrics:
     """An empty accumulator for a protocol; num_classes with background."""
     if isinstance(protocol, BinaryProtocol):
         return BinaryMetrics(protocol)
     return SemanticMetrics(protocol, num_classes)
+
+
+def _mean_over_calls(sums: np.ndarray, frames: np.ndarray) -> float:
+    """The mean over calls of each call's sum by its frames; sums in multiples of 1 / _ONE."""
+    return int(np.rint(sums / frames).astype(np.int64).sum()) / len(sums) / _ONE
 
 
 def _counted(over: Classes, seen_K: np.ndarray) -> np.ndarray | slice:

@@ -102,17 +102,17 @@ def find_protocol(name: str, num_classes: int) -> MetricProtocol:
 
     Raises `BadInput` with the names that fit when there is none.
     """
-    kind = "binary" if num_classes == 2 else "semantic"
-    fitting = PROTOCOLS[kind]
+    binary = num_classes == 2
+    fitting = PROTOCOLS["binary" if binary else "semantic"]
     if name in fitting:
         return fitting[name]
     any_batch = re.fullmatch(r"avsbench-bs([1-9][0-9]{0,5})", name)
-    if any_batch and kind == "binary":
+    if any_batch and binary:
         return avsbench(int(any_batch[1]))
     known = any_batch or any(name in names for names in PROTOCOLS.values())
     wrong = f"protocol {name!r} does not fit {num_classes} classes" if known else f"there is no protocol {name!r}"
-    allowed = [*fitting, *(["avsbench-bsN for any N clips per call"] if kind == "binary" else [])]
-    raise BadInput(f"{wrong}; for a set of {num_classes} classes there are {', '.join(allowed)}")
+    allowed = ", ".join(fitting) + (", avsbench-bsN for any N clips per call" if binary else "")
+    raise BadInput(f"{wrong}; for a set of {num_classes} classes there are {allowed}")
 
 
 def full_name(name: str, protocol: MetricProtocol) -> str:

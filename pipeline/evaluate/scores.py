@@ -15,8 +15,8 @@ from ..common.progress import bar
 from ..runs.folder import read_run
 from ..runs.open import open_run
 from .clip import Counts, count_clip, segment
-from .metrics import Metrics, SemanticMetrics, make_metrics
-from .protocols import PUBLISHED, find_protocol, full_name
+from .metrics import SemanticMetrics, make_metrics
+from .protocols import PUBLISHED, MetricProtocol, find_protocol, full_name
 from .sounds import sound_source
 
 ALONE = Ranks()
@@ -43,10 +43,9 @@ def evaluate_run(
     device: str = "auto",
     protocols: Sequence[str] = (PUBLISHED,),
 ) -> dict[str, Scores]:
-    """Score the best weights of a run on the clips and caches it was trained with, by one pass over the clips.
+    """Score the best weights of a run on the clips and caches it was trained with, as `evaluate_dataset` does.
 
-    Returns the scores by the name of their protocol, in that order. Under torchrun the processes share the clips, and
-    all get the scores.
+    Under torchrun the processes share the clips, and all get the scores.
     Raises `BadInput` when clips, caches or weights are gone or have changed since, and as `evaluate_dataset`.
     """
     with joined() as ranks:
@@ -74,17 +73,9 @@ def evaluate_dataset(
     Returns the scores by the name of their protocol, in that order.
     Raises `BadInput` when no frame of the split has ground truth, or when a protocol does not fit the set.
     """
-    classes = dataset.clips.classes
-    chosen = {name: find_protocol(name, len(classes)) for name in protocols}
+    chosen = {name: find_protocol(name, len(dataset.clips.classes)) for name in protocols}
     counted = count_clips(model, dataset, sound, ranks, between_clips)
-    metrics = {name: make_metrics(protocol, len(classes)) for name, protocol in chosen.items()}
-    per_clip: dict[str, dict[str, tuple[float, float]]] = {name: {} for name in chosen}
-    for index, counts in sorted(counted.items()):
-        clip = dataset.clip(index)
-        for name, metric in metrics.items():
-            if (scored := metric.update(counts, clip.num_frames)) is not None:
-                per_clip[name][clip.id] = scored
-    return {name: _scores(full_name(name, chosen[name]), metrics[name], classes, per_clip[name]) for name in chosen}
+    return {name: _score(name, protocol, dataset, counted) for name, protocol in chosen.items()}
 
 
 def count_clips(
@@ -114,15 +105,17 @@ def check_annotated(dataset: ClipDataset) -> None:
         raise BadInput(f"split {dataset.split!r} has no annotated frame to score")
 
 
-def _scores(
-    protocol: str,
-    metrics: Metrics,
-    classes: tuple[str, ...],
-    per_clip: dict[str, tuple[float, float]],
-) -> Scores:
+def _score(name: str, protocol: MetricProtocol, dataset: ClipDataset, counted: dict[int, Counts]) -> Scores:
+    """The scores of a split in one protocol, by the counts of its clips."""
+    classes, per_clip = dataset.clips.classes, {}
+    metrics = make_metrics(protocol, len(classes))
+    for index, counts in sorted(counted.items()):
+        clip = dataset.clip(index)
+        if (scored := metrics.update(counts, clip.num_frames)) is not None:
+            per_clip[clip.id] = scored
     values = asdict(metrics.result())
     j, f = values.pop("M_J"), values.pop("M_F")
     if isinstance(metrics, SemanticMetrics):
         values["classes"] = {name: row for name, row in zip(classes, values["classes"], strict=True) if row["frames"]}
         values["absent"] = [classes[k] for k in values["absent"]]
-    return Scores(j, f, protocol, values, per_clip)
+    return Scores(j, f, full_name(name, protocol), values, per_clip)

@@ -21,8 +21,7 @@ from ...model.combo import COMBO
 from ...model.foundation import generator, generator_names
 from ...model.foundation.interface import ProposalGenerator
 from ...model.inference import label_map, semantic_scores
-from ..common.devices import pick_device
-from ..common.tensors import image_tensor, tensor_on
+from ..common.devices import image_tensor, pick_device, tensor_on
 from ..config.tree import load_config
 from ..precompute.masks import limit_masks, maskiges
 from ..precompute.worker import PACKAGE, provenance_of

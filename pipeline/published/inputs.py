@@ -42,24 +42,17 @@ class PublishedCheckpoint:
 
 @dataclass(frozen=True)
 class Request:
-    """Which number to reproduce, and with what.
+    """Which number to reproduce, and with what."""
 
-    subset: s4, ms3 or avss. backbone: r50 or pvt. source: AVSBench, see `AvsBenchSource`. checkpoint: the published
-    file. root: the cache root to work in; what is finished there is used again. maskiges: the folder with the released
-    Maskiges; None: they are in `source`, or in `root` as a cache. vggish: VGGish weights; None: those in the
-    checkpoint. proposals: another cache of `root` to use instead of the released Maskiges. fusion: evaluate with this
-    one; None: the one that the checkpoint has weights for.
-    """
-
-    subset: str
-    backbone: str
-    source: Path
-    checkpoint: Path
-    root: Path
-    maskiges: Path | None = None
-    vggish: Path | None = None
-    proposals: str = OFFICIAL
-    fusion: Literal["none", "bilateral"] | None = None
+    subset: str  # s4, ms3 or avss
+    backbone: str  # r50 or pvt
+    source: Path  # AVSBench, see `AvsBenchSource`
+    checkpoint: Path  # the published file
+    root: Path  # the cache root to work in; what is finished there is used again
+    maskiges: Path | None = None  # folder of the released ones; None: they are in `source`, or in `root` as a cache
+    vggish: Path | None = None  # weights; None: those in the checkpoint
+    proposals: str = OFFICIAL  # a cache of `root`
+    fusion: Literal["none", "bilateral"] | None = None  # None: the one that the checkpoint has weights for
 
 
 @dataclass(frozen=True)
@@ -77,7 +70,7 @@ def check_inputs(request: Request) -> Inputs:
 
     Raises `BadInput` that lists everything that is missing or unfit.
     """
-    subset, backbone, vggish = request.subset, request.backbone, request.vggish
+    subset, backbone = request.subset, request.backbone
     if subset not in CLIPS or backbone not in BACKBONES:
         known = f"{', '.join(CLIPS)} with {' or '.join(BACKBONES)}"
         raise BadInput(f"the paper has no numbers for {subset!r} with {backbone!r}; there are {known}")
@@ -92,10 +85,7 @@ def check_inputs(request: Request) -> Inputs:
 
     data = attempt(AvsBenchSource, request.source, subset, SIZE)
     weights = attempt(_read_checkpoint, request, len(data.classes) if data else CLASSES[subset])
-    if vggish is not None:
-        attempt(lambda: check_vggish(read_vggish(vggish), vggish))
-    elif weights is not None:
-        attempt(_check_own_vggish, weights)
+    attempt(_check_vggish, request.vggish, weights)
     pictures = attempt(_find_maskiges, request, data)
     if data and (request.root / "clips.zarr").exists():
         attempt(_check_root, request.root, data)
@@ -126,10 +116,14 @@ def _is_fusing(key: str) -> bool:
     return key.startswith("fusion.") and not key.startswith(("fusion.level_embed.", "fusion.audio_pos."))
 
 
-def _check_own_vggish(checkpoint: PublishedCheckpoint) -> None:
-    if not checkpoint.vggish:
+def _check_vggish(path: Path | None, checkpoint: PublishedCheckpoint | None) -> None:
+    """Check the weights that were named, else those of the checkpoint."""
+    if path is not None:
+        check_vggish(read_vggish(path), path)
+    elif checkpoint is not None and not checkpoint.vggish:
         raise BadInput(f"{checkpoint.path} holds no VGGish weights; name them with --vggish vggish-10086976.pth")
-    check_vggish(checkpoint.vggish, checkpoint.path)
+    elif checkpoint is not None:
+        check_vggish(checkpoint.vggish, checkpoint.path)
 
 
 def _find_maskiges(request: Request, data: AvsBenchSource | None) -> Path | None:
@@ -172,14 +166,13 @@ def _check_root(root: Path, data: AvsBenchSource) -> None:
 def obstacles(inputs: Inputs, generator: str) -> list[str]:
     """Why scores of these inputs, with Maskiges of that generator, are not those of the published experiment."""
     subset, backbone, vggish = inputs.request.subset, inputs.request.backbone, inputs.request.vggish
-    clips = inputs.source.clips
-    found = {split: sum(c.split == split for c in clips) for split in SPLITS}
     checkpoint, config = inputs.checkpoint, inputs.checkpoint.config
+    found = {split: sum(clip.split == split for clip in inputs.source.clips) for split in SPLITS}
     official = ModelConfig(backbone=BACKBONES[backbone])
     reasons = []
     if found != CLIPS[subset]:
-        have, official_ = (", ".join(f"{n} {split}" for split, n in c.items()) for c in (found, CLIPS[subset]))
-        reasons.append(f"the clips are not the official ones: {have}, not {official_}")
+        have, expected = (", ".join(f"{n} {split}" for split, n in c.items()) for c in (found, CLIPS[subset]))
+        reasons.append(f"the clips are not the official ones: {have}, not {expected}")
     if generator != OFFICIAL:
         reasons.append(f"the Maskiges are of {generator}, not the released ones")
     if checkpoint.num_classes != CLASSES[subset]:
@@ -189,13 +182,11 @@ def obstacles(inputs: Inputs, generator: str) -> list[str]:
     reasons += [f"model.{k} of the checkpoint is {getattr(config, k)}, not {getattr(official, k)}" for k in differing]
     if config.fusion not in FUSIONS[subset, backbone]:
         reasons.append(f"fusion is {config.fusion}, not {' or '.join(FUSIONS[subset, backbone])}")
-    if vggish and checkpoint.vggish and not _same(read_vggish(vggish), checkpoint.vggish):
-        reasons.append(f"{vggish} holds other weights than the VGGish of the checkpoint")
+    if vggish and (own := checkpoint.vggish):
+        named = read_vggish(vggish)
+        if named.keys() != own.keys() or not all(torch.equal(named[key], own[key]) for key in own):
+            reasons.append(f"{vggish} holds other weights than the VGGish of the checkpoint")
     return reasons
-
-
-def _same(a: State, b: State) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
 def notes(inputs: Inputs) -> list[str]:
@@ -208,10 +199,8 @@ def notes(inputs: Inputs) -> list[str]:
             "(--fusion bilateral); which of them gave the printed numbers is not known"
         )
     if subset == "avss":
-        known.append(
-            "frames are read from the data set and brought to 224 x 224; the released route saves them as JPEG "
-            "once more before it reads them"
-        )
+        route = "the released route saves them as JPEG once more before it reads them"
+        known.append(f"frames are read from the data set and brought to 224 x 224; {route}")
     else:
         other = "MS3" if subset == "s4" else "S4"
         known.append(f"nothing in a checkpoint says whether it is of S4 or MS3; one of {other} passes all checks")

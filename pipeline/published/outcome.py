@@ -11,8 +11,7 @@ from .paper import PAPER, TOLERANCE, Numbers
 class Reproduction:
     """The outcome of one reproduction. Scores are shares of 1.
 
-    obstacles: why the numbers are not those of the published experiment, whatever they are. notes: what may
-    explain a difference, and what is not known.
+    obstacles: why the numbers are not those of the published experiment. notes: what may explain a difference.
     """
 
     subset: str
@@ -39,10 +38,9 @@ class Reproduction:
     @property
     def met(self) -> bool:
         """Both scores are within the tolerance, and nothing says that they may not be compared."""
-        return not self.obstacles and all(within_tolerance(d) for d in self.differences)
+        return not self.obstacles and all(_is_within_tolerance(d) for d in self.differences)
 
     def summary(self) -> dict[str, Any]:
-        """JSON values, for scripts."""
         return {
             "met": self.met,
             "subset": self.subset,
@@ -71,23 +69,18 @@ class Reproduction:
         ]
         for name in Numbers._fields:
             ours, paper, difference = (100 * getattr(n, name) for n in (self.ours, self.published, self.differences))
-            met = "met" if within_tolerance(difference / 100) else "not met"
+            met = "met" if _is_within_tolerance(difference / 100) else "not met"
             lines.append(f"{name}  {ours:7.2f}  {paper:9.1f}  {difference:+10.2f}  {100 * TOLERANCE:9.1f}  {met}")
-        lines += ["", self._verdict()]
+        close = all(_is_within_tolerance(d) for d in self.differences)
+        but = ": the numbers are close, but they are not of the published experiment" if close else ""
+        lines += ["", "REPRODUCED" if self.met else f"NOT REPRODUCED{but}"]
         if self.obstacles:
             lines += ["not comparable with the paper, because", *(f"  - {o}" for o in self.obstacles)]
         if self.notes:
             lines += ["to know:", *(f"  - {n}" for n in self.notes)]
         return "\n".join([*lines, f"run folder: {self.run}"])
 
-    def _verdict(self) -> str:
-        if self.met:
-            return "REPRODUCED"
-        if self.obstacles and all(within_tolerance(d) for d in self.differences):
-            return "NOT REPRODUCED: the numbers are close, but they are not of the published experiment"
-        return "NOT REPRODUCED"
 
-
-def within_tolerance(difference: float) -> bool:
+def _is_within_tolerance(difference: float) -> bool:
     """Whether a difference of scores is at most `TOLERANCE`, up to rounding."""
     return abs(difference) <= TOLERANCE + 1e-9

@@ -22,8 +22,6 @@ from torch import Tensor
 from ...data.store.checksummed_json import digest
 from ...files import file_sha256, publish, sync
 
-KEEP = 2
-
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -89,14 +87,14 @@ def checkpoint_path(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:08d}"
 
 
-def checkpoint_step(path: Path) -> int:
-    """The step that a checkpoint folder is named after."""
-    return int(path.name.removeprefix("step-"))
-
-
 def checkpoints(run: Path) -> list[Path]:
     """Checkpoint folders of a run, oldest first."""
     return sorted(p for p in (run / "checkpoints").glob("step-*") if re.fullmatch(r"step-\d{8}", p.name))
+
+
+def newest_step(run: Path) -> int:
+    """The step that the newest checkpoint folder is named after, 0 without any; whether it is valid is not checked."""
+    return max((int(path.name.removeprefix("step-")) for path in checkpoints(run)), default=0)
 
 
 def newest_checkpoint(run: Path) -> Path | None:
@@ -109,12 +107,6 @@ def newest_checkpoint(run: Path) -> Path | None:
         else:
             return path
     return None
-
-
-def drop_old(run: Path) -> None:
-    """Keep the newest `KEEP` checkpoints."""
-    for old in checkpoints(run)[:-KEEP]:
-        shutil.rmtree(old)
 
 
 def separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -58,10 +58,8 @@ class RunInfo:
         """As in run.json: JSON values."""
         values: dict[str, Any] = {}
         for name, value in vars(self).items():
-            if isinstance(value, Provenance):
-                values[name.replace("provenance", "maker")] = value.to_json()
-            else:
-                values[name] = list(value) if isinstance(value, tuple) else value
+            plain = value.to_json() if isinstance(value, Provenance) else value
+            values[name.replace("provenance", "maker")] = list(plain) if isinstance(plain, tuple) else plain
         return values
 
 

@@ -1,5 +1,6 @@
 """Stage two: train COMBO on cached tensors. No frozen model runs here, nor is one imported."""
 
+import shutil
 import threading
 import time
 from collections.abc import Collection
@@ -24,10 +25,9 @@ from ..evaluate.scores import Scores, evaluate_dataset
 from ..runs.checkpoints import (
     Checkpoint,
     checkpoint_path,
-    checkpoint_step,
     checkpoints,
-    drop_old,
     newest_checkpoint,
+    newest_step,
     read_checkpoint,
     read_manifest,
     write_checkpoint,
@@ -48,6 +48,8 @@ from .optim import WeightAverage
 from .replay import dump_step
 from .step import NotFinite, Trainer, make_trainer, train_step
 
+CHECKPOINTS_KEPT = 2
+
 
 @dataclass(frozen=True)
 class Training:
@@ -64,10 +66,8 @@ class Training:
     stop: threading.Event
 
     def batch(self, step: int, share: slice = slice(None)) -> Batch:
-        settings = self.config.train
-        return train_batch(
-            self.dataset, settings.clips_per_batch, self.config.augment, settings.seed, step, share=share
-        )
+        clips, seed = self.config.train.clips_per_batch, self.config.train.seed
+        return train_batch(self.dataset, clips, self.config.augment, seed, step, share=share)
 
     def to_score(self, done: int) -> bool:
         """Whether the model is scored on val after `done` steps."""
@@ -110,7 +110,11 @@ def train(names: DataNames, config: Config, out: Path, *, resume: bool = False, 
         ranks.first_does(stack.enter_context, lock_run(out))
         ranks.first_does(check)  # another process may have come first
         ranks.first_does(write_run, out, config, training.data.info())
-        first = go_on(training, allow) if resume else 0
+        first = 0
+        if resume:
+            ranks.first_does(rewrite_metrics, out)
+            if (newest := ranks.first_does(newest_checkpoint, out)) is not None:
+                first = ranks.all_do(load, training, newest, allow)
         if ranks.count > 1:
             training.trainer.parallel = DistributedDataParallel(training.trainer.model, broadcast_buffers=False)
         monitor = stack.enter_context(Monitor(out, config.train, first, ranks, training.trainer.device))
@@ -170,44 +174,32 @@ def prepare(names: DataNames, config: Config, out: Path, ranks: Ranks, stop: thr
 
 def check_fits(config: Config, info: RunInfo, dataset: ClipDataset, ranks: Ranks) -> None:
     """Raise `BadInput` listing the settings that do not fit the clips or the processes."""
-    settings = config.train
-    size, problems = settings.clips_per_batch, []
-    if settings.subset is not None and info.dataset.rsplit("-", 1)[-1] != settings.subset:
-        problems.append(
-            f"train.subset = {settings.subset}, but {info.root} holds {info.dataset} with {len(info.classes)} classes; "
-            "take the preset of that subset, or train.subset=null to train on it all the same"
-        )
+    subset, size, problems = config.train.subset, config.train.clips_per_batch, []
+    if subset is not None and info.dataset.rsplit("-", 1)[-1] != subset:
+        wrong = f"train.subset = {subset}, but {info.root} holds {info.dataset} with {len(info.classes)} classes"
+        advice = "take the preset of that subset, or train.subset=null to train on it all the same"
+        problems.append(f"{wrong}; {advice}")
+    batch = f"train.clips_per_batch = {size}"
     if size > len(dataset):
-        problems.append(
-            f"train.clips_per_batch = {size}, but split 'train' has {len(dataset)} usable clips; at most that many"
-        )
-    if size % ranks.count:
-        allowed = ", ".join(str(n) for n in (size - size % ranks.count, size + ranks.count - size % ranks.count) if n)
-        problems.append(
-            f"train.clips_per_batch = {size} is shared by {ranks.count} processes; a multiple of that: {allowed}"
-        )
+        problems.append(f"{batch}, but split 'train' has {len(dataset)} usable clips; at most that many")
+    if rest := size % ranks.count:
+        allowed = ", ".join(str(n) for n in (size - rest, size + ranks.count - rest) if n)
+        problems.append(f"{batch} is shared by {ranks.count} processes; a multiple of that: {allowed}")
     if problems:
         raise BadInput.listing("the config does not fit:", problems)
 
 
 def all_done(training: Training, allow: Collection[str]) -> int | None:
     """The step that a run stands at if there is nothing left to train or score, else None. Nothing is written."""
-    newest, last = checkpoints(training.out)[-1:], training.config.train.steps
-    if not newest or checkpoint_step(newest[0]) < last:
+    last = training.config.train.steps
+    if newest_step(training.out) < last or (path := newest_checkpoint(training.out)) is None:
         return None
-    path = newest_checkpoint(training.out)
-    if path is None or (step := checkpoint_step(path)) < last:
+    manifest = read_manifest(path)
+    if (step := manifest["step"]) < last:
         return None
-    check_same_data(path, RunInfo.of_json(read_manifest(path)["run"]), training.data.info(), allow)
+    check_same_data(path, RunInfo.of_json(manifest["run"]), training.data.info(), allow)
     unscored = step == last and training.to_score(step) and not is_scored(training.out, step)
     return None if unscored else step
-
-
-def go_on(training: Training, allow: Collection[str]) -> int:
-    """Load the newest valid checkpoint of the run. Returns the next step, 0 if there is none."""
-    training.ranks.first_does(rewrite_metrics, training.out)
-    path = training.ranks.first_does(newest_checkpoint, training.out)
-    return 0 if path is None else training.ranks.all_do(load, training, path, allow)
 
 
 def load(training: Training, path: Path, allow: Collection[str]) -> int:
@@ -234,10 +226,10 @@ def save(training: Training, done: int) -> None:
         tensors["ema"] = training.average.model.state_dict()
     state = {**training.trainer.state(), "rng": torch.get_rng_state()}
     metadata = network_metadata(model.config, model.num_classes)
-    write_checkpoint(
-        checkpoint_path(training.out, done), Checkpoint(tensors, state, describe(training, done), metadata)
-    )
-    drop_old(training.out)
+    checkpoint = Checkpoint(tensors, state, describe(training, done), metadata)
+    write_checkpoint(checkpoint_path(training.out, done), checkpoint)
+    for old in checkpoints(training.out)[:-CHECKPOINTS_KEPT]:
+        shutil.rmtree(old)
 
 
 def describe(training: Training, step: int) -> dict[str, Any]:

@@ -22,8 +22,7 @@ from ...model.matcher import frame_targets
 from ...model.random_numbers import ClipUniform, rand_by_clip, rows_of
 from ...model.weights.published_keys import load_backbone
 from ...model.weights.state import load_weights, read_state_dict
-from ..common.devices import pick_device
-from ..common.tensors import image_tensor, tensor_on
+from ..common.devices import image_tensor, pick_device, tensor_on
 from ..config.tree import Config
 from .optim import make_optimizer, set_learning_rate
 
@@ -61,10 +60,8 @@ class Trainer:
 def make_trainer(config: Config, num_classes: int, audio_dim: int) -> Trainer:
     """A freshly initialised model with its optimiser. Raises `BadInput` when the audio features do not fit it."""
     if config.model.audio_dim != audio_dim:
-        raise BadInput(
-            f"the audio cache has {audio_dim} features, the model takes {config.model.audio_dim}: "
-            f"--set model.audio_dim={audio_dim}"
-        )
+        wrong = f"the audio cache has {audio_dim} features, the model takes {config.model.audio_dim}"
+        raise BadInput(f"{wrong}: --set model.audio_dim={audio_dim}")
     device = pick_device(config.train.device)
     torch.manual_seed(config.train.seed)
     model = COMBO(config.model, num_classes)
@@ -75,11 +72,8 @@ def make_trainer(config: Config, num_classes: int, audio_dim: int) -> Trainer:
         path = Path(config.train.backbone_weights)
         load_backbone(model, read_state_dict(path), str(path))
     elif config.model.backbone != "tiny":
-        warnings.warn(
-            f"{config.model.backbone} starts from random weights; the published recipe starts from ImageNet's: "
-            "--set train.backbone_weights=FILE",
-            stacklevel=2,
-        )
+        advice = "the published recipe starts from ImageNet's: --set train.backbone_weights=FILE"
+        warnings.warn(f"{config.model.backbone} starts from random weights; {advice}", stacklevel=2)
     model = model.to(device).train()
     model.set_checkpointing(enable=config.train.checkpointing)
     scaler = GradScaler(device.type, enabled=config.train.precision == "fp16")
@@ -127,7 +121,11 @@ def backward(trainer: Trainer, batch: Batch, step: int) -> dict[str, Tensor]:
     """Accumulate the gradients of a batch, in micro-batches if so configured. Returns its losses, detached."""
     settings, parallel = trainer.config.train, trainer.parallel
     parts = batch.parts(settings.micro_batch_clips or len(batch.clip_ids))
-    totals = None if len(parts) == 1 else batch_totals(trainer, batch)
+    totals = None
+    if len(parts) > 1:  # the denominators of the losses are those of the whole batch
+        labels, supervised = torch.from_numpy(batch.labels), torch.from_numpy(batch.supervised)
+        targets = frame_targets(labels, supervised, trainer.model.num_classes)
+        totals = Totals.of(targets, trainer.config.model.num_queries, batch.frames_per_clip, trainer.config.loss)
     sums: dict[str, Tensor] = {}
     for part in parts:
         with parallel.no_sync() if parallel and part is not parts[-1] else nullcontext():  # one all-reduce per step
@@ -143,24 +141,14 @@ def clip_seeds(batch: Batch, seed: int, step: int) -> list[int]:
     return [int(np.random.SeedSequence([seed, step, p]).generate_state(1, np.uint64)[0]) for p in batch.places]
 
 
-def batch_totals(trainer: Trainer, batch: Batch) -> Totals:
-    """The denominators of the losses of a whole batch, for all of its micro-batches."""
-    labels, supervised = torch.from_numpy(batch.labels), torch.from_numpy(batch.supervised)
-    targets = frame_targets(labels, supervised, trainer.model.num_classes)
-    return Totals.of(targets, trainer.config.model.num_queries, batch.frames_per_clip, trainer.config.loss)
-
-
 def batch_losses(trainer: Trainer, batch: Batch, uniform: ClipUniform, totals: Totals | None) -> dict[str, Tensor]:
     """The weighted losses of a batch and their sum, "total"; `uniform` and `totals` as for `criterion`."""
     device, config = trainer.device, trainer.config
     amp = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": None}[config.train.precision]
     with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
-        predictions: Predictions = (trainer.parallel or trainer.model)(
-            image_tensor(batch.frames, device),
-            image_tensor(batch.maskiges, device),
-            tensor_on(batch.features, device),
-            rows_of(uniform, batch.frames_per_clip),
-        )
+        images = image_tensor(batch.frames, device), image_tensor(batch.maskiges, device)
+        audio, frame_uniform = tensor_on(batch.features, device), rows_of(uniform, batch.frames_per_clip)
+        predictions: Predictions = (trainer.parallel or trainer.model)(*images, audio, frame_uniform)
     labels, supervised = torch.from_numpy(batch.labels), torch.from_numpy(batch.supervised)
     supervision = Supervision(labels, supervised, batch.frames_per_clip)
     return criterion(*predictions, supervision, config.loss, uniform, totals)
