@@ -64,11 +64,11 @@ def parse_seeds(text: str) -> list[int]:
 
 def parse_sounds(text: str) -> list[Sound]:
     """`right,swapped` as names. Raises `BadInput` for anything else, and for a sound that is named twice."""
-    names = text.split(",")
-    sounds = [sound for name in names for sound in SOUNDS if sound == name]
-    if len(sounds) < len(names) or len(set(sounds)) < len(sounds):
-        raise BadInput(f"--sounds {text!r}: write {', '.join(SOUNDS)}, each at most once, with commas between")
-    return sounds
+    sounds = text.split(",")
+    known: dict[str, Sound] = dict(zip(map(str, SOUNDS), SOUNDS, strict=True))
+    if not set(sounds) <= set(known) or len(set(sounds)) < len(sounds):
+        raise BadInput(f"--sounds {text!r}: write {', '.join(known)}, each at most once, with commas between")
+    return [known[sound] for sound in sounds]
 
 
 def full_key(key: str) -> str:
