@@ -260,7 +260,7 @@ class Cache(Store):
         return self._of_audio().dim
 
     @property
-    def probes(self) -> dict[str, list[list[float]]]:
+    def control_features(self) -> dict[str, list[list[float]]]:
         """The control features of an audio cache: those of "silence" and "noise", [L][D]."""
         return self._of_audio().probes
 

@@ -21,7 +21,7 @@ def sound_source(dataset: ClipDataset, sound: Sound) -> Callable[[int, Sample], 
     if sound == "swapped":
         partners = swap_partners([dataset.clip(i) for i in range(len(dataset))])
         return lambda index, sample: dataset[partners[index]].features
-    control = np.array(dataset.audio.probes["silence" if sound == "silent" else "noise"], np.float32)
+    control = np.array(dataset.audio.control_features["silence" if sound == "silent" else "noise"], np.float32)
     return lambda index, sample: np.resize(control, sample.features.shape)
 
 

@@ -79,7 +79,7 @@ def test_vggish_from_a_weights_file(root: Path, tmp_path: Path) -> None:
     log_mel = torch.from_numpy(clips.read("log_mel", 0, 10))
     expected = encoder("vggish", config.encoder)(log_mel, torch.zeros(10, 16_000)).numpy()
     np.testing.assert_allclose(cache.read("features", 0, 10), expected, atol=1e-5)
-    assert len(cache.probes["silence"]) == 10
+    assert len(cache.control_features["silence"]) == 10
 
 
 class TestResume:
