@@ -74,7 +74,7 @@ def _inside(name: str) -> str:
 
 
 def invalidate_shard(store: Location, shard: int) -> None:
-    """Remove the receipt of a shard, so that it counts as unfinished, whatever else is there."""
+    """Remove the receipt of a shard, so that the shard counts as unfinished."""
     receipt_path(store, shard).unlink(missing_ok=True)
     folder = store / "_done"
     if isinstance(folder, Path) and folder.exists():

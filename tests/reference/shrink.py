@@ -3,7 +3,7 @@
     python tests/reference/shrink.py ../shared/reference tests/reference
 
 What is small is copied; arrays that a test may compare in part are sampled, with the values as they are: no tolerance
-changes. The same whole set gives the same bytes. `manifest.json` names the files of both sets with their SHA-256.
+changes. The same input makes the same bytes. `manifest.json` names the files of both sets with their SHA-256.
 """
 
 import argparse
