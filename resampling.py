@@ -1,10 +1,20 @@
-"""The weights of Pillow's bilinear filter, which `data/` and `model/` both reproduce to the bit."""
+"""Resizing with the bytes of Pillow up to 11, whichever Pillow is installed: `data/` and `model/` both need it."""
 
 import math
 
 import numpy as np
+from PIL import Image
 
 FRACTION_BITS = 22  # of Pillow's integer weights for 8-bit images
+
+
+def resize_image(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
+    """`image.resize` to `size` = (height, width), the width first and then the height.
+
+    The order shows, since bytes are rounded in between. It is that of Pillow up to 11, with which the published frames
+    were made; later ones begin with the height where that is less work, such as for pictures taller than wide.
+    """
+    return image.resize((size[1], image.height), resample).resize((size[1], size[0]), resample)
 
 
 def bilinear_taps(old: int, new: int, window: slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:

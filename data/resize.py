@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ..resampling import FRACTION_BITS, bilinear_taps
+from ..resampling import FRACTION_BITS, bilinear_taps, resize_image
 
 
 def fit_crop(image: np.ndarray, size: int, *, nearest: bool) -> np.ndarray:
@@ -31,14 +31,14 @@ def fit_squash(image: np.ndarray, size: int, *, nearest: bool) -> np.ndarray:
 def resize(image: np.ndarray, size: tuple[int, int], *, nearest: bool) -> np.ndarray:
     """One uint8 image [H, W, 3] or [H, W] at `size` = (height, width), by Pillow's nearest or bilinear.
 
-    Pillow's bilinear filter widens with the scale when shrinking, so that every pixel counts.
+    Pillow's bilinear filter widens with the scale when shrinking, so that every pixel counts. See `resize_image`.
     """
     if image.dtype != np.uint8:
         raise ValueError(f"resizing needs uint8 images, not {image.dtype}")
     if image.shape[:2] == size:
         return image.copy()
     filter_ = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
-    return np.array(Image.fromarray(image).resize((size[1], size[0]), filter_))
+    return np.array(resize_image(Image.fromarray(image), size, filter_))
 
 
 def resize_window(
@@ -53,7 +53,7 @@ def resize_window(
         return image[top : top + height, left : left + width]
     if nearest or size[0] < image.shape[0] or size[1] < image.shape[1]:
         return resize(image, size, nearest=nearest)[top : top + height, left : left + width]
-    # Along rows, then along columns, and rounded in between, as Pillow does it, but nothing outside the window.
+    # The width, then the height, and rounded in between, as `resize_image`, but nothing outside the window.
     rows = _Blend.of(image.shape[0], size[0], top, height)
     columns = _Blend.of(image.shape[1], size[1], left, width)
     needed = cv2.transpose(image[rows.low[0] : rows.high[-1] + 1])

@@ -22,9 +22,7 @@ def encoder_size(height: int, width: int) -> tuple[int, int]:
 
 
 def pillow_resize(frames_BHWC: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize as Pillow's bilinear filter does, bit by bit: weights of 22 bits, rounded to uint8 after each axis.
-
-    For frames that keep their shape: one side made larger and the other smaller, Pillow may begin with the other axis.
+    """`resampling.resize_image` with the bilinear filter, bit by bit: weights of 22 bits, rounded after each axis.
 
     frames_BHWC: uint8 [B, H, W, C]. size: new height and width. Returns uint8 [B, C, height, width].
     """

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ...data.sources.video.decoding import upright
+from ...resampling import resize_image
 from ..common.pictures import ALPHA, label_colours, outline
 
 Paint = Callable[[av.VideoFrame, np.ndarray], np.ndarray]
@@ -28,7 +29,7 @@ def painter(classes: tuple[str, ...], size: tuple[int, int]) -> Paint:
             prepared, layer = labels, _layer(labels, colours, classes) if labels.any() else None
         picture = Image.fromarray(upright(frame))
         if picture.size != (size[1], size[0]):
-            picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+            picture = resize_image(picture, size, Image.Resampling.BILINEAR)
         if layer is not None:
             picture.paste(layer, (0, 0), layer)
         return np.asarray(picture)

@@ -9,6 +9,8 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
+from ...resampling import resize_image
+
 LabelsAt = Callable[[float], np.ndarray]  # seconds, never less than in the call before -> uint8 [H, W]
 
 
@@ -91,7 +93,7 @@ def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     highest: np.ndarray | None = None
     for index in classes if len(classes) > 1 else ():
         mask = Image.fromarray((labels == index).astype(np.uint8) * 255)
-        share = np.asarray(mask.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+        share = np.asarray(resize_image(mask, size, Image.Resampling.BILINEAR))
         if highest is None:
             highest = share.copy()
             continue

@@ -39,10 +39,13 @@ def clip_problems(clips: Sequence[Clip], problems_of: Callable[[Clip], Iterable[
         return [problem for problems in checked for problem in problems]
 
 
-def header_faults(files: ClipFiles, exact: tuple[int, int] | None) -> Iterator[Fault]:
+def header_faults(
+    files: ClipFiles, exact: tuple[int, int] | None, sizes_seen: set[tuple[int, int]] | None = None
+) -> Iterator[Fault]:
     """What headers and folder listings show to be wrong: everything that an import refuses.
 
-    exact: the (H, W) that every frame must have; None if frames may have any.
+    exact: the (H, W) that every frame must have; None if frames may have any. sizes_seen: gets the sizes of all
+    pictures.
     """
     yield from _extra_pictures(files.frames)
     pictures = [path for path in (*files.frames, *files.labels) if path is not None]
@@ -64,6 +67,8 @@ def header_faults(files: ClipFiles, exact: tuple[int, int] | None) -> Iterator[F
             expected = exact or sizes[0]  # a label map is as large as its frame
             if size != expected:
                 yield "unfit", wrong_size(path, size, expected)
+        if sizes_seen is not None:
+            sizes_seen.update(sizes)
     for problem in check_wav(files.sound):
         yield ("unreadable" if files.sound.is_file() else "missing"), problem
 

@@ -22,6 +22,7 @@ from .layout import SUBSETS, locate, read_clips
 from .source_videos import source_aware
 
 READER_VERSION = 1  # raised when a change of the readers changes an array
+RESIZE_ORDER = "width, then height"  # in the parameters of stores with pictures taller than wide
 AVSS_SECONDS = 10  # rows of every log-mel pickle of AVSS, also of 5-second clips
 Splits = Literal["official", "source-aware"]
 
@@ -72,6 +73,7 @@ class AvsBenchSource:
             **({"log_mel": "pickles of the data set"} if log_mel_pickles else {}),
             **({"split": split} if split != "official" else {}),
         }
+        self._sizes: set[tuple[int, int]] = set()  # (H, W) of all pictures
         clip_list = self._folder / layout.list_name
         listed = read_clips(clip_list, layout)
         self.clips = listed if split == "official" else source_aware(listed)
@@ -79,6 +81,9 @@ class AvsBenchSource:
             headline = f"problems with the files that {clip_list} lists ({len(problems)}):"
             advice = f"Nothing was imported. Repair these files, or take their clips out of {clip_list.name}."
             raise BadInput.listing(headline, problems, advice)
+        if not self._is_object and any(height > width for height, width in self._sizes):
+            # Stores that were made with another order, by a later Pillow, hold other bytes of these pictures.
+            self.parameters["resize_order"] = RESIZE_ORDER
 
     def read(self, clip: Clip) -> ClipArrays:
         """Decode one clip. Raises `ClipError` that names the clip and the file that cannot be decoded."""
@@ -105,7 +110,8 @@ class AvsBenchSource:
 
     def _problems(self, clip: Clip) -> Iterator[str]:
         files = self._layout.files(self._folder, clip)
-        yield from (what for _, what in header_faults(files, self.size if self._is_object else None))
+        faults = header_faults(files, self.size if self._is_object else None, self._sizes)
+        yield from (what for _, what in faults)
         if self._log_mel_pickles and not files.log_mel.is_file():
             yield f"{files.log_mel} is missing"
 

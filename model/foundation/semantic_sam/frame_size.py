@@ -8,14 +8,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ....resampling import resize_image
+
 
 def with_short_edge(frames_BHW3: Tensor, short_edge: int) -> Tensor:
     """uint8 frames, resized as the package's image loader does: Pillow's bicubic filter, the long edge rounded down."""
     height, width = frames_BHW3.shape[1:3]
     short, long = sorted((height, width))
     new_long = int(short_edge * long / short)
-    size = (new_long, short_edge) if width > height else (short_edge, new_long)
-    resized = [Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC) for frame in frames_BHW3.cpu().numpy()]
+    size = (short_edge, new_long) if width > height else (new_long, short_edge)
+    images = [Image.fromarray(frame) for frame in frames_BHW3.cpu().numpy()]
+    resized = [resize_image(image, size, Image.Resampling.BICUBIC) for image in images]
     return torch.from_numpy(np.stack([np.asarray(image) for image in resized])).to(frames_BHW3.device)
 
 

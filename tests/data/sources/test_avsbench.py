@@ -135,6 +135,18 @@ def test_avss_is_cropped_for_training_and_squashed_for_scoring(tmp_path, coding)
                 assert (arrays.labels[k] == IGNORE_LABEL).all()
 
 
+def test_stores_of_tall_pictures_say_in_which_order_they_were_resized(tmp_path):
+    folder = make_avss(tmp_path, AVSS_ROWS)
+    parameters = AvsBenchSource(folder, "avss", SIZE).parameters
+    crop = {"reader": 1, "subset": "avss", "size": SIZE, "resize": "crop for train, squash for val and test"}
+    assert parameters == crop  # wide ones are as ever, and so are the fingerprints of their stores
+    for path in (*folder.rglob("frames/3.jpg"), *folder.rglob("labels_*/3.png")):
+        with Image.open(path) as image:
+            turned = image.transpose(Image.Transpose.ROTATE_90)
+        turned.save(path)
+    assert AvsBenchSource(folder, "avss", SIZE).parameters == crop | {"resize_order": "width, then height"}
+
+
 @pytest.mark.parametrize("subset", ["s4", "ms3", "avss"])
 def test_any_folder_on_the_way_may_be_named(tmp_path, subset):
     make = {"s4": make_s4, "ms3": make_ms3, "avss": make_avss}[subset]
