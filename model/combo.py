@@ -3,7 +3,7 @@
 `COMBO.forward` reads as the paper's section 3: Siam-Encoder, pixel decoder, Bilateral-Fusion, and a masked
 transformer decoder with audio-conditioned queries. Audio features (VGGish in the paper) are an input, so that they
 can be computed once and cached. All frames of all clips form one batch; they are independent of each other, except
-under audio_queries="published".
+under audio_queries="published", where queries hear other frames of the batch.
 
 Letters: B frames of all clips, C channels, H W height and width, D channels of the audio features, K classes.
 """

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .across_ranks import rows_of_all_ranks
 from .config import ModelConfig
 from .position_encoding import sine_position_encoding
 
@@ -119,17 +120,21 @@ class MaskedDecoder(nn.Module):
 
     def _queries(self, audio_BC: Tensor) -> Tensor:
         """[B, Q, C]: audio-conditioned queries (Table 6)."""
-        learned = self.query_feat.weight.expand(len(audio_BC), -1, -1)
-        heard = audio_per_query(audio_BC, self.query_feat.num_embeddings, self.layout)
+        frames = len(audio_BC)
+        learned = self.query_feat.weight.expand(frames, -1, -1)
+        if self.mode == "none":
+            return learned
+        first = 0
+        if self.layout == "published" and self.training:  # it mixes the whole batch, whichever process holds a frame
+            audio_BC, first = rows_of_all_ranks(audio_BC)
+        heard = audio_per_query(audio_BC, self.query_feat.num_embeddings, self.layout)[first : first + frames]
         match self.mode:
             case "add":
                 return learned + heard
             case "all":
                 return heard
-            case "dim":
-                return torch.cat([learned, heard], dim=-1)
             case _:
-                return learned
+                return torch.cat([learned, heard], dim=-1)
 
     def _predict(self, y_BPQC: Tensor, mask_features_BCHW: Tensor) -> Predictions:
         """Predictions from the normalised queries of all steps, which share their heads."""

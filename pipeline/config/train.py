@@ -19,7 +19,10 @@ class TrainConfig(Section):
     clip_norm: float = Field(default=0.01, gt=0, description="maximum L2 norm of the gradient of the whole model")
     precision: Literal["fp32", "fp16", "bf16"] = Field(default="fp32", description="of the forward pass, by autocast")
     micro_batch_clips: int | None = Field(
-        default=None, ge=1, description="clips per backward pass of a process: same loss, less memory; null: all"
+        default=None,
+        ge=1,
+        description="clips per backward pass of a process: same loss, less memory; null: all, the only choice with "
+        "model.audio_queries=published",
     )
     checkpointing: bool = Field(default=False, description="recompute activations in the backward pass: less memory")
     loader_threads: int = Field(default=2, ge=1, description="threads per process that read and augment batches")

@@ -46,7 +46,22 @@ def load_config(preset: str | None, overrides: list[str]) -> Config:
         tree = yaml.safe_load((PRESETS / f"{preset}.yaml").read_text()) or {}
     for override in overrides:
         _apply(tree, override)
-    return parse_config(tree)
+    config = parse_config(tree)
+    if problems := list(conflicts(config)):
+        raise BadInput.listing("the config is not valid:", problems)
+    return config
+
+
+def conflicts(config: Config) -> Iterator[str]:
+    """Settings that no training may combine; older runs may have done so, and are still read."""
+    model, train = config.model, config.train
+    part = train.micro_batch_clips or train.clips_per_batch
+    if model.audio_queries == "published" and model.queries != "none" and part < train.clips_per_batch:
+        yield (
+            f"train.micro_batch_clips = {part} with model.audio_queries = published: queries hear all "
+            f"{train.clips_per_batch} clips of the batch, so parts of it have another loss; take "
+            "train.micro_batch_clips=null (train.checkpointing=true saves memory, too) or model.audio_queries=per_frame"
+        )
 
 
 def parse_config(tree: dict[str, Any]) -> Config:

@@ -19,7 +19,7 @@ from ...errors import BadInput, ComboError, Interrupted
 from ...model.weights.network_file import network_metadata
 from ..common.distributed import Ranks, joined
 from ..common.progress import stop_request
-from ..config.tree import Config
+from ..config.tree import Config, conflicts
 from ..evaluate.protocols import PUBLISHED
 from ..evaluate.scores import Scores, evaluate_dataset
 from ..runs.checkpoints import (
@@ -174,7 +174,7 @@ def prepare(names: DataNames, config: Config, out: Path, ranks: Ranks, stop: thr
 
 def check_fits(config: Config, info: RunInfo, dataset: ClipDataset, ranks: Ranks) -> None:
     """Raise `BadInput` listing the settings that do not fit the clips or the processes."""
-    subset, size, problems = config.train.subset, config.train.clips_per_batch, []
+    subset, size, problems = config.train.subset, config.train.clips_per_batch, list(conflicts(config))
     if subset is not None and info.dataset.rsplit("-", 1)[-1] != subset:
         wrong = f"train.subset = {subset}, but {info.root} holds {info.dataset} with {len(info.classes)} classes"
         advice = "take the preset of that subset, or train.subset=null to train on it all the same"
