@@ -2,7 +2,8 @@
 
 A pickle is a program that may call whatever it names. Here every name that it may use stands for one of the few
 functions below, none of which touches anything outside; all other names are refused. Two kinds of files are known:
-detectron2's weights (NumPy arrays by name) and the log-mel spectrograms of AVSBench (one torch tensor).
+detectron2's weights (NumPy arrays by name) and the log-mel spectrograms of AVSBench (one torch tensor). Torch's own
+files are torch's to read, with the stand-ins for NumPy's names from here.
 """
 
 import io
@@ -10,6 +11,7 @@ import math
 import pickle
 import pickletools
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -216,3 +218,81 @@ _TENSORS: dict[str, Callable[..., Any]] = {
     "torch.storage._load_from_bytes": _storage,
     "torch._utils._rebuild_tensor_v2": _tensor,
 }
+
+
+class _LooseType(_Type):
+    """A `_Type` for arrays beside weights, which may be of anything: others than plain numbers have no type."""
+
+    def __init__(self, code: Any, *flags: Any) -> None:
+        try:
+            super().__init__(code, *flags)
+        except ValueError:
+            self.dtype = np.dtype("V")
+
+    def __setstate__(self, state: Any) -> None:
+        try:
+            super().__setstate__(state)
+        except ValueError:
+            self.dtype = np.dtype("V")
+
+
+class _LooseArray(_Array):
+    """An `_Array` that stays empty where it cannot be read as plain numbers."""
+
+    def __setstate__(self, state: Any) -> None:
+        try:
+            super().__setstate__(state)
+        except ValueError:
+            self.array = None
+
+
+def _loose_scalar(type_: Any, raw: Any) -> _Array:
+    try:
+        return _scalar(type_, raw)
+    except ValueError:
+        return _LooseArray()
+
+
+# (stand-in, name) of NumPy's functions, as `torch.serialization.safe_globals` takes them. `array_of` reads the results.
+ARRAY_NAMES: list[tuple[Callable[..., Any], str]] = [
+    (_LooseArray, "numpy.ndarray"),
+    (_LooseType, "numpy.dtype"),
+    *(
+        (function, f"numpy.{core}.multiarray.{name}")
+        for core in ("core", "_core")
+        for name, function in (("_reconstruct", lambda *_: _LooseArray()), ("scalar", _loose_scalar))
+    ),
+]
+
+# Names of the standard library that options, configs and paths beside the weights are made of.
+_HARMLESS = {
+    "argparse.Namespace",
+    "types.SimpleNamespace",
+    "collections.defaultdict",
+    "collections.deque",
+    "collections.Counter",
+    "uuid.UUID",
+    "decimal.Decimal",
+    "fractions.Fraction",
+    "copyreg._reconstructor",
+    "copy_reg._reconstructor",
+    *(f"builtins.{name}" for name in ("bool", "bytes", "complex", "dict", "float", "frozenset", "int", "list")),
+    *(f"builtins.{name}" for name in ("object", "range", "set", "str", "tuple")),
+}
+_HARMLESS_MODULES = ("datetime", "enum", "pathlib", "typing")
+
+
+def array_of(value: Any) -> np.ndarray | None:
+    """The array that a stand-in of `ARRAY_NAMES` has become; None for anything else."""
+    return value.array if _is_array(value) else None
+
+
+def is_harmless(name: str) -> bool:
+    """Whether something that does nothing may stand for a name that a pickle asks for, such as argparse.Namespace.
+
+    Classes of other packages are: nothing of them is looked up. Of the standard library only those that hold values.
+    """
+    module = name.partition(".")[0]
+    if module in _HARMLESS_MODULES or name in _HARMLESS or name.startswith(("torch.nn.modules.", "torch.optim.")):
+        return True
+    return module not in sys.stdlib_module_names and module not in ("__builtin__", "numpy", "torch", "copy_reg")

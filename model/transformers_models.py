@@ -3,6 +3,7 @@
 transformers knows older key names of the published files and renames them; nothing but tensors is read from a file.
 """
 
+import warnings
 from types import ModuleType
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from ..errors import BadInput
 from .weights.frozen import WeightsConfig, fixed_initialisation, read_frozen
+from .weights.state import unwrapped
 
 
 def transformers_package(name: str) -> ModuleType:
@@ -35,9 +37,13 @@ def make_model(
         with fixed_initialisation():
             return model_class(model_config).eval().requires_grad_(False), None
     state, sha256, path = read
-    state = {key: tensor for key, tensor in state.items() if not key.startswith(unused)}
     problems = [f"{key} has values that are not finite" for key, tensor in state.items() if not tensor.isfinite().all()]
-    model, report = _load(model_class, model_config, state)
+    model, report = _load(model_class, model_config, state, unused)
+    for taken, shorter in unwrapped(state) if report["missing_keys"] else ():
+        other, fits = _load(model_class, model_config, shorter, unused)
+        if not fits["missing_keys"] and not fits["unexpected_keys"]:
+            warnings.warn(f"{path}: its keys fit without {taken!r}, which was left out", stacklevel=2)
+            model, report = other, fits
     problems += [f"missing: {key}" for key in report["missing_keys"]]
     problems += [f"unexpected: {key}" for key in report["unexpected_keys"]]
     problems += [f"{key} has shape {list(is_)}, not {list(wanted)}" for key, is_, wanted in report["mismatched_keys"]]
@@ -46,7 +52,9 @@ def make_model(
     return model.eval().requires_grad_(False), sha256
 
 
-def _load(model_class: Any, model_config: Any, state: dict[str, torch.Tensor]) -> tuple[nn.Module, dict[str, Any]]:
+def _load(
+    model_class: Any, model_config: Any, state: dict[str, torch.Tensor], unused: tuple[str, ...]
+) -> tuple[nn.Module, dict[str, Any]]:
     """The model, and what did not fit. Silences the progress bar and the table that transformers would print."""
     from transformers.utils import logging
 
@@ -57,7 +65,7 @@ def _load(model_class: Any, model_config: Any, state: dict[str, torch.Tensor]) -
         return model_class.from_pretrained(
             None,
             config=model_config,
-            state_dict=state,
+            state_dict={key: tensor for key, tensor in state.items() if not key.startswith(unused)},
             dtype=torch.float32,
             ignore_mismatched_sizes=True,  # they are reported; without it only the first would be
             output_loading_info=True,

@@ -4,7 +4,6 @@ Shapes: L seconds, C channels, H steps of the log-mel (96), W mel bands (64), D 
 """
 
 import contextlib
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,9 @@ from torch import Tensor, nn
 
 from ...base import Section
 from ...errors import BadInput
+from ..weights.read import read_state_dict
 from ..weights.registry import find_weights
-from ..weights.state import State, differences, load_weights, read_state_dict, sha256_of_weights
-
-log = logging.getLogger(__name__)
+from ..weights.state import State, differences, fitting, load_weights, sha256_of_weights
 
 _AT_ONCE = 64  # seconds per pass; the first layers keep 3 MB for each
 
@@ -122,16 +120,19 @@ def build_vggish(config: VggishConfig) -> VggishEncoder:
 
 def read_vggish(path: Path) -> dict[str, Tensor]:
     """The weights of the network alone; the post-processing matrices of some files (`pproc.*`) are not needed."""
-    weights = read_state_dict(path)
-    unused = [key for key in weights if key.startswith("pproc.")]
-    if unused:
-        log.info("%s: not used: %s", path, ", ".join(unused))
-    return {key: tensor for key, tensor in weights.items() if key not in unused}
+
+    def without_processing(weights: State) -> dict[str, Tensor]:
+        return {key: tensor for key, tensor in weights.items() if not key.startswith("pproc.")}
+
+    return dict(fitting(_published_shapes(), read_state_dict(path), path, without_processing))
+
+
+def _published_shapes() -> State:
+    with torch.device("meta"):
+        return VGGish().state_dict()
 
 
 def check_vggish(weights: State, source: Path) -> None:
     """Raises `BadInput` listing every key that is missing, unknown or misshapen."""
-    with torch.device("meta"):
-        wanted = VGGish().state_dict()
-    if problems := differences(wanted, weights):
+    if problems := differences(_published_shapes(), weights):
         raise BadInput.listing(f"the VGGish in {source} is not the published one:", problems)

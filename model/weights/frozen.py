@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from ...base import Section
 from ...errors import BadInput
+from .read import read_state_dict
 from .registry import find_weights
-from .state import State, load_weights, read_state_dict, sha256_of_weights
+from .state import State, fitting, load_weights, sha256_of_weights
 
 
 class WeightsConfig(Section):
@@ -54,7 +55,7 @@ def load_frozen(
     if read is None:
         return None
     state, sha256, path = read
-    load_weights(module, state if convert is None else convert(state), path)
+    load_weights(module, fitting(module.state_dict(), state, path, convert or dict), path)
     return sha256
 
 

@@ -13,7 +13,8 @@ from ...errors import BadInput
 from ..combo import COMBO
 from ..config import ModelConfig
 from ..pixel_decoder import POINTS
-from .state import State, load_weights, read_state_dict
+from .read import read_state_dict
+from .state import State, load_weights
 
 HEADER = "combo"  # key of the safetensors metadata that holds our JSON
 METRICS = "metrics"  # key of the metadata of a run's best weights: JSON, with ours under `HEADER`

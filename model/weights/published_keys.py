@@ -4,6 +4,8 @@
 published checkpoint do not belong to the network: VGGish and the class weights of the loss.
 """
 
+import warnings
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -14,7 +16,7 @@ from ..combo import COMBO
 from ..config import ModelConfig
 from ..pixel_decoder import MASK2FORMER_KEYS
 from .network_file import network_config
-from .state import Rule, State, differences, load_weights, rename_keys, under
+from .state import Rule, State, differences, fitting, load_weights, rename_keys, under, unwrapped
 
 VGGISH, EMPTY_WEIGHT = "audio_backbone.", "criterion.empty_weight"
 
@@ -91,6 +93,16 @@ class Published(NamedTuple):
     empty_weight: Tensor | None  # [K + 1], class weights of the loss
 
 
+def known_keys(state: State, source: str | Path) -> dict[str, Tensor]:
+    """The state; without what wrappers of networks put before keys, if only then all are of a published checkpoint."""
+    if _taken_apart(state)[1]:
+        for taken, shorter in unwrapped(state):
+            if not _taken_apart(shorter)[1]:
+                warnings.warn(f"{source}: its keys are known without {taken!r}, which was left out", stacklevel=2)
+                return shorter
+    return dict(state)
+
+
 def from_published(state: State) -> Published:
     """Rename the keys of a published checkpoint; tensors are passed on as they are.
 
@@ -155,9 +167,13 @@ def load_backbone(model: COMBO, state: State, source: str = "the backbone's stat
     The network reads RGB, normalised as torchvision does, and strides in its 3x3 convolutions: ResNets converted
     from MSRA's, which expect BGR and other strides, may load but start from features that mean less.
     """
-    kept = {k: v for k, v in state.items() if not k.startswith(("fc.", "stem.fc.", "head."))}
-    kept = {k: v for k, v in kept.items() if not k.endswith(".num_batches_tracked")}
-    renamed, _ = rename_keys(kept, IMAGENET_RULES)
+
+    def renamed_keys(keys: State) -> dict[str, Tensor]:
+        kept = {k: v for k, v in keys.items() if not k.startswith(("fc.", "stem.fc.", "head."))}
+        kept = {k: v for k, v in kept.items() if not k.endswith(".num_batches_tracked")}
+        return rename_keys(kept, IMAGENET_RULES)[0]
+
+    renamed = fitting(model.siam_encoder.image_backbone.state_dict(), state, source, renamed_keys)
     load_weights(model.siam_encoder.image_backbone, renamed, source)
     if model.siam_encoder.maskige_backbone is not None:
         load_weights(model.siam_encoder.maskige_backbone, renamed, source)

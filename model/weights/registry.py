@@ -94,6 +94,12 @@ def weights_folder() -> Path:
     return Path(os.environ.get("COMBO_WEIGHTS") or "~/.cache/combo-avs/weights").expanduser()
 
 
+def split_entry(path: Path) -> tuple[Path, str | None]:
+    """FILE and ENTRY of a path FILE#ENTRY; None where no entry is named, or a file is really called so."""
+    name, sign, entry = path.name.rpartition("#")
+    return (path, None) if not sign or path.is_file() else (path.with_name(name), entry)
+
+
 def find_weights(name: str, weights: str | Path | None) -> Path:
     """The file that holds the weights of `name`: `weights` if that is named, else the published one in the folder.
 
@@ -101,7 +107,7 @@ def find_weights(name: str, weights: str | Path | None) -> Path:
     """
     file = WEIGHT_FILES[name]
     path = weights_folder() / file.file_name if weights is None else Path(weights).expanduser()
-    if not path.is_file():
+    if not split_entry(path)[0].is_file():
         raise BadInput(
             f"{name} needs its weights, and there is no file {path}. Run 'combo weights fetch {name}', which fetches "
             f"{file.summary}, or name your own file with the parameter weights=FILE"

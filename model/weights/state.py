@@ -1,23 +1,24 @@
-"""Weight files: read without running their code, rename keys, compare with the network, hash."""
+"""State dicts: rename their keys, compare them with a network, load them."""
 
 import functools
+import hashlib
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ...errors import BadInput
 from ...files import file_sha256
-from ...safe_pickle import read_array_pickle
-from .registry import WEIGHT_FILES
+from .registry import WEIGHT_FILES, split_entry
 
 State = Mapping[str, Tensor]
 Rule = tuple[str, str]  # key in one state dict, key in another: # stands for a number, * for any rest
-WRAPPERS = ("model", "state_dict")  # entries of a torch file that may hold the weights
+# What wrappers of networks put before every key: DataParallel and its kin, Lightning; torch.compile also within keys.
+PREFIXES = ("module.", "model.")
+COMPILED = "_orig_mod."
 
 
 def sha256_of_weights(name: str, weights: str | Path | None, path: Path) -> str:
@@ -25,7 +26,7 @@ def sha256_of_weights(name: str, weights: str | Path | None, path: Path) -> str:
 
     Raises `BadInput` if it lies in the weights folder and is not the published file: a changed bit would go unseen.
     """
-    sha256, published = file_sha256(path), WEIGHT_FILES[name].sha256
+    sha256, published = weights_sha256(path), WEIGHT_FILES[name].sha256
     if weights is None and published is not None and not sha256.startswith(published):
         raise BadInput(
             f"{path} is not the published file: its sha256 is {sha256}, not {published}. Remove it and run 'combo "
@@ -34,66 +35,11 @@ def sha256_of_weights(name: str, weights: str | Path | None, path: Path) -> str:
     return sha256
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Tensors by name from a .safetensors file, a torch file or a detectron2 .pkl, on the CPU. No code in it is run.
-
-    A torch file may wrap the weights in a "model" or "state_dict" entry, a .pkl in "model". Raises `BadInput` if the
-    file is missing, damaged, or holds something other than tensors.
-    """
-    return read_state_dict_and_rest(path)[0]
-
-
-def read_state_dict_and_rest(path: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """As `read_state_dict`, and the names of entries beside the weights that were left out, such as "trainer"."""
-    if path.suffix == ".pkl":
-        try:
-            return {key: torch.from_numpy(array) for key, array in read_array_pickle(path).items()}, []
-        except ValueError as error:
-            raise BadInput(str(error)) from error
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path), []
-        with torch.serialization.safe_globals(_UNREAD):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise BadInput(f"cannot read the weights {path}: {error.strerror or error}") from error
-    except Exception as error:  # a damaged or hostile file can fail in any way
-        raise BadInput(f"{path} is not a file of plain tensors, or is damaged: {_reason(error)}") from error
-    wrapper = next((w for w in WRAPPERS if isinstance(content, Mapping) and isinstance(content.get(w), Mapping)), None)
-    beside = [] if wrapper is None else [str(key) for key in content if key != wrapper]
-    state = content if wrapper is None else content[wrapper]
-    if not isinstance(state, Mapping):
-        raise BadInput(f"{path} holds a {type(state).__name__}, not tensors by name")
-    others = [f"{k}: {type(v).__name__}" for k, v in state.items() if not isinstance(v, Tensor)]
-    if others:
-        raise BadInput.listing(f"{path} holds entries that are not tensors:", others)
-    return dict(state), beside
-
-
-def _reason(error: Exception) -> str:
-    """One line. What torch says of a pickle ends in advice to run the file anyway, which nobody should follow."""
-    if name := re.search(r"GLOBAL (\S+)", str(error)):
-        return f"it asks for {name[1]}, which no tensor needs; nothing in it was run"
-    first = (str(error).splitlines() or [type(error).__name__])[0]
-    return "it is neither a torch file nor safetensors" if "weights_only" in first else first
-
-
-class _Unread:
-    """Stands for NumPy numbers in a torch file: the training state beside the weights may hold some, such as scores."""
-
-    def __init__(self, *_: Any) -> None: ...
-
-    def __setstate__(self, state: Any) -> None: ...
-
-
-_UNREAD: list[Any] = [
-    (_Unread, name)
-    for name in (
-        "numpy.dtype",
-        "numpy.ndarray",
-        *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
-    )
-]
+def weights_sha256(path: Path) -> str:
+    """The sha256 of a weight file; for FILE#ENTRY that of the file's and the entry's name: it is other weights."""
+    file, entry = split_entry(path)
+    sha256 = file_sha256(file)
+    return sha256 if entry is None else hashlib.sha256(f"{sha256}#{entry}".encode()).hexdigest()
 
 
 def under(theirs: str, ours: str, rules: list[Rule]) -> list[Rule]:
@@ -147,12 +93,51 @@ def differences(wanted: State, state: State) -> list[str]:
     return sorted(problems)
 
 
+def unwrapped(state: State) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """The state without what wrappers put into all of its keys, one wrapper after the other, and what was taken off."""
+    taken, rest = "", dict(state)
+    if any(COMPILED in key for key in rest):
+        taken, rest = COMPILED, {key.replace(COMPILED, ""): tensor for key, tensor in rest.items()}
+        yield taken, rest
+    while rest and (prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in rest)), None)):
+        taken, rest = taken + prefix, {key.removeprefix(prefix): tensor for key, tensor in rest.items()}
+        yield taken, rest
+
+
+def fitting(
+    wanted: State, state: State, source: str | Path, convert: Callable[[State], Mapping[str, Tensor]] = dict
+) -> Mapping[str, Tensor]:
+    """`convert(state)`; where only that has the keys of `wanted`, without what wrappers of networks put before keys.
+
+    The latter is said in a warning that names `source`. Raises what `convert` raises for the state as it is.
+    """
+
+    def attempt(keys: State) -> Mapping[str, Tensor] | None:
+        try:
+            found = convert(keys)
+        except BadInput:
+            return None
+        return found if found.keys() == wanted.keys() else None
+
+    if (found := attempt(state)) is not None:
+        return found
+    for taken, shorter in unwrapped(state):
+        if (found := attempt(shorter)) is not None:
+            warnings.warn(f"{source}: its keys fit without {taken!r}, which was left out", stacklevel=3)
+            return found
+    return convert(state)
+
+
 def load_weights(module: nn.Module, state: State, source: str | Path) -> None:
     """Copy `state` into `module`; every key must be there, no other, all in the right shape, all values finite.
 
+    Keys may have the prefixes that `fitting` takes off.
+
     Otherwise raises `BadInput` that names `source` and lists every difference; the module is then untouched.
     """
-    if problems := differences(module.state_dict(), state):
+    wanted = module.state_dict()
+    state = fitting(wanted, state, source)
+    if problems := differences(wanted, state):
         advice = "Is it of another model, backbone or config?"
         raise BadInput.listing(f"{source} does not fit {type(module).__name__}:", problems, advice)
     module.load_state_dict(state)

@@ -14,11 +14,11 @@ from ...data.store.clip_table import ClipTable, plan_order
 from ...data.store.root import open_cache
 from ...data.store.store import ClipStore
 from ...errors import BadInput
-from ...files import file_sha256
 from ...model.audio.vggish import check_vggish, read_vggish
 from ...model.config import ModelConfig
-from ...model.weights.published_keys import from_published, published_config
-from ...model.weights.state import State, read_state_dict
+from ...model.weights.published_keys import from_published, known_keys, published_config
+from ...model.weights.read import read_state_dict
+from ...model.weights.state import State, weights_sha256
 from ..imports.maskiges import NAME as OFFICIAL
 from .paper import CLASSES, CLIPS, FUSIONS
 
@@ -96,7 +96,7 @@ def check_inputs(request: Request) -> Inputs:
 
 def _read_checkpoint(request: Request, classes: int) -> PublishedCheckpoint:
     path, backbone, fusion = request.checkpoint, BACKBONES[request.backbone], request.fusion
-    state = read_state_dict(path)
+    state = known_keys(read_state_dict(path), path)
     found, found_classes = published_config(state, str(path))
     if found.backbone != backbone:
         raise BadInput(f"{path} has backbone {found.backbone}, not {backbone}; name the other checkpoint")
@@ -108,7 +108,7 @@ def _read_checkpoint(request: Request, classes: int) -> PublishedCheckpoint:
             raise BadInput(f"--fusion {fusion}: {path} holds no weights of it, only of {found.fusion!r}")
         network = {key: value for key, value in network.items() if not _is_fusing(key)}
     config = found.model_copy(update={"fusion": fusion or found.fusion})
-    return PublishedCheckpoint(path, file_sha256(path), config, classes, network, vggish)
+    return PublishedCheckpoint(path, weights_sha256(path), config, classes, network, vggish)
 
 
 def _is_fusing(key: str) -> bool:

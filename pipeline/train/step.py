@@ -21,7 +21,8 @@ from ...model.decoder import Predictions
 from ...model.matcher import frame_targets
 from ...model.random_numbers import ClipUniform, rand_by_clip, rows_of
 from ...model.weights.published_keys import load_backbone
-from ...model.weights.state import load_weights, read_state_dict
+from ...model.weights.read import read_state_dict
+from ...model.weights.state import load_weights
 from ..common.devices import image_tensor, pick_device, tensor_on
 from ..config.tree import Config
 from .optim import make_optimizer, set_learning_rate

@@ -11,14 +11,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ...errors import BadInput, ComboError
-from ...files import file_sha256, replacing
+from ...files import replacing
 from ...model.audio.vggish import check_vggish, read_vggish
 from ...model.combo import COMBO
 from ...model.config import ModelConfig
 from ...model.criterion import CriterionConfig
 from ...model.weights.network_file import network_config, network_metadata, read_header
-from ...model.weights.published_keys import EMPTY_WEIGHT, from_published, published_config, to_published
-from ...model.weights.state import State, differences, read_state_dict_and_rest
+from ...model.weights.published_keys import EMPTY_WEIGHT, from_published, known_keys, published_config, to_published
+from ...model.weights.read import is_safetensors, read_state_dict_and_rest
+from ...model.weights.state import State, differences, weights_sha256
 from ..config.tree import load_config
 from ..runs.folder import read_run
 
@@ -54,6 +55,7 @@ def convert_weights(
 def _to_ours(source: Path, out: Path, preset: str | None) -> str:
     _check_target(out, source, (".safetensors",))
     state, beside = read_state_dict_and_rest(source)
+    state = known_keys(state, source)
     config, num_classes = published_config(state, str(source))
     _check_preset(preset, config, num_classes, source)
     network, vggish, empty_weight = from_published(state)
@@ -61,7 +63,7 @@ def _to_ours(source: Path, out: Path, preset: str | None) -> str:
         check_vggish(vggish, source)
     more = {
         "task": TASKS.get(num_classes),
-        "source_sha256": file_sha256(source),
+        "source_sha256": weights_sha256(source),
         "empty_weight": None if empty_weight is None else empty_weight.tolist(),
     }
     vggish_out = out.with_suffix(".vggish.safetensors")
@@ -85,7 +87,7 @@ def _to_ours(source: Path, out: Path, preset: str | None) -> str:
 def _to_published(source: Path, out: Path, vggish: Path | None, preset: str | None) -> str:
     _check_target(out, source, (".pth", ".safetensors"))
     network, _ = read_state_dict_and_rest(source)
-    header = read_header(source) if source.suffix == ".safetensors" else None
+    header = read_header(source) if is_safetensors(source) else None
     if header is not None:
         config, num_classes = header["config"], header["num_classes"]
     else:

@@ -11,7 +11,7 @@ from PIL import Image
 from combo_avs.data.sources.maskige_tree import read_maskige
 from combo_avs.model.combo import COMBO
 from combo_avs.model.weights.published_keys import from_published, published_config, to_published
-from combo_avs.model.weights.state import read_state_dict
+from combo_avs.model.weights.read import read_state_dict
 from combo_avs.pipeline.weights.convert import convert_weights
 from combo_avs.safe_pickle import read_tensor_pickle
 

@@ -1,6 +1,5 @@
 """Audio encoders: the contract for each, and what each does beyond it."""
 
-import logging
 import os
 from pathlib import Path
 
@@ -70,13 +69,11 @@ class TestVggish(AudioEncoderContract):
             under_autocast = encoder(*inputs)
         assert torch.equal(under_autocast, encoder(*inputs))
 
-    def test_safetensors_with_unused_matrices(self, encoder, vggish_weights, tmp_path, caplog):
+    def test_safetensors_with_unused_matrices(self, encoder, vggish_weights, tmp_path):
         path = tmp_path / "vggish.safetensors"
         extra = {"pproc.pca_eigen_vectors": torch.eye(128), "pproc.pca_means": torch.zeros(128, 1)}
         save_file(vggish_weights | extra, path)
-        with caplog.at_level(logging.INFO):
-            other = ENCODERS["vggish"].build(ENCODERS["vggish"].config(weights=path))
-        assert "pproc.pca_means" in caplog.text
+        other = ENCODERS["vggish"].build(ENCODERS["vggish"].config(weights=path))
         assert torch.equal(other(*seconds(tone(440))), encoder(*seconds(tone(440))))
         assert other.weights_sha256 != encoder.weights_sha256
 

@@ -87,7 +87,7 @@ class TestRefused:
     def test_truncated(self, folder: Path, kept: int) -> None:
         torch.save(network().state_dict(), folder / FILE)
         (folder / FILE).write_bytes((folder / FILE).read_bytes()[:kept])
-        with pytest.raises(BadInput, match=f"{FILE} .*damaged"):
+        with pytest.raises(BadInput, match=rf"{FILE} .*(empty|the beginning of a torch file)"):
             load_frozen(network(), NAME, WeightsConfig())
 
     def test_a_changed_byte_of_a_published_file(self, folder: Path) -> None:
@@ -99,7 +99,7 @@ class TestRefused:
 
     def test_a_text_file(self, folder: Path) -> None:
         (folder / FILE).write_text("<!DOCTYPE html>" * 99)
-        with pytest.raises(BadInput, match="neither a torch file nor safetensors") as error:
+        with pytest.raises(BadInput, match="a web page") as error:
             load_frozen(network(), NAME, WeightsConfig())
         assert "weights_only" not in str(error.value)
 
@@ -164,5 +164,5 @@ def test_vggish_looks_in_the_folder(folder: Path) -> None:
     with pytest.raises(BadInput, match=r"vggish-10086976\.pth.*combo weights fetch vggish"):
         encoder("vggish", {})
     (folder / "vggish-10086976.pth").write_bytes(b"not weights")
-    with pytest.raises(BadInput, match=r"vggish-10086976\.pth .*damaged"):
+    with pytest.raises(BadInput, match=r"vggish-10086976\.pth .*a text that begins with 'not weights'"):
         encoder("vggish", {})

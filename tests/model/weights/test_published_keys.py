@@ -14,7 +14,8 @@ from combo_avs.errors import BadInput
 from combo_avs.model.combo import COMBO
 from combo_avs.model.config import ModelConfig
 from combo_avs.model.weights.published_keys import from_published, load_backbone, to_published
-from combo_avs.model.weights.state import load_weights, read_state_dict
+from combo_avs.model.weights.read import read_state_dict
+from combo_avs.model.weights.state import load_weights
 
 
 def small(**changes) -> COMBO:

@@ -19,7 +19,7 @@ from combo_avs.data.store.store import ClipStore
 from combo_avs.errors import BAD_INPUT, DONE, FAILED, BadInput
 from combo_avs.model.audio.vggish import VGGish
 from combo_avs.model.config import ModelConfig
-from combo_avs.model.weights.state import read_state_dict
+from combo_avs.model.weights.read import read_state_dict
 from combo_avs.pipeline.config.precompute import PrecomputeConfig
 from combo_avs.pipeline.evaluate.scores import evaluate_run
 from combo_avs.pipeline.precompute.driver import plan_caches, run_plans

@@ -15,7 +15,7 @@ from combo_avs.model.combo import COMBO
 from combo_avs.model.config import ModelConfig
 from combo_avs.model.weights.network_file import load_network, network_config, network_metadata, read_header
 from combo_avs.model.weights.published_keys import published_config, to_published
-from combo_avs.model.weights.state import read_state_dict
+from combo_avs.model.weights.read import read_state_dict
 from combo_avs.pipeline.weights import convert as weights
 from combo_avs.pipeline.weights.convert import convert_weights
 
@@ -214,7 +214,7 @@ class TestRefusals:
 
     def test_a_file_of_something_else(self, tmp_path: Path) -> None:
         assert "no COMBO network" in self.refused({"layer.weight": torch.ones(2)}, tmp_path)
-        assert "no COMBO network" in self.refused({}, tmp_path)
+        assert "holds no tensors" in self.refused({}, tmp_path)
 
     def test_impossible_sizes(self, tmp_path: Path) -> None:
         state = published_state()
