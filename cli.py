@@ -60,6 +60,9 @@ def predict(
         MaskSize, typer.Option(help="Size of the masks: the video's or the network's.")
     ] = Outputs.mask_size,
     every_frame: Annotated[EveryFrame | None, typer.Option(help="A mask for every picture; segment is slow.")] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Remove masks of another call that are in the way.")
+    ] = False,
     proposals: Annotated[str | None, typer.Option(help="A generator, for runs on imported Maskiges.")] = None,
     device: Device = "auto",
     settings: Set = None,
@@ -72,7 +75,8 @@ def predict(
     from .pipeline.predict.segmenter import StageOne
 
     stage_one = StageOne(tuple(settings or ()), proposals)
-    for line in segment_videos(run, videos, out, stage_one, Outputs(masks, mask_size, every_frame), device):
+    outputs = Outputs(masks, mask_size, every_frame, replace)
+    for line in segment_videos(run, videos, out, stage_one, outputs, device):
         typer.echo(line)
 
 

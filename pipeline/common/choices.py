@@ -15,9 +15,11 @@ class Outputs:
     """What is written for a video.
 
     every_frame: a mask for every picture, either interpolated between those of the seconds, or segmented in that
-    picture. mask_size: in pixels of the upright video, or of the network.
+    picture. mask_size: in pixels of the upright video, or of the network. replace: remove masks of an earlier call that
+    cannot stay beside these.
     """
 
     masks: MaskFormat = "png"
     mask_size: MaskSize = "video"
     every_frame: EveryFrame | None = None
+    replace: bool = False

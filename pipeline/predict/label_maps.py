@@ -13,19 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ...data.audio import fit_seconds, log_mel_examples, waveform_seconds
 from ...data.dataset import prefetch
 from ...data.sources.video.decoding import VideoFacts, read_frames, read_span
 from ...data.sources.video.sound import read_sound
 from ...data.sources.video.source import INSTANT, whole_seconds
-from ...errors import ComboError
 from ...files import write_atomic
 from .segmenter import Segmenter
 
-WINDOW_SECONDS = 5  # the length of stage one's clips, whose log-mels start with the clip
-FATAL = (torch.OutOfMemoryError, MemoryError, torch.AcceleratorError)
+WINDOW_SECONDS = 5  # the length of stage one's clips, whose log-mels start with the clip, and of a pass of the network
 
 
 @dataclass(frozen=True)
@@ -138,11 +135,6 @@ def segment_video(segmenter: Segmenter, maps: LabelMaps, advance: Callable[[], A
             else:
                 try:
                     maps.write(number, window, _labels(segmenter, window))
-                except FATAL as error:
-                    reason = str(error).splitlines()[0] if str(error) else repr(error)
-                    failed = f"{segmenter.device} failed or is out of memory ({reason})"
-                    fewer = f"--set precompute.batch_frames={max(1, segmenter.batch_frames // 2)}"
-                    raise ComboError(f"{failed}; run the same command again with a smaller batch: {fewer}") from error
                 except (ValueError, RuntimeError) as error:  # an error in one window must not cost the others
                     problems[where] = f"{type(error).__name__}: {error}"
             advance()

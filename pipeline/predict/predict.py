@@ -1,9 +1,8 @@
 """Segment the user's own videos: write an overlay with the sound, masks, and a timeline of what sounds when."""
 
-import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from ...data.store.checksummed_json import digest
 from ...errors import QUARANTINED, BadInput, ComboError
 from ..common.choices import EveryFrame, Outputs
 from ..common.progress import bar
+from .folder import OVERLAY, check_folders, is_done, publish
 from .label_maps import LabelMaps, segment_video
 from .mask_writers import NAMES, Add, mask_writer
 from .overlay import painter
@@ -24,8 +24,6 @@ from .resample import hold_labels, interpolate_labels, resize_labels
 from .segmenter import AS_TRAINED, Segmenter, StageOne, open_segmenter
 from .timeline import Timeline
 
-OVERLAY, ABOUT = "overlay.mp4", "prediction.json"
-OUTPUTS = (OVERLAY, *NAMES.values(), "timeline.csv", "timeline.json", ABOUT)  # ABOUT last: it says that all are there
 LABELS = ".labels"  # in the output folder: label maps of finished windows; folders named by videos have no dots
 TIME_STAMP_SLACK = 0.0005  # seconds that two readings of a time stamp may differ by
 
@@ -52,19 +50,21 @@ def predict(
     Writes a folder per video, out/NAME/: overlay.mp4, with the video's own pictures, times and sound; masks (see
     `mask_writer`); timeline.csv and timeline.json; prediction.json. The network sees the picture at 15/16 s of every
     second, with the sound of that second; that mask is written, and painted over the whole second, unless
-    `outputs.every_frame` asks for more. Memory does not grow with the length of a video. The same call resumes.
+    `outputs.every_frame` asks for more. Memory does not grow with the length of a video. The same call resumes, and one
+    for another format of masks adds it.
     Raises `BadInput` before any work for files that are no videos, a generator or encoder other than the run's, and an
-    output folder that holds the prediction of another video; `PartsUnreadable` when parts of a video are damaged.
+    output folder that holds the prediction of another video or masks that would be lost (see `check_folders`);
+    `PartsUnreadable` when parts of a video are damaged.
     """
     found = inspect_videos(videos)
     if out.exists() and not out.is_dir():
         raise BadInput(f"{out} is a file; name a folder for the predictions")
     segmenter = open_segmenter(run, stage_one, device)
     wanted = {name: _about(video, segmenter, run, outputs) for name, video in found.items()}
-    _check_folders(out, wanted)
+    check_folders(out, wanted, replace=outputs.replace)
     lines, damaged = [f"weights: {segmenter.weights}"], []
     for name, video in found.items():
-        if _read_about(out / name) == wanted[name]:
+        if is_done(out / name, wanted[name]):
             lines.append(f"{video.path}: done before, see {out / name}")
             continue
         readable = replace(video, duration=readable_seconds(video))
@@ -74,7 +74,7 @@ def predict(
         if readable.duration < video.duration:
             there, declared = float(readable.duration), float(video.duration)
             damaged.append(f"{video.path}: breaks off at {there:.1f} of {declared:.1f} s; done up to there")
-        written, problems = _predict_one(segmenter, readable, out / name, wanted[name])
+        written, problems = _predict_one(segmenter, readable, out / name, wanted[name], outputs)
         lines += written
         damaged += [f"{video.path}, {seconds}: {why}" for seconds, why in problems.items()]
     if damaged:
@@ -84,10 +84,10 @@ def predict(
 
 
 def _predict_one(
-    segmenter: Segmenter, video: VideoFacts, folder: Path, about: dict[str, Any]
+    segmenter: Segmenter, video: VideoFacts, folder: Path, about: dict[str, Any], outputs: Outputs
 ) -> tuple[list[str], dict[str, str]]:
     """Write all outputs of one video. Returns lines to print, and the reason for each part that could not be read."""
-    every_frame = about["every_frame"]
+    every_frame = outputs.every_frame
     key = digest([about["identity"], every_frame == "segment", str(video.duration)])[:16]
     maps = LabelMaps(folder.parent / LABELS / key, video, every_frame == "segment", segmenter.size)
     done = maps.windows - len(maps.missing())
@@ -101,14 +101,14 @@ def _predict_one(
     draft = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    size = video.size if about["mask_size"] == "video" else (segmenter.size, segmenter.size)
-    with mask_writer(about["masks"], draft, segmenter.classes, size) as add:
+    size = video.size if outputs.mask_size == "video" else (segmenter.size, segmenter.size)
+    with mask_writer(outputs.masks, draft, segmenter.classes, size) as add:
         count = _write_pictures(maps, draft / OVERLAY, segmenter.classes, add, size, every_frame)
     timeline.write(draft, str(video.path))
-    if not problems:
-        (draft / ABOUT).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    _replace(draft, folder)
-    lines = [f"{video.path}: {folder / OVERLAY}, {count} masks in {folder / NAMES[about['masks']]}"]
+    unreadable = {NAMES[outputs.masks]: problems} if problems else {}
+    replaced = publish(draft, folder, {**about, "unreadable": unreadable})
+    lines = [f"{video.path}: {folder / OVERLAY}, {count} masks in {folder / NAMES[outputs.masks]}"]
+    lines += [f"  in place of the prediction of {replaced}"] if replaced else []
     lines += [f"  {line}" for line in [*_warn_of_silence(maps), *timeline.lines()]]
     return lines, problems
 
@@ -168,38 +168,10 @@ def _about(video: VideoFacts, segmenter: Segmenter, run: Path, outputs: Outputs)
         "run": str(run.absolute()),
         "weights": segmenter.weights,
         "classes": list(segmenter.classes),
-        **asdict(outputs),
+        "every_frame": outputs.every_frame,
+        "masks": {NAMES[outputs.masks]: outputs.mask_size},
         "identity": digest([file_identity(video.path), segmenter.identity])[:16],
     }
-
-
-def _read_about(folder: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads((folder / ABOUT).read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def _check_folders(out: Path, wanted: dict[str, dict[str, Any]]) -> None:
-    """Raises `BadInput` where a folder holds the prediction of another video of the same name."""
-    there = {name: found for name in wanted if (found := _read_about(out / name))}
-    foreign = [n for n, old in there.items() if all(old.get(k) != wanted[n][k] for k in ("video", "identity"))]
-    if foreign:
-        headline = "these folders hold predictions of other videos of the same name:"
-        problems = [f"{out / n} is of {there[n].get('video')}, not of {wanted[n]['video']}" for n in foreign]
-        raise BadInput.listing(headline, problems, "name another --out")
-
-
-def _replace(draft: Path, folder: Path) -> None:
-    """Replace the outputs of an earlier call; other files in the folder stay."""
-    folder.mkdir(exist_ok=True)
-    for name in reversed(OUTPUTS):
-        old = folder / name
-        shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
-    for name in OUTPUTS:
-        if (draft / name).exists():
-            (draft / name).rename(folder / name)
-    draft.rmdir()
 
 
 def _warn_of_silence(maps: LabelMaps) -> Iterator[str]:
