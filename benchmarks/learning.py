@@ -42,7 +42,7 @@ OVERS = {
     "proposals=none": "Maskiges without any mask",
     "proposals=ground-truth": "Maskiges of all objects' true segments, sounding or not",
 }
-MARGIN = 0.2  # of M_J: by so much right sound must beat swapped sound, with every seed and flavour
+MARGIN = 20  # points of M_J: by so much right sound must beat swapped sound, with every seed and flavour
 PAGE = Path(__file__).parents[1] / "docs" / "learning.md"
 
 
@@ -65,7 +65,7 @@ def check(tables: dict[Flavour, Table]) -> None:
     for flavour, table in tables.items():
         right, swapped = table.row(RECIPE).M_J, table.row(RECIPE, "swapped").M_J
         problems += [
-            f"{flavour}, seed {seed}: M_J {right[seed]:.3f} with the right sound, {swapped[seed]:.3f} with another's"
+            f"{flavour}, seed {seed}: M_J {right[seed]:.1f} with the right sound, {swapped[seed]:.1f} with another's"
             for seed in right
             if right[seed] < swapped[seed] + MARGIN
         ]
@@ -137,7 +137,7 @@ def _flavour(flavour: Flavour, table: Table) -> Iterator[str]:
 def _findings(table: Table) -> str:
     """What the numbers of one flavour say, in a sentence."""
     full, swapped = table.row(RECIPE).M_J, table.row(RECIPE, "swapped").M_J
-    sentence = f"right sound beats another clip's by {100 * (mean(full.values()) - mean(swapped.values())):.0f} points"
+    sentence = f"right sound beats another clip's by {mean(full.values()) - mean(swapped.values()):.0f} points"
     for verdict, lead in (("worse", "Worse than the full model"), ("better", "Better"), ("open", "Open")):
         which = [what for name, what in OVERS.items() if difference(table.row(RECIPE), table.row(name))[1] == verdict]
         sentence += f". {lead}: {'; '.join(which)}" if which else ""
@@ -146,7 +146,7 @@ def _findings(table: Table) -> str:
 
 def difference(full: Row, other: Row) -> tuple[str, str]:
     """M_J of `other` less that of `full` by seed, and what all seeds agree on: worse, better, or open."""
-    gaps = [100 * (other.M_J[seed] - full.M_J[seed]) for seed in other.M_J if seed in full.M_J]
+    gaps = [other.M_J[seed] - full.M_J[seed] for seed in other.M_J if seed in full.M_J]
     if len(gaps) < 2:
         return "-", "-"
     verdict = "worse" if max(gaps) < 0 else "better" if min(gaps) > 0 else "open"

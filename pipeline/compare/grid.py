@@ -29,7 +29,7 @@ from ..runs.checkpoints import newest_step
 from ..runs.data import DataNames, open_data
 from ..runs.folder import changed_settings, check_run, read_run
 from ..train.loop import prepare, train
-from .table import Row, Table, has_all_scores_of
+from .table import SCORES, Row, Table, has_all_scores_of
 from .variants import Variant
 
 WITHOUT_EFFECT = ("train.device", "train.checkpoint_every")  # on the scores
@@ -207,5 +207,5 @@ def make_table(comparison: Comparison, cells: list[Cell], failed: dict[str, str]
 
 def _row(variant: Variant, sound: Sound, cells: list[Cell], comparison: Comparison) -> Row:
     found = {cell.seed: read_scores(cell, comparison, sound) for cell in cells if cell.variant == variant}
-    scores = ({seed: entry[name] for seed, entry in found.items() if entry is not None} for name in ("M_J", "M_F"))
+    scores = ({seed: 100 * entry[name] for seed, entry in found.items() if entry is not None} for name in SCORES)
     return Row(variant.name, sound, *scores)

@@ -1,11 +1,10 @@
 """Compare runs or caches clip by clip: what means hide, and on which clips they differ most."""
 
-import statistics
 from dataclasses import dataclass
+from functools import cached_property
 
+from ..common.statistics import Mean, mean_of_clips
 from .gallery import Gallery, Item, Measure
-
-CONFIDENCE = 1.96  # standard errors of the mean on either side: 95 %
 
 
 @dataclass(frozen=True)
@@ -18,15 +17,10 @@ class Paired:
     differences: list[float]
     measures: list[Measure]  # the difference, and its absolute value
 
-    @property
-    def mean(self) -> float:
-        return statistics.mean(self.differences)
-
-    @property
-    def half_width(self) -> float:
-        """Half the width of the 95 % confidence interval of the mean; 0 for a single clip."""
-        n = len(self.differences)
-        return CONFIDENCE * statistics.stdev(self.differences) / n**0.5 if n > 1 else 0.0
+    @cached_property
+    def mean(self) -> Mean:
+        """Of the differences over clips, with its 95 % interval."""
+        return mean_of_clips(self.differences)
 
     @property
     def better(self) -> int:

@@ -43,11 +43,11 @@ def score_bars(rows: list[dict[str, Any]], names: list[str]) -> str:
     height = 0.8 / len(names)
     for index, name in enumerate(names):
         positions = np.arange(len(rows)) + (index - (len(names) - 1) / 2) * height
-        means = [np.nan if row[name]["mean"] is None else 100 * row[name]["mean"] for row in rows]  # nan: no bar
-        spread = [100 * (row[name]["std"] or 0) for row in rows]
+        means = [np.nan if row[name]["mean"] is None else row[name]["mean"] for row in rows]  # nan: no bar
+        spread = [row[name]["std"] or 0 for row in rows]
         axes.barh(positions, means, height * 0.9, xerr=spread, label=name, alpha=0.75, error_kw={"capsize": 3})
         for position, row in zip(positions, rows, strict=True):
-            seeds = [100 * value for value in row[name]["by_seed"].values()]
+            seeds = list(row[name]["by_seed"].values())
             axes.plot(seeds, [position] * len(seeds), "o", color="black", markersize=3)
     sounds = {row["sound"] for row in rows}
     labels = [_cut(row["variant"] + (f", {row['sound']} sound" if len(sounds) > 1 else "")) for row in rows]
@@ -76,7 +76,7 @@ def difference_plot(pair: Paired) -> str:
     axes.fill_between(x, pair.differences, step="mid", alpha=0.5)
     axes.plot(x, pair.differences, drawstyle="steps-mid", linewidth=1)
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.axhline(pair.mean, color="tab:red", linestyle="--", label="mean")
+    axes.axhline(pair.mean.mean, color="tab:red", linestyle="--", label="mean")
     axes.set(xlabel="clips, in order of the difference", ylabel=f"difference in {pair.what}")
     axes.legend(frameon=False, fontsize=8)
     return svg(figure)

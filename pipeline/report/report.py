@@ -7,6 +7,7 @@ from ...data.clip import SPLITS
 from ...errors import BadInput
 from ...files import write_atomic
 from ..common.devices import pick_device
+from ..common.statistics import CLIPS_FOR_BOOTSTRAP, RESAMPLES
 from ..compare.table import spread
 from ..evaluate.protocols import find_protocol
 from .caches import CacheSection, cache_section, is_untrained
@@ -18,6 +19,10 @@ from .scoring import Scoring
 from .targets import Targets, find_targets
 
 PAGE = "index.html"
+INTERVALS = (
+    f"Intervals over clips: percentile bootstrap, {RESAMPLES} resamples from a fixed seed. Fewer than "
+    f"{CLIPS_FOR_BOOTSTRAP} clips: Student's t, marked (t). One clip: none."
+)
 
 
 def report(targets: list[Path], out: Path, scoring: Scoring, device: str) -> Path:
@@ -58,5 +63,6 @@ def render(found: Targets, caches: list[CacheSection], runs: list[RunSection]) -
     environment.filters |= {"percent": lambda value: "–" if value is None else f"{100 * value:.1f}"}
     plots = run_curves, joint_curves, score_bars, value_bars, difference_plot
     functions = *plots, spread, consistency, is_untrained, untrained_parts
+    environment.globals["interval_note"] = INTERVALS
     environment.globals |= {function.__name__: function for function in functions}
     return environment.get_template("report.html").render(found=found, caches=caches, runs=runs)

@@ -16,7 +16,7 @@ from ...data.dataset import ClipDataset
 from ...data.store.store import ClipStore
 from ...errors import ComboError
 from ..common.pictures import heat, label_colours, overlay_labels
-from ..compare.table import summary
+from ..compare.table import SCORES, Row, differences, rows_json
 from ..evaluate.protocols import find_protocol, full_name
 from .caches import is_untrained
 from .embed import log_mel_image
@@ -45,8 +45,8 @@ class RunScores:
 class RunSection:
     """Runs that were trained on the same clips, on one split of these.
 
-    variants: their names in order. rows: scores over seeds, as the rows of compare.json. categories: J by object name
-    of the clips. classes: J by class, for data sets with several.
+    variants: their names in order. rows, differences: scores over seeds, as in compare.json. categories: J in percent
+    by object name of the clips. classes: the same by class, for data sets with several.
     """
 
     about: str
@@ -54,6 +54,7 @@ class RunSection:
     scores: list[RunScores]
     variants: list[str]
     rows: list[dict[str, Any]]
+    differences: list[dict[str, Any]]
     categories: Table
     classes: Table
     paired: list[Paired]
@@ -113,32 +114,33 @@ def _section(
 
 
 def _add_scores(item: Item, variant: str, seeds: list[RunScores]) -> None:
-    """Add the sheet of the first seed, and the mean scores over seeds, to a clip.
+    """Add the sheet of the first seed, and the mean scores over seeds in percent, to a clip.
 
     Another cache may have quarantined a clip, so not every run has scores for it.
     """
     score, sheet = seeds[0].clips.get(item.id, (None, None))
     item.sheets.append(sheet)
     if score is not None:
-        item.frames[f"J:{variant}"] = score.J_T
+        item.frames[f"J:{variant}"] = [None if j is None else 100 * j for j in score.J_T]
     scores = [one.clips[item.id][0] for one in seeds if item.id in one.clips]
     for key in ("J", "F"):
         values = [value for s in scores if (value := getattr(s, key)) is not None]
         if values:
-            item.values[f"{key}:{variant}"] = statistics.mean(values)
+            item.values[f"{key}:{variant}"] = 100 * statistics.mean(values)
 
 
 def _assemble(clips: ClipStore, scoring: Scoring, scored: dict[str, list[RunScores]], gallery: Gallery) -> RunSection:
-    variants = list(scored)
+    variants, rows = list(scored), _rows(scored)
     return RunSection(
         about=f"{clips.dataset}, {scoring.split} split, {len(gallery.items)} clips",
         protocol=full_name(scoring.protocol, find_protocol(scoring.protocol, len(clips.classes))),
         scores=[one for seeds in scored.values() for one in seeds],
         variants=variants,
-        rows=_rows(scored),
+        rows=rows_json(rows),
+        differences=[one.to_json() for one in differences(rows)],
         categories=_categories(gallery.items, variants),
         classes=_classes(scored, clips.classes) if len(clips.classes) > 2 else [],
-        paired=compare_clips(gallery, {"J": "J", "F": "F"}, variants, "J"),
+        paired=compare_clips(gallery, {"J": "J in %", "F": "F in %"}, variants, "J"),
         gallery=gallery,
     )
 
@@ -175,15 +177,15 @@ def _prediction_rows(clip: Segmented, colours: np.ndarray) -> list[np.ndarray]:
     return [shrink(np.stack(overlays)), shrink(np.stack(heat_maps))]
 
 
-def _rows(scores: dict[str, list[RunScores]]) -> list[dict[str, Any]]:
-    """Mean and spread over the seeds of each variant."""
+def _rows(scores: dict[str, list[RunScores]]) -> tuple[Row, ...]:
+    """The scores of each variant by seed."""
     rows = []
     for variant, seeds in scores.items():
         results = {one.run.seed: one.result for one in seeds if one.result is not None}
         if results:
-            values = {k: summary({seed: result[k] for seed, result in results.items()}) for k in ("M_J", "M_F")}
-            rows.append({"variant": variant, "sound": "right", **values})
-    return rows
+            values = ({seed: 100 * result[key] for seed, result in results.items()} for key in SCORES)
+            rows.append(Row(variant, "right", *values))
+    return tuple(rows)
 
 
 def _categories(items: list[Item], variants: list[str]) -> Table:
@@ -203,6 +205,6 @@ def _classes(scores: dict[str, list[RunScores]], classes: tuple[str, ...]) -> Ta
     for index, name in enumerate(classes):
         frames = max((r["classes"][index]["frames"] for of_one in results for r in of_one), default=0)
         if frames:
-            js = [[r["classes"][index]["J"] for r in of_one] for of_one in results]
+            js = [[100 * r["classes"][index]["J"] for r in of_one] for of_one in results]
             table.append((name, frames, [statistics.mean(j) if j else None for j in js]))
     return table

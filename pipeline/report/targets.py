@@ -1,12 +1,12 @@
 """What `combo report` can show, recognised by the contents of each folder."""
 
-import json
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ...errors import BadInput
+from ..compare.table import read_table
 from ..compare.variants import Variant
 from ..config.tree import Config
 from ..runs.data import RunInfo
@@ -78,12 +78,11 @@ def _add(found: Targets, path: Path) -> None:
 def _add_comparison(found: Targets, path: Path) -> None:
     """Add the table and all runs of a comparison. A run that cannot be read is a problem, not an error."""
     try:
-        table = json.loads((path / "compare.json").read_text())
-        found.tables[path] = {key: table[key] for key in ("dataset", "preset", "split", "protocol", "rows", "failed")}
+        found.tables[path] = read_table(path / "compare.json")
     except FileNotFoundError:
         found.problems.append(f"{path}: no compare.json yet; 'combo compare' writes it when its runs are done")
-    except (ValueError, KeyError, TypeError) as error:
-        found.problems.append(f"{path / 'compare.json'} is damaged ({error}); run 'combo compare' again to rewrite it")
+    except BadInput as error:
+        found.problems.append(str(error))
     rows = found.tables[path]["rows"] if path in found.tables else []
     names = {Variant(row["variant"], "", "", ()).folder: row["variant"] for row in rows}
     places = {name: place for place, name in enumerate(names)}

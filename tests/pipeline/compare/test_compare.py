@@ -1,6 +1,7 @@
 """Compare: what is compared, that nothing is done twice, what is refused before the first step, and the table."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from combo_avs.data.store.store import Cache, ClipStore
 from combo_avs.errors import BadInput, Interrupted
 from combo_avs.pipeline.compare import grid
 from combo_avs.pipeline.compare.grid import Comparison, compare, tabulate
-from combo_avs.pipeline.compare.table import Row, Table, spread
+from combo_avs.pipeline.compare.table import Row, Table, read_table, spread
 from combo_avs.pipeline.compare.variants import RECIPE, parse_seeds, parse_sounds, plan_variants
 from combo_avs.pipeline.config.tree import Config
 from combo_avs.pipeline.runs.data import DataNames
@@ -202,14 +203,14 @@ class TestRefusals:
 
 
 class TestTable:
-    def test_spread_is_the_sample_standard_deviation_in_percent(self) -> None:
-        assert spread([0.5, 0.6, 0.7]) == "60.0 ± 10.0 (3)"
-        assert spread([0.123]) == "12.3 (1)"
+    def test_spread_is_the_sample_standard_deviation(self) -> None:
+        assert spread([50.0, 60.0, 70.0]) == "60.0 ± 10.0 (3)"
+        assert spread([12.3]) == "12.3 (1)"
         assert spread([]) == "-"
 
     def test_text_markdown_and_json(self) -> None:
         rows = (
-            Row("fusion=none", "right", {0: 0.5, 1: 0.6}, {0: 0.7}),
+            Row("fusion=none", "right", {0: 50.0, 1: 60.0}, {0: 70.0}),
             Row("fusion=none", "swapped", {}, {}),
         )
         table = Table("synthetic-ms3", "tiny", ("train.steps=5",), "test", "published: as COMBO", (0, 1), rows, {})
@@ -217,11 +218,67 @@ class TestTable:
         assert "synthetic-ms3, test split, preset tiny with train.steps=5; published: as COMBO" in text
         assert "fusion=none  55.0 ± 7.1 (2)  70.0 (1)" in text
         assert "swapped sound" in text
+        assert "difference" not in text
         assert "| fusion=none | 55.0 ± 7.1 (2) | 70.0 (1) |" in table.markdown()
-        right, swapped = table.to_json()["rows"]
-        assert right["M_J"].pop("std") == pytest.approx(0.0707, abs=1e-4)
-        assert right["M_J"] == {"mean": 0.55, "n": 2, "by_seed": {"0": 0.5, "1": 0.6}}
-        assert swapped["M_J"] == {"mean": None, "std": None, "n": 0, "by_seed": {}}
+        stored = table.to_json()
+        assert (stored["unit"], stored["differences"]) == ("percent", [])
+        right, swapped = stored["rows"]
+        assert right["M_J"].pop("std") == pytest.approx(7.07, abs=1e-2)
+        half = 12.7062047 * 5  # Student's t of one degree of freedom
+        assert right["M_J"].pop("interval") == pytest.approx((55 - half, 55 + half))
+        assert right["M_J"] == {"mean": 55, "n": 2, "by_seed": {"0": 50, "1": 60}}
+        assert right["M_F"]["interval"] is None
+        assert swapped["M_J"] == {"mean": None, "std": None, "interval": None, "n": 0, "by_seed": {}}
+
+    def test_differences_are_from_the_first_variant_with_the_same_sound_paired_by_seed(self) -> None:
+        table = three_variants()
+        half = 4.30265273 * np.sqrt(7 / 3)
+        less, more = table.to_json()["differences"]
+        assert (less["variant"], less["first"], less["sound"]) == ("fusion=none", RECIPE, "right")
+        assert less["M_J"].pop("interval") == pytest.approx((-3 - half, -3 + half))
+        assert less["M_J"].pop("p") == pytest.approx(0.1885, abs=5e-4)
+        assert less["M_J"] == {"mean": -3, "n": 3, "left_out_seeds": [4]}
+        assert (more["variant"], more["first"], more["sound"]) == ("siam=none", RECIPE, "swapped")
+        assert more["M_F"] == {"mean": 2, "interval": None, "p": None, "n": 1, "left_out_seeds": [1]}
+
+    def test_differences_are_printed_with_interval_p_n_and_what_is_left_out(self) -> None:
+        text, markdown = str(three_variants()), three_variants().markdown()
+        line = next(line for line in text.splitlines() if line.startswith("fusion=none - recipe "))
+        cells = ["fusion=none - recipe", "-3.0 [-9.6, +3.6] p 0.188 (3)", "-5.0 [-5.0, -5.0] p < 0.001 (3)"]
+        assert re.split("  +", line) == cells
+        assert "| siam=none - recipe | +1.0 (1) | +2.0 (1) |" in markdown
+        for shown in (text, markdown):
+            assert "fusion=none - recipe: without seeds that only one of them has: 4" in shown
+            assert "siam=none - recipe: without seeds that only one of them has: 1" in shown
+            assert shown.count("p of a paired t-test (seeds that both have)") == 2
+
+    def test_a_table_of_fractions_is_read_in_percent(self, tmp_path: Path) -> None:
+        path = tmp_path / "compare.json"
+        path.write_text(json.dumps(three_variants().to_json()))
+        now = read_table(path)
+        assert json.loads(json.dumps(now)) == json.loads(path.read_text())
+        before = json.loads(path.read_text())
+        del before["unit"], before["differences"]
+        for row in before["rows"]:
+            for score in ("M_J", "M_F"):
+                row[score] = {"by_seed": {seed: value / 100 for seed, value in row[score]["by_seed"].items()}}
+        path.write_text(json.dumps(before))
+        found = read_table(path)
+        assert [r["M_J"]["mean"] for r in found["rows"]] == pytest.approx([r["M_J"]["mean"] for r in now["rows"]])
+        path.write_text("[]")
+        with pytest.raises(BadInput, match=r"compare\.json is damaged"):
+            read_table(path)
+
+
+def three_variants() -> Table:
+    """Differences of -1, -2 and -6 in M_J; the first variant has one seed more, or less."""
+    rows = (
+        Row(RECIPE, "right", {0: 51.0, 1: 62.0, 2: 76.0, 4: 0.0}, {0: 55.0, 1: 65.0, 2: 75.0, 4: 0.0}),
+        Row("fusion=none", "right", {0: 50.0, 1: 60.0, 2: 70.0}, {0: 50.0, 1: 60.0, 2: 70.0}),
+        Row(RECIPE, "swapped", {0: 1.0}, {0: 1.0}),
+        Row("siam=none", "swapped", {0: 2.0, 1: 9.0}, {0: 3.0, 1: 9.0}),
+    )
+    return Table("synthetic-ms3", "tiny", (), "test", "published: as COMBO", (0, 1, 2, 4), rows, {})
 
 
 def narrow_features(root: Path, dim: int) -> Cache:

@@ -100,25 +100,31 @@ def test_two_runs_are_scored_as_evaluate_does_and_compared_clip_by_clip(made: Pa
         values = item["values"]
         for name, one in zip(("with", "without"), scores, strict=True):
             j, f = one.per_clip[item["id"]]
-            assert values[f"J:{name}"] == pytest.approx(j, rel=1e-3)
-            assert values[f"F:{name}"] == pytest.approx(f, rel=1e-3)
-        assert values["J-difference-0"] == pytest.approx(values["J:without"] - values["J:with"], abs=1e-3)
+            assert values[f"J:{name}"] == pytest.approx(100 * j, rel=1e-3)
+            assert values[f"F:{name}"] == pytest.approx(100 * f, rel=1e-3)
+        assert values["J-difference-0"] == pytest.approx(values["J:without"] - values["J:with"], abs=0.1)
         assert (page.folder / item["sound"]).stat().st_size > 1000
     assert gallery["rows"][1] == ["prediction, with", "heat map, with, consistency loss x 10"]
     assert gallery["rows"][2] == ["prediction, without", "heat map, without, no consistency loss"]
     assert scores[0].protocol in page.text
+    apart = [100 * (scores[1].per_clip[clip][0] - j) for clip, (j, _) in scores[0].per_clip.items()]
+    middle, half = np.mean(apart), 12.7062047 * np.std(apart, ddof=1) / np.sqrt(2)
+    assert len(apart) == 2
+    assert f"{middle:+.2f}{middle - half:+.2f} to {middle + half:+.2f} (t)2" in page.text
+    assert "10000 resamples" in page.text
     assert f"{100 * scores[0].M_J:.1f} (1)" in page.text
 
 
 def test_a_comparison_shows_its_table_and_its_runs_in_its_order(made: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(made / "cmp", tmp_path / "cmp"))
     rows = tuple(
-        Row(name, "right", {0: j, 1: j + 0.1}, {0: 0.5, 1: 0.5}) for name, j in (("without", 0.2), ("with", 0.3))
+        Row(name, "right", {0: j, 1: j + 10.0}, {0: 50.0, 1: 50.0}) for name, j in (("without", 20.0), ("with", 30.0))
     )
     table = Table("noise", "tiny", (), "test", "published: p", (0, 1), rows, {"with, seed 1": "<b>broke</b>"})
     (folder / "compare.json").write_text(json.dumps(table.to_json()))
     page = Page(make_report([folder], tmp_path / "out"))
     assert "25.0 ± 7.1 (2)" in page.text
+    assert re.search(r"with minus without\s*right2\+10\.0\+10\.0 to \+10\.0< 0\.001\+0\.0", page.text)
     assert "<b>broke</b>" in page.text
     assert [rows[0] for rows in page.galleries[0]["rows"]][1:] == ["prediction, without", "prediction, with"]
 
