@@ -183,6 +183,13 @@ def test_resnet_trains_convolutions_behind_frozen_norms() -> None:
     assert all(p.requires_grad and p.ndim == 4 for p in network.parameters())
 
 
+def test_the_audio_mlp_has_the_published_widths() -> None:
+    with torch.device("meta"):
+        layers = COMBO(ModelConfig(backbone="tiny"), 2).audio_mlp
+    assert [type(layer) for layer in layers] == [nn.Linear, nn.ReLU, nn.Linear, nn.ReLU, nn.Linear]
+    assert [list(layer.weight.shape) for layer in layers[::2]] == [[4096, 128], [4096, 4096], [256, 4096]]
+
+
 def test_stochastic_depth_of_pvt_rises_evenly() -> None:
     with torch.device("meta"):
         network, _ = BACKBONES["pvt-v2-b5"]()

@@ -11,6 +11,7 @@ import yaml
 import combo_avs
 from combo_avs.data.augment import draw_geometry
 from combo_avs.errors import BadInput
+from combo_avs.model.bilateral_fusion import DROPOUT
 from combo_avs.pipeline.config.tree import PRESETS, Config, load_config, presets
 from combo_avs.pipeline.weights.model_info import describe_model, parameter_counts
 
@@ -185,8 +186,26 @@ class TestFidelityPage:
 
     def test_defaults_are_what_it_says(self) -> None:
         said = self.settings(4)
-        assert len(said) > 8
         assert load_config(None, sorted(said)) == Config()
+        named = {setting.split("=")[0] for setting in said}
+        assert named >= {f"loss.{k}" for k in ("num_points", "oversample", "importance", "no_object")}
+        assert named >= {"model.audio_dim", "model.audio_hidden", "train.evaluate_every", "train.micro_batch_clips"}
+        assert len(named) >= 30
+
+    def test_numbers_in_words_are_the_settings(self) -> None:
+        """What the released code does, where ours is said to be the same."""
+        c = Config()
+        for words in (
+            f"at {c.loss.num_points:,} points a mask: of {c.loss.oversample:g} x {c.loss.num_points:,} random ones",
+            f"the {c.loss.importance:.0%}".replace("%", " %"),
+            f"at {c.loss.num_points:,} random points a frame",
+            f"weigh {c.loss.no_object};",
+            f"{c.model.audio_dim} - {c.model.audio_hidden} - {c.model.audio_hidden} - {c.model.width}",
+            f"| {DROPOUT} of the attention probabilities",
+            f"scored every {c.train.evaluate_every:,} steps, MS3 every {RELEASED['ms3-r50']['train.evaluate_every']}",
+            f"decay {c.train.weight_decay}, but none",
+        ):
+            assert words in self.PAGE, words
 
     def test_every_other_setting_that_it_names_is_accepted(self) -> None:
         named = set(re.findall(r"`([a-z_]+\.[a-z_]+=[^`]+)`", self.PAGE)) - self.settings(4)
