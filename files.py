@@ -31,7 +31,7 @@ def replacing(path: Path, ending: str = "") -> Iterator[Path]:
 
     ending: of the temporary name, for writers that go by it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_ENDING}{ending}")
     try:
         yield temporary
@@ -40,6 +40,14 @@ def replacing(path: Path, ending: str = "") -> Iterator[Path]:
         with suppress(OSError):
             temporary.unlink()
         raise
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it, where they are missing, with their names on the disk."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in reversed(missing):
+        sync(made.parent)
 
 
 def is_temporary(name: str) -> bool:

@@ -202,3 +202,19 @@ def test_waveform_seconds_keeps_16_bit_samples(samples):
     kept = min(samples, 32_000)
     assert np.array_equal(cut.reshape(-1)[:kept], pcm[:kept])
     assert not cut.reshape(-1)[kept:].any()
+
+
+def test_a_long_recording_is_its_parts():
+    """Some 25 s, which are transformed in several pieces."""
+    sound = np.random.default_rng(0).normal(0, 0.1, 25 * 16_000)
+    whole = log_mel(sound)
+    assert len(whole) == 1 + (len(sound) - 400) // 160
+    for first in (0, 1000, 2000, len(whole) - 60):
+        part = log_mel(sound[160 * first : 160 * first + 400 + 160 * 59])
+        np.testing.assert_allclose(whole[first : first + 60], part, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("rate", [0, 1_000_001])
+def test_rates_beyond_all_recordings_are_refused(rate):
+    with pytest.raises(ValueError, match=f"{rate} Hz is outside"):
+        resample(np.zeros(10), rate)

@@ -1,5 +1,7 @@
 """Mask arithmetic against per-pixel rules."""
 
+import hashlib
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -64,6 +66,8 @@ def test_ranks_beyond_the_palette(many_masks):
 def test_palette():
     assert PALETTE.shape == (256, 3)
     assert PALETTE[[0, 1, 149]].tolist() == [[120, 120, 120], [180, 120, 120], [92, 0, 255]]
+    assert hashlib.sha256(PALETTE.tobytes()).hexdigest().startswith("66ff528b08254f9c")
+    assert PALETTE[6].tolist() == PALETTE[48].tolist() == [140, 140, 140]
     assert np.array_equal(PALETTE[150:], np.repeat(np.arange(150, 256)[:, None], 3, axis=1))
 
 

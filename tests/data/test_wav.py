@@ -105,3 +105,16 @@ def test_a_length_that_a_pipe_could_not_fill_in_is_no_problem(path, length):
     whole[4:8] = length.to_bytes(4, "little")
     path.write_bytes(whole)
     assert check_wav(path) == []
+
+
+@pytest.mark.parametrize(("promised", "missing"), [(0, 0), (0xFFFFFFFF, 0), (-8, 0), (1, 0), (9, 9)])
+def test_lengths_that_programs_write(path, promised, missing):
+    """At 0 or its maximum, from a pipe; right, or with the 8 bytes of the header counted; or the file was cut."""
+    soundfile.write(path, stereo(), 16_000, subtype="PCM_16")
+    content = path.read_bytes()
+    length = {0: 0, 0xFFFFFFFF: promised, -8: len(content) - 8, 1: len(content)}.get(
+        promised, len(content) - 8 + promised
+    )
+    path.write_bytes(content[:4] + length.to_bytes(4, "little") + content[8:])
+    expected = [f"{path} is cut short: its header promises {missing} bytes more"] if missing else []
+    assert check_wav(path) == expected

@@ -104,3 +104,55 @@ def test_a_refused_writer_leaves_nothing(url: UrlPath, tmp_path: Path) -> None:
             with pytest.raises(BadInput), lock_store(place):
                 pass
             assert names_in(place) == before
+
+
+class TestLife:
+    """An owner counts as dead only when it surely is: a living run must never lose its lock."""
+
+    @pytest.mark.parametrize(
+        ("error", "host", "dead"),
+        [
+            (None, "here", False),
+            (ProcessLookupError(), "here", True),
+            (ProcessLookupError(), "elsewhere", False),
+            (PermissionError(), "here", False),  # alive, of another user
+        ],
+        ids=str,
+    )
+    def test_of_a_process(self, monkeypatch: pytest.MonkeyPatch, error: OSError | None, host: str, dead: bool) -> None:
+        def kill(pid: int, number: int) -> None:
+            assert (pid, number) == (7, 0)
+            if error is not None:
+                raise error
+
+        monkeypatch.setattr(os, "kill", kill)
+        monkeypatch.setattr(socket, "gethostname", lambda: "here")
+        assert locks.Owner(host, 7, None).is_dead_here() is dead
+
+    @pytest.mark.parametrize(("age", "dead"), [(299, False), (301, True)])
+    def test_by_its_heartbeat(self, url: UrlPath, monkeypatch: pytest.MonkeyPatch, age: float, dead: bool) -> None:
+        """Five minutes by the clock of the server, in which a living owner writes four times."""
+        other = announce(url, "elsewhere", 7)
+        monkeypatch.setattr(UrlPath, "modified", lambda path: 1000.0 if path == other else 1000.0 + age)
+        if dead:
+            with lock_store(url):
+                assert not other.exists()
+        else:
+            with pytest.raises(BadInput, match="process 7"), lock_store(url):
+                pass
+        assert locks.HEARTBEAT * 4 <= 299
+
+    @pytest.mark.parametrize(
+        ("ours", "theirs", "refused"),
+        [(None, {1}, True), ({1}, None, True), ({1, 2}, {2, 3}, True), ({1, 2}, {3}, False), (None, None, True)],
+    )
+    def test_who_is_in_the_way(
+        self, tmp_path: Path, ours: set[int] | None, theirs: set[int] | None, refused: bool
+    ) -> None:
+        me, other = (locks.Owner("here", 7, None if s is None else frozenset(s)) for s in (ours, theirs))
+        assert locks.Owner.parse(other.to_json()) == other
+        if refused:
+            with pytest.raises(BadInput, match="process 7 on here is writing"):
+                me.check_overlap(tmp_path, [other])
+        else:
+            me.check_overlap(tmp_path, [other])

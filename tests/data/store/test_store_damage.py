@@ -3,12 +3,15 @@
 import dataclasses
 import errno
 import json
+import os
 import random
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from fakes import NoiseSource
 from store_locations import contents
@@ -19,11 +22,12 @@ from combo_avs.data.store.checksummed_json import dump_checksummed, load_checksu
 from combo_avs.data.store.clip_table import ClipTable
 from combo_avs.data.store.commit import commit_shard
 from combo_avs.data.store.location import write_file
-from combo_avs.data.store.receipts import Receipt, log_path, receipt_path, write_log
+from combo_avs.data.store.receipts import Receipt, log_path, read_receipt, receipt_path, write_log
 from combo_avs.data.store.root import audio_attributes, create_cache
 from combo_avs.data.store.store import Cache, ClipStore
 from combo_avs.data.store.verify import check_store, repair
 from combo_avs.errors import BadInput
+from combo_avs.files import is_temporary
 from combo_avs.pipeline.caches.inspect import verify_root
 from combo_avs.pipeline.imports.clips import import_clips
 
@@ -200,6 +204,58 @@ class TestReceipts:
             == Receipt(1, (0, 5), {}, {}, dict(sorted(values.items()))).to_json()
         )
         assert load_checksummed(Receipt(1, (0, 5), {}, {}, values).to_json())["quarantined"] == values
+
+    def test_one_of_another_shard_is_no_receipt(self, root: Path) -> None:
+        store = root / "clips.zarr"
+        shutil.copy(receipt_path(store, 0), receipt_path(store, 1))
+        assert read_receipt(store, 1) is None
+        assert ClipStore(root).unfinished() == [1]
+
+    @pytest.mark.parametrize("name", ["frames/../../secret", "/etc/passwd"])
+    def test_one_that_names_files_elsewhere_is_not_even_read(self, root: Path, name: str) -> None:
+        path = receipt_path(root / "clips.zarr", 1)
+        write_file(
+            path, dump_checksummed({**load_checksummed(path.read_bytes()), "files": {name: [3, "ab"]}, "seal": ""})
+        )
+        assert read_receipt(root / "clips.zarr", 1) is None
+
+
+def test_files_of_a_writer_at_work_are_no_strays(root: Path) -> None:
+    store = root / "clips.zarr"
+    for name in ("frames/c/0/0/0/.0.7-ab.tmp", "_done/.000000.json.7-ab.tmp"):
+        (store / name).write_bytes(b"half")
+    assert verify_root(root) == []
+    assert repair(ClipStore(root)) == []
+    assert (store / "frames/c/0/0/0/.0.7-ab.tmp").exists()
+
+
+def test_a_shard_is_on_the_disk_before_its_receipt_and_the_old_receipt_is_gone_before_its_files(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order of the system calls: no power cut leaves a receipt without its data."""
+    (path,) = (root / "audio").iterdir()
+    cache, steps = Cache(path), []
+    calls = {name: getattr(os, name) for name in ("fsync", "replace", "unlink")}
+
+    def named(place: Any) -> str:
+        found = os.readlink(f"/proc/self/fd/{place}") if isinstance(place, int) else str(place)
+        return os.path.relpath(found, path)
+
+    monkeypatch.setattr(os, "fsync", lambda handle: steps.append(("fsync", named(handle))) or calls["fsync"](handle))
+    monkeypatch.setattr(os, "replace", lambda a, b: steps.append(("replace", named(b))) or calls["replace"](a, b))
+    monkeypatch.setattr(os, "unlink", lambda p, **_: steps.append(("unlink", named(p))) or calls["unlink"](p))
+    arrays = {"features": np.full((cache.shard_range(1)[1] - SHARD, 4), 9, np.float32)}
+    commit_shard(cache, 1, arrays, counts={"frames": 1}, quarantined={}, notes={})
+    data, receipt = "features/c/1/0", "_done/000001.json"
+    written, named_data = steps.index(("replace", data)), steps.index(("replace", receipt))
+    assert steps[:2] == [("unlink", receipt), ("fsync", "_done")]
+    assert steps[written - 1][0] == "fsync"
+    assert is_temporary(Path(steps[written - 1][1]).name)
+    assert named_data > written
+    assert {("fsync", folder) for folder in ("features/c/1", "features/c", "features")} <= {*steps[written:named_data]}
+    assert steps[-2:] == [("replace", receipt), ("fsync", "_done")]
+    assert is_temporary(Path(steps[-3][1]).name)
+    assert (cache.read("features", SHARD, SHARD + 1) == 9).all()
 
 
 class TestWriteErrors:

@@ -324,3 +324,14 @@ def test_wrong_semantic_input_is_named() -> None:
         SemanticMetrics(SEMANTIC["published"], 4).result()
     with pytest.raises(ValueError, match="1 classes"):
         SemanticMetrics(SEMANTIC["published"], 1)
+    with pytest.raises(ValueError, match="256 classes"):
+        SemanticMetrics(SEMANTIC["published"], 256)
+
+
+def test_the_mask_of_j_is_no_threshold_of_f() -> None:
+    """Truth lies above one half and below the next threshold, all else at one half: no threshold parts them."""
+    truth = torch.tensor([[[1, 0]]], dtype=torch.uint8)
+    counts = binary_counts(torch.tensor([[[0.01, 0.0]]]), truth)
+    both = 1.3 * 0.5 * 1 / (0.3 * 0.5 + 1)
+    assert BinaryMetrics(BINARY["published"]).update(counts, 1) == pytest.approx((1, both))
+    assert BinaryMetrics(BINARY["hard"]).update(counts, 1) == (1, 1)

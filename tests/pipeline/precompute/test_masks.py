@@ -7,11 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from combo_avs.data.masks import colour_index, fold_masks
+from combo_avs.data.masks import colour_index, fold_masks, unpack_masks, unpack_stats
 from combo_avs.data.palette import PALETTE
 from combo_avs.model.foundation.interface import Proposals
 from combo_avs.pipeline.precompute.exactness import agreement, mean_agreement
-from combo_avs.pipeline.precompute.masks import fold_on_device, limit_masks, mask_iou, maskiges, track_objects
+from combo_avs.pipeline.precompute.masks import (
+    fold_on_device,
+    limit_masks,
+    mask_iou,
+    maskiges,
+    proposal_rows,
+    track_objects,
+)
 
 stacks = hnp.arrays(np.bool_, st.tuples(st.integers(0, 12), st.integers(1, 9), st.integers(1, 11)))
 
@@ -73,6 +80,24 @@ class TestFold:
         frames = [torch.from_numpy(np.random.default_rng(k).random((k, 90, 70)) < 0.2) for k in (0, 1, 40, 300)]
         on_gpu = maskiges([masks.cuda() for masks in frames])
         assert np.array_equal(on_gpu, maskiges(frames))
+
+
+def test_the_rows_of_a_cache_by_value():
+    found = [proposals(torch.stack([rectangle(0, 0, 2, 3), rectangle(1, 1, 1, 1)]), [0.5, 0.75])]
+    rows = proposal_rows([*found, proposals(torch.zeros((0, 24, 48), dtype=torch.bool))])
+    stats = unpack_stats(rows["mask_stats"][0])
+    assert {name: stats[name].tolist() for name in stats.dtype.names} == {
+        "area": [6, 1],
+        "box": [[0, 1, 2, 3], [4, 5, 6, 7]],
+        "predicted_iou": [0.5, 0.75],
+        "stability": [0, 1],
+        "point": [[0, 1], [2, 3]],
+    }
+    assert rows["mask_count"].tolist() == [2, 0]
+    assert np.array_equal(unpack_masks(rows["masks"][0], 24, 48), found[0].masks)
+    assert (rows["masks"][1], rows["mask_stats"][1]) == (b"", b"")
+    assert rows["maskige"][0, :2, :3].tolist() == PALETTE[[[2, 2, 2], [2, 1, 2]]].tolist()
+    assert (rows["maskige"][1] == PALETTE[0]).all()
 
 
 class TestLimit:
@@ -146,6 +171,12 @@ class TestTemporal:
         whole, part = rectangle(4, 4, 12, 12), rectangle(4, 4, 12, 8)
         frames = [torch.stack([whole, part]), torch.stack([part, whole])]
         assert [objects.tolist() for objects in track_objects(frames)] == [[0, 1], [1, 0]]
+
+    def test_half_in_common_is_the_same_object_and_less_is_not(self):
+        half, less = rectangle(0, 0, 2, 10), rectangle(0, 0, 2, 9)
+        whole = rectangle(0, 0, 4, 10)
+        assert track_objects([whole[None], half[None]])[1].tolist() == [0]
+        assert track_objects([whole[None], less[None]])[1].tolist() == [1]
 
     def test_a_jump_makes_a_new_object(self):
         frames = [rectangle(2, 2, 4, 4)[None], rectangle(2, 20, 4, 4)[None]]

@@ -1,0 +1,111 @@
+"""What is scored of a clip: the last prediction of the network, on the frames that have truth."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from combo_avs.base import IGNORE_LABEL
+from combo_avs.data.clip import Clip
+from combo_avs.data.dataset import Sample
+from combo_avs.model.decoder import Predictions
+from combo_avs.pipeline.evaluate.clip import count_clip, segment
+from combo_avs.pipeline.evaluate.metrics import BinaryMetrics, SemanticMetrics
+from combo_avs.pipeline.evaluate.protocols import BINARY, SEMANTIC
+
+SIZE = (8, 12)
+
+
+def sample(labels: np.ndarray, supervised: list[bool]) -> Sample:
+    """A clip of five frames of noise; labels of frames without truth are 255, as in a store."""
+    rng = np.random.default_rng(0)
+    frames, maskiges = rng.integers(0, 256, (2, 5, *SIZE, 3), dtype=np.uint8)
+    truth = np.where(np.array(supervised)[:, None, None], labels, IGNORE_LABEL).astype(np.uint8)
+    clip = Clip("a", "ms3", "test", (), (0.5, 1.5, 2.5, 3.5, 4.5), (True,) * 5, tuple(supervised), "v")
+    return Sample(clip, frames, maskiges, np.zeros((5, 3), np.float32), truth, np.array(supervised))
+
+
+class Recorder(torch.nn.Module):
+    """A network that keeps its inputs, and whose last prediction is class 1 everywhere; the one before, class 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, *inputs: torch.Tensor) -> Predictions:
+        self.inputs = inputs
+        logits = torch.full((2, 5, 1, 3), -math.inf)
+        logits[0, ..., 0] = logits[1, ..., 1] = 0
+        masks = torch.full((2, 5, 1, 2, 3), 100.0)
+        return Predictions(logits, masks)
+
+
+def test_the_network_gets_frames_maskiges_and_the_sound_asked_for_and_its_last_prediction_counts() -> None:
+    clip, network, sound = sample(np.zeros((5, *SIZE)), [True] * 5), Recorder(), np.ones((5, 3), np.float32)
+    scores = segment(network, clip, sound)
+    frames, maskiges, audio = network.inputs
+    assert np.array_equal(frames, clip.frames.transpose(0, 3, 1, 2))
+    assert np.array_equal(maskiges, clip.maskiges.transpose(0, 3, 1, 2))
+    assert np.array_equal(audio, sound)
+    assert scores.shape == (5, 2, *SIZE)
+    assert (scores[:, 1] == 1).all()
+    assert (scores[:, 0] == 0).all()
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_only_frames_with_truth_are_counted(classes: int) -> None:
+    """Right on the first frame and on the third, wrong on the others, of which the last has truth."""
+    labels = np.zeros((5, *SIZE), int)
+    labels[:, :4] = 1
+    clip = sample(labels, [True, False, True, False, True])
+    predicted = labels.copy()
+    predicted[[1, 3, 4]] = 1 - predicted[[1, 3, 4]]
+    scores = torch.from_numpy(np.stack([predicted == k for k in range(classes)], axis=1)).float() * 100
+    counts = count_clip(scores, clip)
+    half = SIZE[0] * SIZE[1] // 2
+    assert counts.areas_3TK[0, :, :2].tolist() == [[half, half], [half, half], [0, 0]]
+    assert (counts.areas_3TK[1:, :, :2] == half).all()
+    assert (counts.areas_3TK[..., 2:] == 0).all()
+
+
+def test_one_stray_pixel_is_not_empty() -> None:
+    clip = sample(np.zeros((5, *SIZE)), [True] * 5)
+    scores = torch.zeros(5, 2, *SIZE)
+    scores[:, 0] = 100
+    scores[0, :, 0, 0] = torch.tensor([0, 100])
+    metrics = BinaryMetrics(BINARY["strict-empty"])
+    assert metrics.update(count_clip(scores, clip), 5) == (0.8, 0.0)
+    assert BinaryMetrics(BINARY["published"]).update(count_clip(scores, clip), 5)[0] == pytest.approx(1 - 1 / 5 / 96)
+
+
+def test_mean_over_frames_and_maximum_over_thresholds_by_hand() -> None:
+    """Two frames: J is 1/2 and 1/4, their mean 3/8. F by clip: the best threshold of the mean curve, not of each."""
+    truth = np.zeros((5, *SIZE), int)
+    truth[:, 0, :4] = 1
+    clip = sample(truth, [True, True, False, False, False])
+    scores = torch.zeros(5, 2, *SIZE)
+    scores[:, 0] = 100
+    scores[0, 0, 0, :2], scores[0, 1, 0, :2] = 0, 100  # 2 of 4, nothing else
+    scores[1, 0, 0, :8], scores[1, 1, 0, :8] = 0, 1  # 8 at 0.73, 4 of them right; 16 would be a quarter
+    scores[1, 0, 1, :8], scores[1, 1, 1, :8] = 0, 1
+    j, f = BinaryMetrics(BINARY["published"]).update(count_clip(scores, clip), 5)
+    first, second = 1.3 * 1 * 0.5 / (0.3 * 1 + 0.5), 1.3 * 0.25 * 1 / (0.3 * 0.25 + 1)
+    assert j == pytest.approx((1 / 2 + 1 / 4) / 2)
+    assert f == pytest.approx((first + second) / 2, abs=1e-9)
+
+
+def test_padding_follows_the_length_of_a_clip_not_its_annotated_frames() -> None:
+    labels = np.zeros((5, *SIZE), int)
+    labels[:, :4] = 1
+    counts = count_clip(
+        torch.from_numpy(np.stack([labels == 1, labels == 0, labels < 0], axis=1)).float(),
+        sample(labels, [True] + [False] * 4),
+    )
+    metrics = SemanticMetrics(SEMANTIC["avsbench-padded"], 3)
+    metrics.update(counts, 5)
+    result = metrics.result()
+    assert (result.frames, result.padded_frames) == (1, 5)
+    assert [c.frames for c in result.classes] == [6, 1, 0]
+    assert [c.J for c in result.classes] == pytest.approx([5 / 6, 0, 0])
+    assert pytest.approx(5 / 18) == result.M_J
