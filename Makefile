@@ -7,7 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest
 # Two tests at a time on two cores, each on one thread.
 PARALLEL := --numprocesses $(JOBS) --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test slow parity bench docs format fixtures fresh clean
+.PHONY: demo test slow mutants parity bench docs format fixtures fresh clean
 
 demo: $(VENV)/.installed
 	$(BIN)/combo demo --out demo
@@ -22,6 +22,10 @@ test: $(VENV)/.installed-test
 # One at a time: these tests measure memory, start processes of their own, or use the GPU.
 slow: $(VENV)/.installed-test
 	$(PYTEST) -m "slow or gpu"
+
+# Each wrong edit in the tables of tests/mutants must be noticed by the tests of its room; of some: make mutants ONLY=matcher
+mutants: $(VENV)/.installed-test
+	PYTHONPATH=tests $(BIN)/python -m mutants --jobs $(JOBS) --only "$(ONLY)"
 
 # All that is held against published results, the slow ones too; COMBO_REFERENCE names the whole set of fixtures.
 parity: $(VENV)/.installed-test
