@@ -29,6 +29,7 @@ from ..runs.checkpoints import newest_step
 from ..runs.data import DataNames, open_data
 from ..runs.folder import changed_settings, check_run, read_run
 from ..train.loop import prepare, train
+from .comparable import DataFacts, Scoring, data_facts, describe
 from .table import SCORES, Row, Table, has_all_scores_of
 from .variants import Variant
 
@@ -56,13 +57,14 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Cell:
-    """One variant with one seed. fingerprint: of everything that its scores follow from."""
+    """One variant with one seed. fingerprint: of everything that its scores follow from. facts: of its data."""
 
     variant: Variant
     seed: int
     config: Config
     folder: Path
     fingerprint: str
+    facts: DataFacts
 
     @property
     def name(self) -> str:
@@ -129,14 +131,14 @@ def _plan_variant(comparison: Comparison, variant: Variant, out: Path) -> list[C
     for sound in comparison.sounds:
         sound_source(scored, sound)
     left_out = {"train": {key.removeprefix("train.") for key in WITHOUT_EFFECT}}
-    cells, info = [], data.info()
+    cells, info, facts = [], data.info(), data_facts(data, comparison.split)
     for seed, config in configs.items():
         folder = out / variant.folder / f"seed-{seed}"
         check_run(folder, config, info)
         check_unchanged(folder, config)
         chosen = config.model_dump(mode="json", exclude=left_out, exclude_defaults=True)
         fingerprint = digest([chosen, info.clips_fingerprint, info.proposals, info.audio])
-        cells.append(Cell(variant, seed, config, folder, fingerprint))
+        cells.append(Cell(variant, seed, config, folder, fingerprint, facts))
     return cells
 
 
@@ -202,7 +204,10 @@ def make_table(comparison: Comparison, cells: list[Cell], failed: dict[str, str]
     clips, c = ClipStore(comparison.root), comparison
     protocol = full_name(c.protocol, find_protocol(c.protocol, len(clips.classes)))
     rows = tuple(_row(variant, sound, cells, c) for sound in c.sounds for variant in c.variants)
-    return Table(clips.dataset, c.preset, tuple(c.overrides), c.split, protocol, tuple(c.seeds), rows, failed)
+    scored = [cell for cell in cells if any(cell.seed in r.M_J for r in rows if r.variant == cell.variant.name)]
+    scoring = Scoring(c.split, "right", c.protocol)  # each sound has a table of its own
+    subjects = tuple(describe(cell.variant.name, cell.folder, cell.config, scoring, cell.facts) for cell in scored)
+    return Table(clips.dataset, c.preset, tuple(c.overrides), c.split, protocol, tuple(c.seeds), rows, failed, subjects)
 
 
 def _row(variant: Variant, sound: Sound, cells: list[Cell], comparison: Comparison) -> Row:

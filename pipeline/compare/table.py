@@ -10,6 +10,7 @@ from typing import Any
 from ...errors import BadInput
 from ..common.statistics import PairedTest, mean_of, paired_by_seed
 from ..common.text import columns
+from .comparable import Subject, cautions
 
 SCORES = ("M_J", "M_F")
 PERCENT = "percent"  # the unit of compare.json; one of an older version has none, and holds fractions
@@ -27,7 +28,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """What was compared on what, and all scores. failed: runs that broke, with the reason."""
+    """What was compared on what, and all scores. failed: runs that broke, with the reason.
+
+    subjects: the runs behind the scores, with the right sound, for `cautions`.
+    """
 
     dataset: str
     preset: str
@@ -37,20 +41,25 @@ class Table:
     seeds: tuple[int, ...]
     rows: tuple[Row, ...]
     failed: dict[str, str]
+    subjects: tuple[Subject, ...] = ()
 
     def __str__(self) -> str:
         parts = ("\n".join([*columns(block), *notes]) for block, notes in self._blocks())
-        return "\n\n".join([self._head(), *parts, *(f"{name} failed: {why}" for name, why in self.failed.items())])
+        return "\n\n".join(
+            [self._head(), *parts, *self._cautions(), *(f"{name} failed: {why}" for name, why in self.failed.items())]
+        )
 
     def markdown(self) -> str:
         """The same for documents."""
         parts = ("\n\n".join(["\n".join(_markdown(block)), *notes]) for block, notes in self._blocks())
-        return "\n\n".join([self._head().replace("\n", "\n\n"), *parts]) + "\n"
+        return "\n\n".join([self._head().replace("\n", "\n\n"), *parts, *self._cautions()]) + "\n"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values in percent: per row the `summary` of its scores, per variant its differences from the first."""
         found = [one.to_json() for one in differences(self.rows)]
-        return {"unit": PERCENT, **vars(self), "rows": rows_json(self.rows), "differences": found}
+        subjects = [subject.to_json() for subject in self.subjects]
+        more = {"differences": found, "subjects": subjects, "cautions": cautions(self.subjects)}
+        return {"unit": PERCENT, **vars(self), "rows": rows_json(self.rows), **more}
 
     def row(self, variant: str, sound: str = "right") -> Row:
         """KeyError when there is none."""
@@ -65,6 +74,9 @@ class Table:
             f"{self.dataset}, {self.split} split, preset {self.preset}{changed}; {self.protocol}\n"
             "M_J and M_F in %: mean ± standard deviation over seeds (number of seeds)"
         )
+
+    def _cautions(self) -> list[str]:
+        return [f"Caution, {why}" for why in cautions(self.subjects)]
 
     def _blocks(self) -> Iterator[tuple[list[tuple[str, ...]], list[str]]]:
         """For each sound the table with one line per variant, and the table of differences with what it leaves out."""
@@ -149,7 +161,8 @@ def read_table(path: Path) -> dict[str, Any]:
             for score in SCORES:
                 by_seed = {int(seed): factor * value for seed, value in row[score]["by_seed"].items()}
                 row[score] = summary(by_seed)
-        return {"differences": [], **table}
+        subjects = [Subject.of_json(values) for values in table.get("subjects", [])]
+        return {"differences": [], "cautions": [], **table, "subjects": subjects}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput(f"{path} is damaged ({error}); run 'combo compare' again to rewrite it") from error
 

@@ -25,6 +25,7 @@ from ..caches.inspect import made_with, stored_bytes
 from ..common.pictures import outlined
 from ..common.progress import bar
 from ..common.text import quarantine_lines
+from ..compare.comparable import is_untrained
 from .gallery import Gallery, Item, clip_rows, pick_pixels, shrink, write_sheet
 from .paired import Paired, compare_clips
 
@@ -68,11 +69,6 @@ class _Column(NamedTuple):
     label: str
     shards: Collection[int]
     quarantined: Collection[str]
-
-
-def is_untrained(provenance: Provenance) -> bool:
-    """Whether a cache was made with random weights."""
-    return provenance.name.startswith("untrained-") or bool(provenance.parameters.get("untrained"))
 
 
 def cache_labels(caches: list[Cache]) -> list[str]:

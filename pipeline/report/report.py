@@ -8,9 +8,10 @@ from ...errors import BadInput
 from ...files import write_atomic
 from ..common.devices import pick_device
 from ..common.statistics import CLIPS_FOR_BOOTSTRAP, RESAMPLES
+from ..compare.comparable import cautions, is_untrained
 from ..compare.table import spread
 from ..evaluate.protocols import find_protocol
-from .caches import CacheSection, cache_section, is_untrained
+from .caches import CacheSection, cache_section
 from .embed import templates
 from .gallery import FILES
 from .plots import difference_plot, joint_curves, run_curves, score_bars, value_bars
@@ -65,4 +66,9 @@ def render(found: Targets, caches: list[CacheSection], runs: list[RunSection]) -
     functions = *plots, spread, consistency, is_untrained, untrained_parts
     environment.globals["interval_note"] = INTERVALS
     environment.globals |= {function.__name__: function for function in functions}
-    return environment.get_template("report.html").render(found=found, caches=caches, runs=runs)
+    return environment.get_template("report.html").render(
+        found=found,
+        caches=caches,
+        runs=runs,
+        table_cautions=cautions([subject for table in found.tables.values() for subject in table["subjects"]]),
+    )

@@ -16,9 +16,9 @@ from ...data.dataset import ClipDataset
 from ...data.store.store import ClipStore
 from ...errors import ComboError
 from ..common.pictures import heat, label_colours, overlay_labels
+from ..compare.comparable import Subject, cautions, is_untrained
 from ..compare.table import SCORES, Row, differences, rows_json
 from ..evaluate.protocols import find_protocol, full_name
-from .caches import is_untrained
 from .embed import log_mel_image
 from .gallery import Gallery, Item, clip_rows, picture_size, shrink, sound_row, write_sheet, write_sound
 from .paired import Paired, compare_clips
@@ -30,13 +30,15 @@ Table = list[tuple[str, int, list[float | None]]]  # name, how many, J by varian
 
 @dataclass(frozen=True)
 class RunScores:
-    """One run on one split. weights: which ones were scored. result: M_J, M_F and their details; None without truth.
+    """One run on one split. weights: which ones were scored. subject: what its numbers may be compared with.
 
+    result: M_J, M_F and their details; None without truth.
     clips: by id, the scores and the sheet that was drawn; None where another run of its variant was drawn.
     """
 
     run: Run
     weights: str
+    subject: Subject
     result: dict[str, Any] | None
     clips: dict[str, tuple[ClipScore, str | None]]
 
@@ -46,7 +48,8 @@ class RunSection:
     """Runs that were trained on the same clips, on one split of these.
 
     variants: their names in order. rows, differences: scores over seeds, as in compare.json. categories: J in percent
-    by object name of the clips. classes: the same by class, for data sets with several.
+    by object name of the clips. classes: the same by class, for data sets with several. cautions: why its numbers are
+    not comparable with each other, or with those of another section.
     """
 
     about: str
@@ -59,6 +62,7 @@ class RunSection:
     classes: Table
     paired: list[Paired]
     gallery: Gallery
+    cautions: list[str]
 
 
 def consistency(run: Run) -> str:
@@ -81,7 +85,10 @@ def run_sections(
     for run in runs:
         groups[run.info.root, run.info.clips_fingerprint].append(run)
     sections = [_section(g, out, f"run-{n}", scoring, device, problems) for n, g in enumerate(groups.values())]
-    return [section for section in sections if section is not None]
+    found = [section for section in sections if section is not None]
+    for section in found:
+        section.cautions = cautions([one.subject for other in found for one in other.scores])
+    return found
 
 
 def _section(
@@ -102,7 +109,9 @@ def _section(
         except ComboError as error:
             problems.append(f"{run.folder}: not scored: {error}")
             continue
-        scored.setdefault(run.variant, []).append(RunScores(run, scorer.weights, scorer.result(), found))
+        scored.setdefault(run.variant, []).append(
+            RunScores(run, scorer.weights, scorer.subject, scorer.result(), found)
+        )
     if clips is None or not scored:
         return None
     for variant, seeds in scored.items():
@@ -142,6 +151,7 @@ def _assemble(clips: ClipStore, scoring: Scoring, scored: dict[str, list[RunScor
         classes=_classes(scored, clips.classes) if len(clips.classes) > 2 else [],
         paired=compare_clips(gallery, {"J": "J in %", "F": "F in %"}, variants, "J"),
         gallery=gallery,
+        cautions=[],
     )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...data.dataset import Sample
 from ...model.inference import label_map
 from ..common.progress import bar
+from ..compare import comparable
 from ..evaluate.clip import count_clip, segment
 from ..evaluate.metrics import make_metrics
 from ..evaluate.protocols import find_protocol
@@ -59,6 +60,9 @@ class Scorer:
     def __init__(self, run: Run, scoring: Scoring, device: torch.device) -> None:
         trained = open_run(run.folder, device)
         self.dataset = trained.data.dataset(scoring.split)
+        how = comparable.Scoring(scoring.split, "right", scoring.protocol)
+        facts = comparable.data_facts(trained.data, scoring.split)
+        self.subject = comparable.describe(run.variant, run.folder, run.config, how, facts)
         self.model, self.weights = trained.network, trained.weights
         self.run = run
         num_classes = len(trained.info.classes)

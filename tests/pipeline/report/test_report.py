@@ -28,7 +28,7 @@ from combo_avs.pipeline.compare.table import Row, Table
 from combo_avs.pipeline.config.precompute import PrecomputeConfig
 from combo_avs.pipeline.evaluate.scores import evaluate_run
 from combo_avs.pipeline.precompute.driver import plan_caches, run_plans
-from combo_avs.pipeline.report.caches import cache_labels, fit_to_truth, is_untrained
+from combo_avs.pipeline.report.caches import cache_labels, fit_to_truth
 
 
 @pytest.fixture(scope="module")
@@ -249,17 +249,15 @@ def test_only_a_report_is_written_over(made: Path, tmp_path: Path) -> None:
     assert after < before
 
 
-@pytest.mark.parametrize(
-    ("name", "parameters", "untrained"),
-    [
-        ("sam", {}, False),
-        ("untrained-sam", {}, True),
-        ("sam", {"untrained": True}, True),
-        ("x", {"untrained": False}, False),
-    ],
-)
-def test_untrained_makers_are_known(name: str, parameters: dict[str, bool], untrained: bool) -> None:
-    assert is_untrained(Provenance(name, "1", parameters)) is untrained
+def test_runs_on_different_data_are_shown_and_said_not_to_be_comparable(made: Path, tmp_path: Path) -> None:
+    run_on_other = make_run(make_root(tmp_path / "other", 10), tmp_path / "other-run")
+    page = Page(make_report([made / "cmp" / "with" / "seed-0", run_on_other], tmp_path / "out"))
+    here, there = (ClipStore(root).fingerprint()[:12] for root in (made / "root", tmp_path / "other"))
+    sentence = f"trained and scored on different data: noise {here} (with); noise {there} (other-run)"
+    assert page.text.count(sentence) == 2  # at the numbers of both
+    assert len(page.galleries) == 2
+    alone = Page(make_report([run_on_other], tmp_path / "out"))
+    assert "Not comparable" not in alone.text
 
 
 def test_caches_of_one_maker_are_told_apart_by_what_differs() -> None:
