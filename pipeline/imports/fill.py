@@ -82,5 +82,6 @@ def _fill_shard(
     if store.kind == "clips":
         counts = {"clips": len(clips), "labelled_frames": int(arrays["label_valid"].sum())}
     else:
-        counts = {"frames": hi - lo, "masks": int(arrays["mask_count"].sum())}
+        frames = sum(clip.num_frames for _, clip in clips if clip.id not in quarantined)
+        counts = {"frames": frames, "masks": int(arrays["mask_count"].sum())}
     commit_shard(store, shard, arrays, counts=counts, quarantined=quarantined, notes=notes)

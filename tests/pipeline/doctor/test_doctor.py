@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -78,6 +79,30 @@ def test_the_memory_of_a_container_counts(monkeypatch, tmp_path):
     assert "D106" in {f.code for f in examine([]).findings}
     (tmp_path / "memory.max").write_text("max\n")
     assert machine.free_memory() > 600_000
+
+
+@pytest.mark.parametrize(("memory", "disk", "codes"), [(3.9, 4.9, {"D106", "D107"}), (4.0, 5.0, set())])
+def test_what_counts_as_little(memory, disk, codes):
+    facts = machine.machine_facts()
+    facts["memory_gb"]["free"], facts["disk_gb"] = memory, {"here": disk}
+    assert {f.code for f in machine.machine_findings(facts)} & {"D106", "D107"} == codes
+
+
+@pytest.mark.parametrize(("major", "codes"), [(7, {"D105"}), (8, set())])
+def test_gpus_without_bf16(monkeypatch, major, codes):
+    gpu = SimpleNamespace(name="a GPU", total_memory=16e9, major=major)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda index: gpu)
+    report = examine([])
+    assert {f.code for f in report.findings} & {"D103", "D104", "D105"} == codes
+    assert report.machine["devices"][1] == {"device": "cuda:0", "name": "a GPU", "memory_gb": 16.0, "bf16": major >= 8}
+
+
+def test_a_container_with_more_than_the_machine_has(monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    (tmp_path / "memory.max").write_text("1000000000000000")
+    (tmp_path / "memory.current").write_text("0")
+    assert machine.free_memory() < 1e15
 
 
 def test_weights_by_size_at_once_and_by_hash_when_asked(tmp_path):

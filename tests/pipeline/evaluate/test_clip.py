@@ -79,20 +79,22 @@ def test_one_stray_pixel_is_not_empty() -> None:
     assert BinaryMetrics(BINARY["published"]).update(count_clip(scores, clip), 5)[0] == pytest.approx(1 - 1 / 5 / 96)
 
 
-def test_mean_over_frames_and_maximum_over_thresholds_by_hand() -> None:
-    """Two frames: J is 1/2 and 1/4, their mean 3/8. F by clip: the best threshold of the mean curve, not of each."""
+def test_the_threshold_of_f_is_chosen_for_a_whole_clip() -> None:
+    """One frame is perfect at thresholds below 0.05, the other above 0.96; at one half their J is 0 and 1/2."""
     truth = np.zeros((5, *SIZE), int)
-    truth[:, 0, :4] = 1
+    truth[:, : SIZE[0] // 2] = 1
     clip = sample(truth, [True, True, False, False, False])
     scores = torch.zeros(5, 2, *SIZE)
-    scores[:, 0] = 100
-    scores[0, 0, 0, :2], scores[0, 1, 0, :2] = 0, 100  # 2 of 4, nothing else
-    scores[1, 0, 0, :8], scores[1, 1, 0, :8] = 0, 1  # 8 at 0.73, 4 of them right; 16 would be a quarter
-    scores[1, 0, 1, :8], scores[1, 1, 1, :8] = 0, 1
-    j, f = BinaryMetrics(BINARY["published"]).update(count_clip(scores, clip), 5)
-    first, second = 1.3 * 1 * 0.5 / (0.3 * 1 + 0.5), 1.3 * 0.25 * 1 / (0.3 * 0.25 + 1)
-    assert j == pytest.approx((1 / 2 + 1 / 4) / 2)
-    assert f == pytest.approx((first + second) / 2, abs=1e-9)
+    inside = torch.from_numpy(truth == 1)
+    scores[:, 1] = torch.where(
+        inside, torch.tensor([-3.0, 6, 0, 0, 0])[:, None, None], torch.tensor([-6.0, 3, 0, 0, 0])[:, None, None]
+    )
+    metrics = BinaryMetrics(BINARY["published"])
+    j, f = metrics.update(count_clip(scores, clip), 5)
+    everything = 1.3 * 0.5 * 1 / (0.3 * 0.5 + 1)
+    assert j == (0 + 0.5) / 2
+    assert f == pytest.approx((1 + everything) / 2)
+    assert pytest.approx((j, f)) == (metrics.result().M_J, metrics.result().M_F)
 
 
 def test_padding_follows_the_length_of_a_clip_not_its_annotated_frames() -> None:

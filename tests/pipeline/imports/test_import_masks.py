@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fakes import NoiseSource
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -16,7 +17,8 @@ from combo_avs.data.masks import unpack_stats
 from combo_avs.data.sources.mask_files import decode_rle, read_masks
 from combo_avs.data.store.store import ClipStore
 from combo_avs.errors import BadInput, ComboError
-from combo_avs.pipeline.caches.inspect import verify_root
+from combo_avs.pipeline.caches.inspect import root_info, verify_root
+from combo_avs.pipeline.imports.clips import import_clips
 from combo_avs.pipeline.imports.masks import import_masks
 
 SIZE = (64, 64)
@@ -205,3 +207,19 @@ class TestHostileFiles:
     def test_scores_that_do_not_fit(self, tmp_path: Path) -> None:
         np.savez(tmp_path / "a.npz", masks=halves(), predicted_iou=np.array([0.5]))
         self.refused(tmp_path / "a.npz", "predicted_iou has shape")
+
+
+def test_means_are_over_the_frames_that_have_masks(tmp_path: Path) -> None:
+    """A clip that could not be imported has no masks, and counts for none, as in caches that precompute makes."""
+    import_clips(NoiseSource(clips=4, broken=("clip-1",)), tmp_path / "root", shard_frames=20)
+    clips = ClipStore(tmp_path / "root")
+    for clip in clips.table:
+        (tmp_path / "masks" / clip.id).mkdir(parents=True)
+        for frame in range(clip.num_frames):
+            write_npz(tmp_path / "masks" / clip.id / f"{frame:05d}", np.ones((3, *clips.size), bool))
+    cache = import_masks(tmp_path / "root", tmp_path / "masks", "mine").cache
+    assert [r.counts for r in cache.receipts().values()] == [{"frames": 10, "masks": 30}] * 2
+    (info,) = root_info(tmp_path / "root")["caches"]
+    assert info["masks_per_frame"] == 3
+    assert info["quarantined"] == {"clip-1": "quarantined at import"}
+    assert info["coverage"] == dict.fromkeys(("train", "val", "test"), 1.0)

@@ -128,7 +128,7 @@ class TestStep:
 
     def test_what_a_seed_of_a_clip_depends_on(self) -> None:
         def seeds(places: tuple[int, ...], seed: int, step: int) -> list[int]:
-            return clip_seeds(SimpleNamespace(places=places), seed, step)  # pyright: ignore[reportArgumentType]
+            return clip_seeds(SimpleNamespace(places=places), seed, step)
 
         base = seeds((0, 1), 3, 5)
         assert base == [int(np.random.SeedSequence([3, 5, p]).generate_state(1, np.uint64)[0]) for p in (0, 1)]
@@ -159,7 +159,7 @@ class TestNotFinite:
         model = nn.Linear(1, 1, bias=False)
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.5, weight_decay=0.0, fused=True)
         scaler = torch.amp.GradScaler("cpu", enabled=False)
-        return Trainer(model, optimizer, scaler, torch.device("cpu"), config, torch.ones(()))  # pyright: ignore[reportArgumentType]
+        return Trainer(model, optimizer, scaler, torch.device("cpu"), config, torch.ones(()))
 
     @staticmethod
     def moved(trainer: Trainer, total: float, norm: float) -> bool:
@@ -264,7 +264,7 @@ class TestMonitor:
     def test_entries_are_means_over_ranks(self) -> None:
         ranks = SimpleNamespace(mean=lambda values: (values + values + 2) / 2)  # another rank had 2 more
         entries = [{"step": 4, "lr": 0.5, "clips": ("a",), "total": torch.tensor(3.0), "grad_norm": torch.tensor(7.0)}]
-        plain = plain_entries(entries, ranks)  # pyright: ignore[reportArgumentType]
+        plain = plain_entries(entries, ranks)
         assert plain == [{"step": 4, "lr": 0.5, "total": 4.0, "grad_norm": 8.0}]
 
     @pytest.mark.parametrize("precision", ["fp32", "fp16"])
