@@ -18,6 +18,7 @@ _ROOT = typer.Argument(
     help="Cache root: the folder, or a URL such as s3://bucket/name, that holds clips.zarr and the caches.",
 )
 Root = Annotated[Path, _ROOT]  # or the URL as text
+Roots = Annotated[list[Path], _ROOT]
 OptionalRoot = Annotated[Path | None, _ROOT]
 Split = Annotated[str, typer.Option(help="train, val or test.")]
 OnlySplit = Annotated[str | None, typer.Option(help="Only clips of this split, in whole shards.")]
@@ -40,6 +41,7 @@ def complete_preset(word: str) -> list[str]:
 
 _PRESET = typer.Option(help="tiny, or s4, ms3, avss with -r50 or -pvt.", autocompletion=complete_preset)
 Preset = Annotated[str, _PRESET]
+Presets = Annotated[list[str], _PRESET]
 OptionalPreset = Annotated[str | None, _PRESET]
 
 

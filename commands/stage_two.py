@@ -9,9 +9,13 @@ import typer
 from ..errors import FAILED
 from ..pipeline.common.choices import Sound
 from ..pipeline.evaluate.protocols import PUBLISHED
-from .options import AsJson, Device, OptionalPreset, OptionalRoot, Preset, Root, Run, Set, Split, say
+from .options import AsJson, Device, OptionalPreset, OptionalRoot, Presets, Roots, Run, Set, Split, say
 
-_OVER = "Vary proposals, audio or a setting, e.g. fusion=none,bilateral. Repeatable."
+_OVER = (
+    "Vary proposals, audio or a setting, e.g. fusion=none,bilateral; VALUE+KEY=VALUE sets more along with a value. "
+    "Repeatable."
+)
+_OTHER_DATA = "---- other data: not comparable with the numbers above ----"
 _PROTOCOL = (
     "Definition of M_J and M_F, default published. Repeatable, all in one pass. Also avsbench-bsN, dataset-f, "
     "strict-empty, hard; for AVSS avsbench-padded, dataset-confusion, ... See docs/metrics.md."
@@ -70,8 +74,8 @@ def replay(
 
 
 def compare(
-    root: Root,
-    preset: Preset,
+    roots: Roots,
+    preset: Presets,
     out: Annotated[Path, typer.Option(help="Folder for the runs, one per variant and seed, and the table.")],
     proposals: Annotated[str | None, typer.Option(help="Proposals cache, unless --over varies it.")] = None,
     audio: Annotated[str | None, typer.Option(help="Audio cache, unless --over varies it.")] = None,
@@ -86,18 +90,27 @@ def compare(
     settings: Set = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train and score a recipe over caches or settings and several seeds. The same command resumes."""
-    from ..pipeline.compare.grid import Comparison, tabulate
-    from ..pipeline.compare.grid import compare as compare_them
+    """Train and score a recipe over caches or settings and several seeds. The same command resumes.
+
+    With several ROOTs, and one --preset for all or one for each, every root has a table and a folder of its own.
+    """
+    from ..pipeline.compare.grid import Comparison, compare_all, folders_of, tabulate
     from ..pipeline.compare.variants import parse_seeds, parse_sounds, plan_variants
 
     variants = plan_variants(over or [], proposals, audio, one_by_one=one_by_one)
-    comparison = Comparison(
-        root, preset, variants, parse_seeds(seeds), settings or [], device, split, parse_sounds(sounds), protocol
-    )
-    found = tabulate(comparison, out) if table else compare_them(comparison, out)
-    typer.echo(json.dumps(found.to_json(), indent=1) if as_json else found)
-    if found.failed:
+    how = (settings or [], device, split, parse_sounds(sounds), protocol)
+    folders = folders_of(roots, preset, out)
+    comparisons = {
+        folder: Comparison(root, of_root, variants, parse_seeds(seeds), *how)
+        for folder, (root, of_root) in folders.items()
+    }
+    found = {f: tabulate(c, f) for f, c in comparisons.items()} if table else compare_all(comparisons)
+    tables = {folder.name: of_root.to_json() for folder, of_root in found.items()}
+    if as_json:
+        typer.echo(json.dumps({"roots": tables} if len(roots) > 1 else tables.popitem()[1], indent=1))
+    else:
+        typer.echo(f"\n\n{_OTHER_DATA}\n\n".join(map(str, found.values())))
+    if any(of_root.failed for of_root in found.values()):
         raise typer.Exit(FAILED)
 
 

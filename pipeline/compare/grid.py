@@ -1,5 +1,7 @@
 """Train and evaluate one recipe over a list of caches or settings and several seeds, and tabulate the scores.
 
+With several cache roots, each has a comparison of its own in OUT/<root>.
+
 OUT/<variant>/seed-<n>/                      a run folder like any other
 OUT/<variant>/seed-<n>/scores-*.json         its scores on one split, with one sound, in one protocol
 OUT/compare.json  compare.txt  compare.md    the table
@@ -8,7 +10,8 @@ OUT/compare.json  compare.txt  compare.md    the table
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -44,7 +47,7 @@ class Comparison:
     device: auto leaves train.device as it is.
     """
 
-    root: Path
+    root: Path | str
     preset: str
     variants: Sequence[Variant]
     seeds: Sequence[int]
@@ -69,6 +72,34 @@ class Cell:
     @property
     def name(self) -> str:
         return f"{self.variant.name}, seed {self.seed}"
+
+
+def folders_of(roots: Sequence[Path | str], presets: Sequence[str], out: Path) -> dict[Path, tuple[Path | str, str]]:
+    """Where each root is compared, with its preset: `out` itself for one root, a folder with its name for several.
+
+    presets: one for all roots, or one for each. Raises `BadInput` when they do not fit together.
+    """
+    if len(presets) not in (1, len(roots)):
+        raise BadInput(f"{len(presets)} presets for {len(roots)} roots; give one --preset for all, or one for each")
+    names = [str(root).rstrip("/").rsplit("/", 1)[-1] for root in roots]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise BadInput(f"two roots are called {twice[0]!r}, and so would be their folders in {out}; rename one")
+    presets = presets if len(presets) > 1 else list(presets) * len(roots)
+    folders = [out / name for name in names] if len(roots) > 1 else [out]
+    return dict(zip(folders, zip(roots, presets, strict=True), strict=True))
+
+
+def compare_all(comparisons: Mapping[Path, Comparison]) -> dict[Path, Table]:
+    """`compare` in each folder, once all of them can start. Raises as `compare`."""
+    problems = []
+    for out, comparison in comparisons.items():
+        try:
+            plan_cells(comparison, out)
+        except BadInput as error:
+            problems.append(f"{out.name}: {error}")
+    if len(comparisons) > 1 and problems:
+        raise BadInput.listing("nothing was started:", problems)
+    return {out: compare(comparison, out) for out, comparison in comparisons.items()}
 
 
 def compare(comparison: Comparison, out: Path) -> Table:

@@ -34,7 +34,8 @@ def plan_variants(
 ) -> list[Variant]:
     """The variants that `KEY=VALUE,VALUE,...` texts span.
 
-    KEY is proposals, audio, any section.key, or a key's own name. Several texts span every combination of their
+    KEY is proposals, audio, any section.key, or a key's own name. VALUE+KEY=VALUE+... sets more along with a value, as
+    a backbone needs its own weights; variants are named without it. Several texts span every combination of their
     values; with `one_by_one`, the recipe itself and then each value alone.
     proposals, audio: the caches of variants that name none.
     Raises `BadInput` for texts that cannot be understood, unknown keys, and variants that cannot be told apart.
@@ -98,12 +99,19 @@ def _parse(over: str) -> tuple[str, list[str]]:
 
 
 def _variant(combination: tuple[tuple[str, str], ...], proposals: str | None, audio: str | None) -> Variant:
-    chosen = dict(combination)
+    parts = [(key, *re.split(r"\+(?=[\w.]+=)", value)) for key, value in combination]
+    name = ",".join(f"{key}={value}" for key, value, *_ in parts) or RECIPE
+    chosen = [(key, value) for key, value, *_ in parts]
+    chosen += [(key, value) for _, _, *along in parts for key, _, value in (text.partition("=") for text in along)]
+    settings = [(full_key(key), value) for key, value in chosen]
+    twice = [key for key, count in Counter(key for key, _ in settings).items() if count > 1]
+    if twice:
+        raise BadInput(f"--over: {name} sets {twice[0]} twice")
     caches: dict[str, str] = {}
     for kind, default in (("proposals", proposals), ("audio", audio)):
-        name = chosen.pop(kind, default)
-        if name is None:
+        cache = dict(settings).get(kind, default)
+        if cache is None:
             raise BadInput(f"name the {kind} cache with --{kind}, or several with --over {kind}=")
-        caches[kind] = name
-    overrides = tuple(f"{full_key(key)}={value}" for key, value in chosen.items())
-    return Variant(",".join(f"{k}={v}" for k, v in combination) or RECIPE, **caches, overrides=overrides)
+        caches[kind] = cache
+    overrides = tuple(f"{key}={value}" for key, value in settings if key not in CACHES)
+    return Variant(name, **caches, overrides=overrides)

@@ -63,6 +63,9 @@ def _add(found: Targets, path: Path) -> None:
         raise BadInput(f"{path}: there is no such folder")
     if (path / "compare.json").exists() or any(path.glob("*/seed-*/run.json")):
         _add_comparison(found, path)
+    elif of_roots := sorted({p.parents[2] for p in path.glob("*/*/seed-*/run.json")}):
+        for of_root in of_roots:
+            _add_comparison(found, of_root)
     elif (path / "run.json").exists() or (path / "config.yaml").exists() or (path / "log.jsonl").exists():
         found.runs.append(read_target(path, found.problems))
     elif (path / "clips.zarr").exists():

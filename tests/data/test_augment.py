@@ -1,6 +1,7 @@
 """Augmentation: what is drawn, what moves together, and colours against the standard library's."""
 
 import colorsys
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -61,6 +62,76 @@ def test_every_scale_and_both_directions_occur() -> None:
     offsets = {g.crop[0] for g in drawn if g.resized == (448, 448)}
     assert min(offsets) < 40
     assert max(offsets) > 184
+
+
+def test_every_offset_of_the_window_is_drawn_as_often() -> None:
+    rng, offsets = np.random.default_rng(0), Counter()
+    for _ in range(1200):
+        geometry = draw_geometry(only(scale=(1.2,)), (10, 15), rng)
+        assert geometry.resized == (12, 18)
+        offsets[geometry.crop[:2]] += 1
+    assert set(offsets) == {(top, left) for top in range(3) for left in range(4)}
+    assert 60 < min(offsets.values()) <= max(offsets.values()) < 150
+
+
+def test_the_short_side_is_scaled_and_truncated_and_the_long_side_rounded() -> None:
+    def resized(factor: float, height: int, width: int) -> tuple[int, int]:
+        return draw_geometry(only(scale=(factor,)), (height, width), np.random.default_rng(0)).resized
+
+    assert resized(0.7, 90, 160) == (63, 112)
+    assert resized(0.5, 45, 80) == (22, 39)  # 22.5 is truncated; 80 * 22 / 45 = 39.1
+    assert resized(0.5, 80, 47) == (39, 23)  # 80 * 23 / 47 = 39.1
+    assert resized(0.9, 47, 80) == (42, 71)  # 80 * 42 / 47 = 71.5 less a little: rounded to the nearest
+    assert resized(0.5, 30, 31) == (15, 16)  # a half is rounded up
+    assert resized(0.5, 1, 1) == (1, 1)
+
+
+@pytest.mark.parametrize("config", [AugmentConfig(), AugmentConfig(shared_colour=True), AugmentConfig(flip=0.2), OFF])
+def test_what_is_drawn_in_which_order(config: AugmentConfig) -> None:
+    """Scale, top, left, flip; then brightness, contrast, saturation, hue and order, for frames before Maskiges."""
+    for seed in range(30):
+        drawn, rng = draw(config, 2, (60, 90), np.random.default_rng(seed)), np.random.default_rng(seed)
+        height, width = 60, 90
+        if config.scale:
+            short = int(round(60 * config.scale[int(rng.integers(len(config.scale)))], 6))
+            height, width = short, int(90 * short / 60 + 0.5)
+        top, left = int(rng.integers(max(height - 60, 0) + 1)), int(rng.integers(max(width - 90, 0) + 1))
+        crop = (top, left, min(height, 60), min(width, 90))
+        assert drawn.geometry == Geometry((height, width), crop, flip=bool(rng.random() < config.flip))
+
+        def jitter(rng: np.random.Generator = rng) -> Jitter:
+            brightness = rng.uniform(-32, 32) if rng.random() < 0.5 else None
+            contrast = rng.uniform(0.5, 1.5) if rng.random() < 0.5 else None
+            saturation = rng.uniform(0.5, 1.5) if rng.random() < 0.5 else None
+            hue = int(rng.integers(-18, 19)) if rng.random() < 0.5 else None
+            return Jitter(brightness, contrast, saturation, hue, bool(rng.random() < 0.5))
+
+        if not config.colour:
+            assert drawn.frames == drawn.maskiges == ()
+        elif config.shared_colour:
+            assert {*drawn.frames, *drawn.maskiges} == {jitter()}
+        else:
+            assert [*drawn.frames, *drawn.maskiges] == [jitter() for _ in range(4)]
+
+
+def test_defaults_are_the_published_ones() -> None:
+    scale = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0)
+    assert AugmentConfig() == AugmentConfig(scale=scale, flip=0.5, colour=True, shared_colour=False)
+
+
+def test_each_image_takes_its_own_jitter_before_it_is_flipped() -> None:
+    rng = np.random.default_rng(0)
+    frames, maskiges = rng.integers(0, 256, (2, 2, 8, 10, 3), dtype=np.uint8)
+    labels = rng.integers(0, 3, (2, 8, 10), dtype=np.uint8)
+    jitters = [draw_jitter(np.random.default_rng(seed)) for seed in (3, 4, 5, 6)]
+    drawn = Draw(Geometry((12, 15), (2, 3, 8, 10), flip=True), tuple(jitters[:2]), tuple(jitters[2:]))
+    found = apply(drawn, frames, maskiges, labels)
+    for images, seen, own in ((frames, found[0], jitters[:2]), (maskiges, found[1], jitters[2:])):
+        for image, one, jitter in zip(images, seen, own, strict=True):
+            window = resize(image, (12, 15), nearest=False)[2:10, 3:13]
+            np.testing.assert_array_equal(one, apply_jitter(window, jitter)[:, ::-1])
+    for image, one in zip(labels, found[2], strict=True):
+        np.testing.assert_array_equal(one, resize(image, (12, 15), nearest=True)[2:10, 3:13][:, ::-1])
 
 
 def test_jitters_occur_by_halves_and_in_range() -> None:

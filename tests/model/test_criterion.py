@@ -68,6 +68,16 @@ def bce_and_dice(x: list[float], t: list[float]) -> tuple[float, float]:
     return sum(bce) / len(bce), 1 - (2 * overlap + 1) / (sum(p) + sum(t) + 1)
 
 
+def cheapest(cost: np.ndarray) -> list[tuple[int, int]]:
+    """Of all ways to pair each row with a column of its own, or each column with a row, the one of least sum."""
+    rows, columns = map(range, cost.shape)
+    if len(rows) < len(columns):
+        ways = [list(zip(rows, way, strict=True)) for way in itertools.permutations(columns, len(rows))]
+    else:
+        ways = [sorted(zip(way, columns, strict=True)) for way in itertools.permutations(rows, len(columns))]
+    return min(ways, key=lambda way: sum(cost[pair] for pair in way))
+
+
 def slow_criterion(
     logits: np.ndarray, masks: np.ndarray, labels: np.ndarray, supervised: np.ndarray, draws: list[np.ndarray]
 ) -> dict[str, float]:
@@ -90,10 +100,8 @@ def slow_criterion(
                 x = [at(masks[p, b, q], *xy) for xy in matching_points[s]]
                 bce, dice = bce_and_dice(x, [at(mask, *xy) for xy in matching_points[s]])
                 cost[q, n] = -2 * probability[q, k] + 5 * bce + 5 * dice
-            assignments = itertools.permutations(range(len(cost)), len(targets[b]))
-            best = min(assignments, key=lambda a: sum(cost[q, n] for n, q in enumerate(a)))
             wanted = np.full(len(cost), CLASSES)
-            for q, n in sorted((q, n) for n, q in enumerate(best)):
+            for q, n in cheapest(cost):
                 k, mask = targets[b][n]
                 wanted[q] = k
                 nearest = sorted(candidates[pair], key=lambda xy: abs(at(masks[p, b, q], *xy)))
@@ -119,12 +127,12 @@ def slow_criterion(
 
 
 @pytest.mark.parametrize(
-    ("frames", "size", "every"),
-    [(5, (16, 12), 1), (15, (16, 12), 1), (15, (16, 12), 5), (5, (14, 11), 2)],
-    ids=["one clip", "more frames than are matched at once", "first frames only", "size no multiple of 4"],
+    ("frames", "queries", "size", "every"),
+    [(5, 4, (16, 12), 1), (15, 4, (16, 12), 5), (5, 4, (14, 11), 2), (5, 2, (16, 12), 1), (5, 1, (13, 12), 1)],
+    ids=["one clip", "first frames only", "size no multiple of 4", "more targets than queries", "one query"],
 )
-def test_equals_the_direct_version(frames: int, size: tuple[int, int], every: int) -> None:
-    logits, masks, labels = make_batch(frames, predictions=3, size=size)
+def test_equals_the_direct_version(frames: int, queries: int, size: tuple[int, int], every: int) -> None:
+    logits, masks, labels = make_batch(frames, 3, queries, size)
     labels[0, :3] = 255
     supervised = torch.arange(frames) % every == 0
     uniform = Recorder()

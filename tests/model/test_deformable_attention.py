@@ -2,9 +2,16 @@
 
 import math
 
+import pytest
 import torch
 
-from combo_avs.model.deformable_attention import DeformableAttention, cell_centres, deformable_sample
+from combo_avs.model.deformable_attention import (
+    DeformableAttention,
+    Sampler,
+    cell_centres,
+    deformable_gather,
+    deformable_sample,
+)
 
 SHAPES = [(3, 4), (2, 2)]
 
@@ -21,7 +28,8 @@ def read_by_hand(image, x: float, y: float):
     return total
 
 
-def test_sampling_reads_every_place_bilinearly():
+@pytest.mark.parametrize("sampler", [deformable_sample, deformable_gather])
+def test_sampling_reads_every_place_bilinearly(sampler: Sampler):
     torch.manual_seed(0)
     b, q, n, d, points = 2, 3, 2, 5, 2
     value = torch.randn(b, sum(h * w for h, w in SHAPES), n, d)
@@ -35,8 +43,22 @@ def test_sampling_reads_every_place_bilinearly():
         image = value[frame, start : start + h * w, head].view(h, w, d)
         x, y = locations[tuple(index)].tolist()
         expected[frame, query, head] += weights[tuple(index)] * read_by_hand(image, x, y)
-    found = deformable_sample(value, SHAPES, locations, weights)
+    found = sampler(value, SHAPES, locations, weights)
     torch.testing.assert_close(found, expected.flatten(2), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("place", [math.nan, math.inf, -math.inf, 1e30, -5.0, 1.5])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_gathering_reads_zero_far_outside_and_where_a_place_is_no_number(place: float, axis: int):
+    """One bad place of several leaves the others as they are, and never reads memory that is not the table's."""
+    torch.manual_seed(0)
+    value = torch.randn(2, sum(h * w for h, w in SHAPES), 2, 5)
+    locations, weights = torch.rand(2, 3, 2, len(SHAPES), 2, 2), torch.rand(2, 3, 2, len(SHAPES), 2)
+    locations[0, 1, 1, 0, 1, axis] = place
+    without = weights.clone()
+    without[0, 1, 1, 0, 1] = 0
+    expected = deformable_sample(value, SHAPES, locations.nan_to_num(0.5, 9, -9), without)
+    torch.testing.assert_close(deformable_gather(value, SHAPES, locations, weights), expected)
 
 
 def test_cell_centres_follow_the_order_of_tokens():

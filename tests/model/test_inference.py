@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -31,6 +32,52 @@ def test_no_object_takes_its_share_and_gives_nothing() -> None:
     scores = semantic_scores(logits, masks, (4, 4))
     torch.testing.assert_close(scores, torch.full((1, 2, 4, 4), 0.25))  # 1 of 1 + 1 + 2, from the second query
     assert not foreground_score(scores).any()
+
+
+def enlarged(mask: np.ndarray, y: int, x: int) -> float:
+    """Pixel (y, x) of a mask enlarged four times bilinearly: pixel centres at half cells, edges repeated."""
+    value = 0.0
+    row, column = (y + 0.5) / 4 - 0.5, (x + 0.5) / 4 - 0.5
+    for r in (math.floor(row), math.floor(row) + 1):
+        for c in (math.floor(column), math.floor(column) + 1):
+            inside = mask[min(max(r, 0), mask.shape[0] - 1), min(max(c, 0), mask.shape[1] - 1)]
+            value += (1 - abs(row - r)) * (1 - abs(column - c)) * inside
+    return value
+
+
+@pytest.mark.parametrize("size", [(16, 12), (13, 9), (15, 10)])
+def test_scores_are_a_sum_over_queries_at_every_pixel(size: tuple[int, int]) -> None:
+    """Also of frames whose size is no multiple of 4: their masks are enlarged by four and cut off."""
+    logits, masks = (x.numpy().astype(float) for x in predictions(frames=1))
+    share = np.exp(logits[0]) / np.exp(logits[0]).sum(-1, keepdims=True)
+    scores = semantic_scores(*predictions(frames=1), size)[0]
+    labels = label_map(scores[None])[0]
+    assert (scores.shape, labels.shape, labels.dtype) == ((3, *size), size, torch.uint8)
+    for y in range(size[0]):
+        for x in range(size[1]):
+            inside = [1 / (1 + math.exp(-enlarged(mask, y, x))) for mask in masks[0]]
+            expected = [sum(share[q, k] * inside[q] for q in range(4)) for k in range(3)]
+            assert scores[:, y, x].tolist() == pytest.approx(expected, rel=1e-5)
+            assert labels[y, x] == np.argmax(expected)
+
+
+def test_half_precision_is_left_before_anything_is_computed() -> None:
+    logits, masks = (x.half() for x in predictions(frames=2))
+    scores = semantic_scores(logits, masks, (16, 12))
+    assert scores.dtype == torch.float32
+    assert torch.equal(scores, semantic_scores(logits.float(), masks.float(), (16, 12)))
+
+
+def test_of_equal_scores_the_lower_class_is_the_label() -> None:
+    scores = torch.tensor([0.2, 0.7, 0.1, 0.7]).view(1, 4, 1, 1)
+    assert label_map(scores).item() == 1
+
+
+def test_foreground_score_is_the_difference_whose_sigmoid_is_the_softmax() -> None:
+    scores = torch.tensor([[0.3, 1.5], [2.25, 2.25], [0.0, 0.5], [1.25, 0.0]]).T.reshape(1, 2, 2, 2)
+    found = foreground_score(scores)
+    torch.testing.assert_close(found, torch.tensor([[[1.2, 0.0], [0.5, -1.25]]]))
+    torch.testing.assert_close(found.sigmoid(), scores.softmax(1)[:, 1])
 
 
 def test_inference_names_what_does_not_fit() -> None:

@@ -47,8 +47,6 @@ def copies(package: Path, count: int) -> Iterator[list[Path]]:
         made = [Path(folder, str(i), "combo_avs") for i in range(count)]
         for copy in made:
             shutil.copytree(package, copy, ignore=UNNEEDED)
-            if (shared := package.parent / "shared").exists():  # golden fixtures and clips, where there are any
-                (copy.parent / "shared").symlink_to(shared.resolve())
         yield made
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from combo_avs.errors import BadInput
 from combo_avs.model.audio import ENCODERS, encoder
-from combo_avs.model.audio.vggish import VGGish, VggishEncoder, postprocess
+from combo_avs.model.audio.vggish import VGGish, VggishEncoder, plain_float32, postprocess
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +86,12 @@ class TestLogMel(AudioEncoderContract):
     def test_silence_is_zero(self, encoder):
         assert not encoder(torch.full((2, 96, 64), -4.60517018598809), torch.zeros(2, 16_000)).any()
 
+    def test_means_are_quarters_above_silence_and_deviations_those_of_all_steps(self, encoder):
+        log_mel = torch.randn(2, 96, 64, generator=torch.Generator().manual_seed(0))
+        mean, deviation = encoder(log_mel, torch.zeros(2, 16_000)).split(64, dim=1)
+        torch.testing.assert_close(mean, (log_mel.mean(1) + 4.605170186) / 4)
+        torch.testing.assert_close(deviation, log_mel.std(1, correction=0))
+
     def test_a_tone_shows_in_its_band(self, encoder):
         low, high = (encoder(*seconds(tone(hertz)))[0, :64].argmax() for hertz in (200, 2000))
         assert low < 10 < 30 < high
@@ -153,6 +159,31 @@ def test_postprocess_is_a_projection_to_bytes():
     assert quantised[0, 0] == 255
     assert quantised[0, -1] == 0
     assert torch.equal(quantised, quantised.round())
+
+
+def test_postprocess_projects_what_is_left_of_the_means():
+    """One number in a hundred and twenty-eight: 2 x + y less the means, from -2..2 to 0..255."""
+    vectors, means = torch.zeros(128, 128), torch.zeros(128, 1)
+    vectors[5, 0], vectors[5, 1], means[0] = 2.0, 1.0, 0.25
+    embeddings = torch.zeros(3, 128)
+    embeddings[:, 0], embeddings[:, 1] = torch.tensor([0.25, 0.5, -3.0]), torch.tensor([0.0, 0.7, 0.0])
+    found = postprocess(embeddings, vectors, means)
+    assert found[:, 5].tolist() == [128, 204, 0]  # 127.5 is rounded half to even; 1.2 becomes 3.2 / 4 * 255
+    assert (found[:, 6] == 128).all()
+
+
+@pytest.mark.parametrize("before", ["high", "highest"])
+def test_float32_is_plain_inside_and_as_it_was_outside(before):
+    outside = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(before)
+    try:
+        with torch.autocast("cpu"), plain_float32(torch.device("cpu")):
+            assert torch.get_float32_matmul_precision() == "highest"
+            assert not torch.is_autocast_enabled("cpu")
+            assert not torch.backends.cudnn.allow_tf32
+        assert torch.get_float32_matmul_precision() == before
+    finally:
+        torch.set_float32_matmul_precision(outside)
 
 
 def test_unknown_names_and_parameters():

@@ -8,12 +8,15 @@ from hypothesis import strategies as st
 from segment_anything.utils.amg import batched_mask_to_box, calculate_stability_score
 
 from combo_avs.model.foundation.mask_candidates import (
+    ThresholdsConfig,
+    above,
     clean_and_suppress,
     clean_small_regions,
     mask_boxes,
     non_maximum_suppression,
     pack_bits,
     stability_scores,
+    stable_masks,
     unpack_bits,
 )
 
@@ -34,6 +37,43 @@ def test_stability_as_published():
         assert torch.equal(stability_scores(logits, offset, threshold), expected)
     assert stability_scores(torch.full((1, 4, 4), -9.0), 1.0).isnan().all()
     assert stability_scores(torch.zeros(0, 4, 4), 1.0).shape == (0,)
+
+
+def test_defaults_are_sams():
+    quality = {"pred_iou_thresh": 0.88, "stability_score_thresh": 0.95, "stability_score_offset": 1.0}
+    others = {"box_nms_thresh": 0.7, "min_mask_region_area": 0, "points_per_side": 32, "precision": "fp32"}
+    assert ThresholdsConfig().model_dump() == quality | others
+
+
+def test_a_predicted_iou_must_exceed_its_threshold():
+    ious = torch.tensor([[-1.0, 0.25, 0.5], [0.5, 0.5001, 2.0]])
+    assert above(ious, 0.5).tolist() == [[False] * 3, [False, True, True]]
+    assert above(ious, 0.0).all()
+    assert above(ious, -0.5).all()
+
+
+def test_a_stability_may_equal_its_threshold():
+    """Of four pixels, 2, 1, 3 and none stay when the threshold moves up by one; the last mask is empty."""
+    logits = torch.tensor([[2, 2, 0.5, -0.5], [2, 0.5, 0.5, 0.5], [2, 2, 2, -0.5], [-3.0] * 4]).view(4, 2, 2)
+    config = ThresholdsConfig(stability_score_thresh=0.5)
+    stable, stability, masks = stable_masks(logits, config)
+    assert stable.tolist() == [0, 2]
+    assert stability.tolist() == [0.5, 0.75]
+    assert torch.equal(masks, logits[[0, 2]] > 0)
+    assert masks.sum().item() == 6
+    everything, stability, masks = stable_masks(logits, config.model_copy(update={"stability_score_thresh": 0}))
+    assert everything.tolist() == [0, 1, 2, 3]
+    assert stability[:3].tolist() == [0.5, 0.25, 0.75]
+    assert stability[3].isnan()
+    assert len(masks) == 4
+
+
+def test_what_a_threshold_of_stability_is_measured_with():
+    """Strictly above threshold + offset, divided by strictly above threshold - offset."""
+    logits = torch.tensor([[1.0, 1.5, -1.0, -0.5, 3.0, -2.0]]).view(1, 2, 3)
+    assert stability_scores(logits, 1.0).item() == 2 / 4
+    assert stability_scores(logits, 1.5).item() == pytest.approx(1 / 5)
+    assert stability_scores(logits, 1.0, threshold=0.5).item() == pytest.approx(1 / 3)
 
 
 @given(st.integers(1, 9), st.integers(1, 20), st.integers(1, 20), st.integers(0, 99))

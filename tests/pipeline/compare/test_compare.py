@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,23 @@ import numpy as np
 import pytest
 from tiny_network import TINY
 
+from combo_avs.cli import app
+from combo_avs.console import run
+from combo_avs.data.sources.synthetic.source import SyntheticSource
 from combo_avs.data.store.attributes import Provenance
 from combo_avs.data.store.commit import commit_shard
 from combo_avs.data.store.root import audio_attributes, create_cache, create_proposals
 from combo_avs.data.store.store import Cache, ClipStore
-from combo_avs.errors import BadInput, Interrupted
+from combo_avs.errors import DONE, BadInput, Interrupted
 from combo_avs.pipeline.compare import grid
-from combo_avs.pipeline.compare.grid import Comparison, compare, tabulate
+from combo_avs.pipeline.compare.grid import Comparison, compare, compare_all, folders_of, tabulate
 from combo_avs.pipeline.compare.table import Row, Table, read_table, spread
 from combo_avs.pipeline.compare.variants import RECIPE, parse_seeds, parse_sounds, plan_variants
+from combo_avs.pipeline.config.precompute import PrecomputeConfig
 from combo_avs.pipeline.config.tree import Config
+from combo_avs.pipeline.imports.clips import import_clips
+from combo_avs.pipeline.precompute.driver import plan_caches, run_plans
+from combo_avs.pipeline.report.targets import find_targets
 from combo_avs.pipeline.runs.data import DataNames
 from combo_avs.pipeline.runs.folder import read_run
 
@@ -82,9 +90,20 @@ class TestVariants:
         assert "/" not in variant.folder
         assert " " not in variant.folder
 
+    def test_settings_along_with_a_value(self) -> None:
+        overs = ["backbone=r50+backbone_weights=a/r.pth+lr=1e+3,tiny", "proposals=mine+audio=vggish,none"]
+        first, second, third, _ = plan_variants(overs, None, "logmel")
+        assert (first.name, first.proposals, first.audio) == ("backbone=r50,proposals=mine", "mine", "vggish")
+        assert first.overrides == ("model.backbone=r50", "train.backbone_weights=a/r.pth", "train.lr=1e+3")
+        assert (second.name, second.audio) == ("backbone=r50,proposals=none", "logmel")
+        assert (third.overrides, third.audio) == (("model.backbone=tiny",), "vggish")
+
     @pytest.mark.parametrize(
         ("overs", "message"),
         [
+            (["fusion=none+lr=1", "lr=2"], "fusion=none,lr=2 sets train.lr twice"),
+            (["fusion=none+lr=1,none+lr=2"], "two variants would be called 'fusion=none'"),
+            (["fusion=none+fussion=1"], "fussion: is no setting"),
             (["fusion"], "KEY=VALUE"),
             (["fusion=none,"], "KEY=VALUE"),
             (["=none"], "KEY=VALUE"),
@@ -166,6 +185,54 @@ class TestRuns:
         variants = plan_variants(["audio=logmel,narrow"], "felzenszwalb", None)
         table = compare(Comparison(root, "tiny", variants, [0], SMALL), tmp_path)
         assert [len(row.M_J) for row in table.rows] == [1, 1]
+
+
+class TestRoots:
+    def test_one_root_is_compared_in_the_folder_itself_several_in_one_each(self) -> None:
+        out = Path("out")
+        assert folders_of([Path("a/s4")], ["tiny"], out) == {out: (Path("a/s4"), "tiny")}
+        both = folders_of([Path("a/s4"), "s3://b/ms3/"], ["s4-r50", "ms3-r50"], out)
+        assert both == {out / "s4": (Path("a/s4"), "s4-r50"), out / "ms3": ("s3://b/ms3/", "ms3-r50")}
+        assert {preset for _, preset in folders_of(["a", "b"], ["tiny"], out).values()} == {"tiny"}
+        with pytest.raises(BadInput, match=r"2 presets for 3 roots"):
+            folders_of(["a", "b", "c"], ["tiny", "tiny"], out)
+        with pytest.raises(BadInput, match=r"two roots are called 's4'"):
+            folders_of(["a/s4", "b/s4"], ["tiny"], out)
+
+    def test_nothing_starts_before_all_roots_are_found_fit(self, prepared: Path, tmp_path: Path) -> None:
+        variants = plan_variants([], "felzenszwalb", "logmel")
+        one = Comparison(prepared, "tiny", variants, [0], SMALL)
+        with pytest.raises(BadInput, match=r"(?s)nothing was started.*two: .*'nowhere'"):
+            compare_all({tmp_path / "one": one, tmp_path / "two": replace(one, split="nowhere")})
+        assert list(tmp_path.iterdir()) == []
+
+    def test_each_root_has_a_table_of_its_own(
+        self, root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        other = tmp_path / "other"
+        import_clips(SyntheticSource("s4", 12, seed=1, size=64), other, shard_frames=20)
+        run_plans(plan_caches(other, PrecomputeConfig(), "felzenszwalb", "logmel"), workers=0, scheduler=None)
+        settings = [word for setting in SMALL for word in ("--set", setting)]
+        arguments = ["compare", root, other, "--preset", "tiny", "--proposals", "felzenszwalb", "--audio", "logmel"]
+        arguments += ["--over", "fusion=none+lr=0.002,bilateral", "--seeds", "0", "--out", tmp_path / "out", *settings]
+        assert run(app, [str(word) for word in arguments]) == DONE
+        text = capfd.readouterr().out
+        first, second = text.split("---- other data: not comparable with the numbers above ----")
+        assert first.startswith("synthetic-ms3, ")
+        assert second.strip().startswith("synthetic-s4, ")
+        for name in ("root", "other"):
+            assert (tmp_path / "out" / name / "compare.json").exists()
+            config, _ = read_run(tmp_path / "out" / name / "fusion=none" / "seed-0")
+            assert config.train.lr == 0.002
+        assert run(app, [str(word) for word in [*arguments, "--table", "--json"]]) == DONE
+        tables = json.loads(capfd.readouterr().out)["roots"]
+        assert {name: table["dataset"] for name, table in tables.items()} == {
+            "root": "synthetic-ms3",
+            "other": "synthetic-s4",
+        }
+        found = find_targets([tmp_path / "out"])
+        assert {path.name for path in found.tables} == {"root", "other"}
+        assert len(found.runs) == 4
 
 
 class TestRefusals:
