@@ -11,6 +11,7 @@ the audio features, N heads, E = C / N.
 """
 
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +30,10 @@ class NoFusion(nn.Module):
 
     The base of all variants: `COMBO` calls `__init__` and `forward` with these arguments, and freezes the parameters
     of `without_effect`. Only attention reads `audio_pos`, but every published checkpoint has it.
+    attends: whether `attention_map` returns one.
     """
+
+    attends: ClassVar[bool] = False
 
     def __init__(self, width: int, audio_dim: int, heads: int, residual: str = "normalised") -> None:
         """width: C. residual: `fusion_residual` of `ModelConfig`; without fusion it means nothing."""
@@ -51,6 +55,13 @@ class NoFusion(nn.Module):
         uniform: random numbers for dropout in training, a row per frame; None: torch's own.
         """
         return self.embed(visual_BCHW), audio_BD
+
+    def attention_map(self, visual_BCHW: Tensor, audio_BD: Tensor) -> Tensor | None:
+        """The matrix A of Eqs. 4 and 5, [B, N, H, W]: how much each pixel and the sound attend to each other.
+
+        Each head's sums to 1 over the pixels of a frame. Inputs as of `forward`. None: there is no such matrix.
+        """
+        return None
 
 
 class VisualFusion(NoFusion):
@@ -87,6 +98,8 @@ class AudioFusion(NoFusion):
     as that.
     """
 
+    attends = True
+
     def __init__(self, width: int, audio_dim: int, heads: int, residual: str = "normalised") -> None:
         super().__init__(width, audio_dim, heads, residual)
         self.norm_v = nn.LayerNorm(width)
@@ -111,6 +124,11 @@ class AudioFusion(NoFusion):
         offset_BN = torch.einsum("bne,ne->bn", k_BNE, self._heads(self.v_proj.bias))
         scores_BLN = (x_BLC + position_LC) @ asked_BNC.mT + offset_BN[:, None]
         return scores_BLN.clamp(-SCORE_LIMIT, SCORE_LIMIT).softmax(dim=1)
+
+    def attention_map(self, visual_BCHW: Tensor, audio_BD: Tensor) -> Tensor:
+        x_BLC, a_BD = self.norm_v(_tokens(self.embed(visual_BCHW))), self.norm_a(audio_BD)
+        size = visual_BCHW.shape[-2:]
+        return self.attention(x_BLC, a_BD, size).mT.unflatten(2, size)
 
     def _heads(self, x: Tensor, dim: int = -1) -> Tensor:
         """Dimension `dim` as N x E."""

@@ -8,6 +8,8 @@ under audio_queries="published", where queries hear other frames of the batch.
 Letters: B frames of all clips, C channels, H W height and width, D channels of the audio features, K classes.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,13 +19,20 @@ from .backbones import checkpoint_stages
 from .bilateral_fusion import FUSIONS
 from .config import ModelConfig
 from .decoder import MaskedDecoder, Predictions, maybe_checkpoint, mlp, query_width
-from .pixel_decoder import EncoderConfig, PixelDecoder
+from .pixel_decoder import EncoderConfig, PixelDecoder, PixelFeatures
 from .random_numbers import Uniform
 from .siam_encoder import SiamEncoder
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)  # ImageNet, RGB 0..255
 PIXEL_STD = (58.395, 57.12, 57.375)
 STRIDE = 32  # of the coarsest map: frames are padded to a multiple of it
+
+
+class Encoded(NamedTuple):
+    """Frames and Maskiges as the network sees them, before any sound. size: of the masks, without padding."""
+
+    features: PixelFeatures
+    size: tuple[int, int]
 
 
 class COMBO(nn.Module):
@@ -69,16 +78,32 @@ class COMBO(nn.Module):
         cropped to ceil(H/4), ceil(W/4). Raises ValueError for shapes that do not fit.
         """
         self._check_inputs(frames_B3HW, maskiges_B3HW, audio_BD)
+        return self.decode(self.encode(frames_B3HW, maskiges_B3HW, uniform), audio_BD, uniform)
+
+    def encode(self, frames_B3HW: Tensor, maskiges_B3HW: Tensor | None, uniform: Uniform | None = None) -> Encoded:
+        """The first half of `forward`, without sound; inputs as there."""
         frames = self._normalise(frames_B3HW)
         maskiges = None if self.config.siam == "none" or maskiges_B3HW is None else self._normalise(maskiges_B3HW)
-
         maps = self.siam_encoder(frames, maskiges, uniform)
-        scales, mask_features = maybe_checkpoint(self.pixel_decoder, maps, enable=self.checkpointing)
+        features = maybe_checkpoint(self.pixel_decoder, maps, enable=self.checkpointing)
+        height, width = frames_B3HW.shape[-2:]
+        return Encoded(features, (-(-height // 4), -(-width // 4)))
+
+    def decode(self, encoded: Encoded, audio_BD: Tensor, uniform: Uniform | None = None) -> Predictions:
+        """The second half of `forward`."""
+        (scales, mask_features), (height, width) = encoded
         mask_features, audio_BD = self.fusion(mask_features, audio_BD, uniform)
         logits, masks = self.decoder(scales, mask_features, self.audio_mlp(audio_BD))
+        return Predictions(logits, masks[..., :height, :width])
 
-        height, width = frames_B3HW.shape[-2:]
-        return Predictions(logits, masks[..., : -(-height // 4), : -(-width // 4)])
+    def attention(self, encoded: Encoded, audio_BD: Tensor) -> Tensor | None:
+        """Where in each frame its sound attends, float [B, heads, ceil(H/4), ceil(W/4)]; see `NoFusion.attention_map`.
+
+        None: the configured fusion has no attention.
+        """
+        (_, mask_features), (height, width) = encoded
+        found = self.fusion.attention_map(mask_features, audio_BD)
+        return None if found is None else found[..., :height, :width]
 
     def set_checkpointing(self, *, enable: bool) -> None:
         """Activation checkpointing: less memory, more time, same numbers."""

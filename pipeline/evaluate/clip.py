@@ -1,13 +1,14 @@
 """Segment one clip and count its pixels, on the device of the predictions. Every metric follows from the counts.
 
-T frames of one clip, K classes, D audio features, H W pixels, E thresholds, one half twice: "at least" for F, "above"
-for J.
+T frames of one clip, K classes, N heads, D audio features, H W pixels, h w those at stride 4, E thresholds, one half
+twice: "at least" for F, "above" for J.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ...base import IGNORE_LABEL
@@ -43,6 +44,26 @@ def segment(model: COMBO, sample: Sample, features_TD: np.ndarray) -> Tensor:
     frames, maskiges = image_tensor(sample.frames, device), image_tensor(sample.maskiges, device)
     predictions = model(frames, maskiges, tensor_on(features_TD, device))
     return semantic_scores(predictions.logits[-1], predictions.masks[-1], sample.frames.shape[1:3])
+
+
+@torch.inference_mode()
+def segment_and_attend(model: COMBO, sample: Sample) -> tuple[Tensor, Tensor | None]:
+    """What `segment` returns, with the clip's own sound, and where the sound attends, by one pass of the network.
+
+    The second is float32 [T, H, W]: the mean over heads, as a share of its highest value in the frame. None: the fusion
+    has no attention.
+    """
+    device, (height, width) = next(model.parameters()).device, sample.frames.shape[1:3]
+    features_TD = tensor_on(sample.features, device)
+    encoded = model.encode(image_tensor(sample.frames, device), image_tensor(sample.maskiges, device))
+    predictions = model.decode(encoded, features_TD)
+    scores_TKHW = semantic_scores(predictions.logits[-1], predictions.masks[-1], (height, width))
+    if (attention_TNhw := model.attention(encoded, features_TD)) is None:
+        return scores_TKHW, None
+    share_Thw = attention_TNhw.float().mean(dim=1)
+    share_Thw = share_Thw / share_Thw.amax(dim=(1, 2), keepdim=True)
+    enlarged_THW = F.interpolate(share_Thw[:, None], scale_factor=4, mode="bilinear", align_corners=False)[:, 0]
+    return scores_TKHW, enlarged_THW[:, :height, :width]
 
 
 def count_clip(scores_TKHW: Tensor, sample: Sample) -> Counts:

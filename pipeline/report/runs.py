@@ -33,12 +33,14 @@ class RunScores:
     """One run on one split. weights: which ones were scored. subject: what its numbers may be compared with.
 
     result: M_J, M_F and their details; None without truth.
+    attends: whether its sheets show attention.
     clips: by id, the scores and the sheet that was drawn; None where another run of its variant was drawn.
     """
 
     run: Run
     weights: str
     subject: Subject
+    attends: bool
     result: dict[str, Any] | None
     clips: dict[str, tuple[ClipScore, str | None]]
 
@@ -110,12 +112,13 @@ def _section(
             problems.append(f"{run.folder}: not scored: {error}")
             continue
         scored.setdefault(run.variant, []).append(
-            RunScores(run, scorer.weights, scorer.subject, scorer.result(), found)
+            RunScores(run, scorer.weights, scorer.subject, scorer.model.fusion.attends, scorer.result(), found)
         )
     if clips is None or not scored:
         return None
     for variant, seeds in scored.items():
-        sheets.append([f"prediction, {variant}", f"heat map, {variant}, {consistency(seeds[0].run)}"])
+        rows = [f"prediction, {variant}", f"heat map, {variant}, {consistency(seeds[0].run)}"]
+        sheets.append([*rows, f"attention of the sound, {variant}"] if seeds[0].attends else rows)
         for item in items.values():
             _add_scores(item, variant, seeds)
     gallery = Gallery(f"Clips of the {scoring.split} split", sheets, list(items.values()))
@@ -180,11 +183,12 @@ def _score_clips(scorer: Scorer, out: Path, prefix: str | None) -> dict[str, tup
 
 
 def _prediction_rows(clip: Segmented, colours: np.ndarray) -> list[np.ndarray]:
-    """Overlay and heat map, each uint8 [T, h, w, 3]."""
+    """Overlay, heat map and, if there is one, attention, each uint8 [T, h, w, 3]."""
     frames = clip.sample.frames
     overlays = [overlay_labels(frame, labels, colours) for frame, labels in zip(frames, clip.labels, strict=True)]
-    heat_maps = [heat(frame, probability) for frame, probability in zip(frames, clip.object, strict=True)]
-    return [shrink(np.stack(overlays)), shrink(np.stack(heat_maps))]
+    maps = [clip.object] if clip.attention is None else [clip.object, clip.attention]
+    heat_maps = [np.stack([heat(*pair) for pair in zip(frames, shares, strict=True)]) for shares in maps]
+    return [shrink(rows) for rows in (np.stack(overlays), *heat_maps)]
 
 
 def _rows(scores: dict[str, list[RunScores]]) -> tuple[Row, ...]:

@@ -13,7 +13,7 @@ from ...data.dataset import Sample
 from ...model.inference import label_map
 from ..common.progress import bar
 from ..compare import comparable
-from ..evaluate.clip import count_clip, segment
+from ..evaluate.clip import count_clip, segment_and_attend
 from ..evaluate.metrics import make_metrics
 from ..evaluate.protocols import find_protocol
 from ..runs.open import open_run
@@ -45,12 +45,14 @@ class ClipScore:
 class Segmented:
     """What a run predicts for one clip.
 
-    labels: uint8 [T, H, W]. object: float32 [T, H, W], 0..1, the probability of any object.
+    labels: uint8 [T, H, W]. object: float32 [T, H, W], 0..1, the probability of any object. attention: the same, where
+    the sound attends, the highest of each frame being 1; None for fusions without attention.
     """
 
     sample: Sample
     labels: np.ndarray
     object: np.ndarray
+    attention: np.ndarray | None
     score: ClipScore
 
 
@@ -83,10 +85,11 @@ class Scorer:
             return None
 
     def _clip(self, sample: Sample) -> Segmented:
-        scores_TKHW = segment(self.model, sample, sample.features)
+        scores_TKHW, attention_THW = segment_and_attend(self.model, sample)
         labels_THW = label_map(scores_TKHW).cpu().numpy()
         object_THW = (scores_TKHW[:, 1:].amax(dim=1) - scores_TKHW[:, 0]).sigmoid().cpu().numpy()
-        return Segmented(sample, labels_THW, object_THW, self._score(sample, scores_TKHW))
+        attention = None if attention_THW is None else attention_THW.cpu().numpy()
+        return Segmented(sample, labels_THW, object_THW, attention, self._score(sample, scores_TKHW))
 
     def _score(self, sample: Sample, scores_TKHW: Tensor) -> ClipScore:
         if not sample.supervised.any():

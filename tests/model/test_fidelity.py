@@ -15,6 +15,7 @@ from combo_avs.model.combo import COMBO
 from combo_avs.model.config import ModelConfig
 from combo_avs.model.criterion import CriterionConfig, Supervision, consistency_loss, criterion
 from combo_avs.model.matcher import frame_targets
+from combo_avs.model.position_encoding import sine_position_encoding
 
 WIDTH, AUDIO_DIM, HEADS = 32, 12, 4
 SMALL = {"backbone": "tiny", "num_queries": 4, "width": WIDTH, "audio_dim": AUDIO_DIM, "audio_hidden": 16}
@@ -43,6 +44,42 @@ def network(**settings: str) -> COMBO:
 def frames_and_sound() -> tuple[Tensor, None, Tensor]:
     generator = torch.Generator().manual_seed(2)
     return 255 * torch.rand(2, 3, 64, 64, generator=generator), None, torch.randn(2, AUDIO_DIM, generator=generator)
+
+
+class TestAttention:
+    """The matrix A of Eqs. 4 and 5 (Figure III)."""
+
+    @pytest.mark.parametrize("name", ["audio", "bilateral"])
+    def test_it_is_the_softmax_over_pixels_of_query_times_key_by_head(self, name: str) -> None:
+        module, (visual, audio) = fusion(name), picture_and_sound()
+        found = module.attention_map(visual, audio)
+        pixels = (visual + module.level_embed.weight[0, :, None, None]).flatten(2).mT
+        position = sine_position_encoding(6, 5, WIDTH, visual.device).flatten(1).T
+        queries = module.v_proj(module.norm_v(pixels) + position).unflatten(2, (HEADS, -1))
+        keys = module.a_proj(module.norm_a(audio) + module.audio_pos.weight).unflatten(1, (HEADS, -1))
+        scores = torch.einsum("blne,bne->bnl", queries, keys) / (WIDTH / HEADS) ** 0.5
+        torch.testing.assert_close(found, scores.softmax(dim=2).unflatten(2, (6, 5)))
+
+    @pytest.mark.parametrize("name", ["none", "visual"])
+    def test_fusions_without_it_have_none(self, name: str) -> None:
+        assert fusion(name).attention_map(*picture_and_sound()) is None
+        assert not FUSIONS[name](WIDTH, AUDIO_DIM, HEADS, "normalised").attends
+        assert BilateralFusion.attends
+
+    def test_the_network_cuts_padding_off_and_is_as_in_one_pass(self) -> None:
+        model = network(fusion="bilateral")
+        frames, _, audio = frames_and_sound()
+        frames = frames[..., :50, :42]
+        encoded = model.encode(frames, None)
+        whole = model.fusion.attention_map(encoded.features.mask_features, audio)
+        found = model.attention(encoded, audio)
+        assert (whole.shape, found.shape) == ((2, 8, 16, 16), (2, 8, 13, 11))
+        assert torch.equal(found, whole[..., :13, :11])
+        assert torch.allclose(whole.sum(dim=(2, 3)), torch.ones(2, 8))
+        parts, together = model.decode(encoded, audio), model(frames, None, audio)
+        assert torch.equal(parts.logits, together.logits)
+        assert torch.equal(parts.masks, together.masks)
+        assert network(fusion="none").attention(encoded, audio) is None
 
 
 class TestFusion:

@@ -9,8 +9,10 @@ import torch
 from combo_avs.base import IGNORE_LABEL
 from combo_avs.data.clip import Clip
 from combo_avs.data.dataset import Sample
+from combo_avs.model.combo import COMBO
+from combo_avs.model.config import ModelConfig
 from combo_avs.model.decoder import Predictions
-from combo_avs.pipeline.evaluate.clip import count_clip, segment
+from combo_avs.pipeline.evaluate.clip import count_clip, segment, segment_and_attend
 from combo_avs.pipeline.evaluate.metrics import BinaryMetrics, SemanticMetrics
 from combo_avs.pipeline.evaluate.protocols import BINARY, SEMANTIC
 
@@ -51,6 +53,27 @@ def test_the_network_gets_frames_maskiges_and_the_sound_asked_for_and_its_last_p
     assert scores.shape == (5, 2, *SIZE)
     assert (scores[:, 1] == 1).all()
     assert (scores[:, 0] == 0).all()
+
+
+@pytest.mark.parametrize("fusion", ["none", "bilateral"])
+def test_attention_is_the_mean_over_heads_as_a_share_of_the_highest(fusion: str) -> None:
+    torch.manual_seed(0)
+    config = ModelConfig(backbone="tiny", width=32, heads=2, audio_dim=3, audio_hidden=8, num_queries=4, fusion=fusion)
+    model, clip = COMBO(config, 2).eval(), sample(np.zeros((5, *SIZE)), [True] * 5)
+    scores, attention = segment_and_attend(model, clip)
+    assert torch.equal(scores, segment(model, clip, clip.features))
+    if fusion == "none":
+        assert attention is None
+        return
+    assert attention is not None
+    pictures = (torch.from_numpy(images.transpose(0, 3, 1, 2).copy()) for images in (clip.frames, clip.maskiges))
+    with torch.no_grad():
+        matrix = model.attention(model.encode(*pictures), torch.from_numpy(clip.features))
+    assert matrix is not None
+    means = matrix.sum(dim=1)
+    shares = means / means.flatten(1).max(dim=1).values[:, None, None]
+    expected = torch.nn.functional.interpolate(shares[None], SIZE, mode="bilinear", align_corners=False)[0]
+    torch.testing.assert_close(attention, expected)
 
 
 @pytest.mark.parametrize("classes", [2, 4])

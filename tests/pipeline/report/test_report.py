@@ -104,8 +104,12 @@ def test_two_runs_are_scored_as_evaluate_does_and_compared_clip_by_clip(made: Pa
             assert values[f"F:{name}"] == pytest.approx(100 * f, rel=1e-3)
         assert values["J-difference-0"] == pytest.approx(values["J:without"] - values["J:with"], abs=0.1)
         assert (page.folder / item["sound"]).stat().st_size > 1000
-    assert gallery["rows"][1] == ["prediction, with", "heat map, with, consistency loss x 10"]
-    assert gallery["rows"][2] == ["prediction, without", "heat map, without, no consistency loss"]
+    rows = [f"{what}, with" for what in ("prediction", "heat map", "attention of the sound")]
+    assert gallery["rows"][1] == [rows[0], f"{rows[1]}, consistency loss x 10", rows[2]]
+    assert gallery["rows"][2][1] == "heat map, without, no consistency loss"
+    for item in gallery["items"]:
+        with Image.open(page.folder / item["sheets"][1]) as picture:
+            assert picture.size == (66 * item["length"], 66 * 3)
     assert scores[0].protocol in page.text
     apart = [100 * (scores[1].per_clip[clip][0] - j) for clip, (j, _) in scores[0].per_clip.items()]
     middle, half = np.mean(apart), 12.7062047 * np.std(apart, ddof=1) / np.sqrt(2)
@@ -147,7 +151,10 @@ def test_unlabelled_sets_show_predictions_without_scores(tmp_path: Path) -> None
     page = Page(make_report([root, make_run(root, tmp_path / "run")], tmp_path / "out"))
     runs, caches = page.galleries
     assert "No frame of this split has ground truth" in page.text
-    assert runs["rows"] == [["frame", "log-mel"], ["prediction, run", "heat map, run, consistency loss x 10"]]
+    assert runs["rows"] == [
+        ["frame", "log-mel"],
+        ["prediction, run", "heat map, run, consistency loss x 10", "attention of the sound, run"],
+    ]
     assert caches["rows"][0] == ["frame"]
     assert not any(key.startswith("fit") for item in caches["items"] for key in item["values"])
 
