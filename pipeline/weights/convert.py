@@ -24,6 +24,7 @@ from ..config.tree import load_config
 from ..runs.folder import read_run
 
 PUBLISHED_BACKBONES = ("r50", "pvt-v2-b5")
+PUBLISHED_AUDIO_DIM = 128
 PUBLISHED_FUSIONS = ("none", "visual", "bilateral")
 TASKS = {2: "s4 or ms3", 71: "avss"}  # by number of classes, background counted
 
@@ -144,6 +145,8 @@ def _without_counterpart(config: ModelConfig) -> list[str]:
     odd = []
     if config.backbone not in PUBLISHED_BACKBONES:
         odd.append(f"backbone {config.backbone}; it has {', '.join(PUBLISHED_BACKBONES)}")
+    if config.audio_dim != PUBLISHED_AUDIO_DIM:
+        odd.append(f"audio_dim {config.audio_dim}; it hears the {PUBLISHED_AUDIO_DIM} features of VGGish")
     if config.fusion not in PUBLISHED_FUSIONS:
         odd.append(f"fusion {config.fusion}; it has {', '.join(PUBLISHED_FUSIONS)}")
     elif config.fusion_residual != "normalised" and config.fusion != "none":

@@ -1,29 +1,29 @@
 """The networks against arrays that the published modules gave for the same weights and inputs."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from golden import fixtures, load_arrays, load_json, rule_image
-from published_head import fill, given, head_network
-from torch import Tensor
+from published_head import (
+    FUSION_NAMES,
+    check,
+    fill,
+    frames_with_sound,
+    given,
+    head_network,
+    prediction_difference,
+    within_rounding,
+)
 
 from combo_avs.model import backbones
 from combo_avs.model.bilateral_fusion import FUSIONS
 from combo_avs.model.combo import COMBO
 from combo_avs.model.config import ModelConfig
-from combo_avs.model.decoder import MaskedDecoder, Predictions, mlp
+from combo_avs.model.decoder import MaskedDecoder, mlp
 from combo_avs.model.deformable_attention import DeformableAttention, deformable_sample
 from combo_avs.model.pixel_decoder import EncoderConfig, PixelDecoder
 from combo_avs.model.position_encoding import sine_position_encoding
 from combo_avs.model.siam_encoder import ChannelWeightedBlock
 
-FUSION_NAMES = {
-    "MHA-B": "bilateral",
-    "MHA-S-Audio": "bilateral",  # the published code returns the fused picture under this name too
-    "MHA-S": "visual",
-    "MHA-None": "none",
-}
 HEAD = "sem_seg_head."
 
 
@@ -31,21 +31,6 @@ HEAD = "sem_seg_head."
 def _no_gradients():
     with torch.no_grad():
         yield
-
-
-def difference(name: str, key: str, actual: Tensor) -> float:
-    """Largest absolute difference from an output of a fixture, at the places that it ships."""
-    arrays = load_arrays("combo", name)
-    shape = load_json("combo", name).get("outputs", {}).get(key, {}).get("shape", list(actual.shape))
-    assert list(actual.shape) == shape, key
-    if "pos." + key in arrays:
-        actual = actual.flatten()[torch.from_numpy(arrays["pos." + key]).long()]
-    expected = torch.from_numpy(arrays["out." + key])
-    return (actual - expected).abs().max().item()
-
-
-def check(name: str, key: str, actual: Tensor, tolerance: float) -> None:
-    assert difference(name, key, actual) <= tolerance, key
 
 
 def published_keys(config: str) -> dict[str, list[int]]:
@@ -134,19 +119,6 @@ def test_pixel_decoder(name):
         check(name, f"ms{i}", scale, 1e-4)
 
 
-def prediction_difference(name: str, predictions: Predictions) -> float:
-    """Largest difference of the last step, and of those before it where the fixture has them."""
-    ours = {
-        "pred_logits": predictions.logits[-1],
-        "pred_masks": predictions.masks[-1],
-        "aux_logits": predictions.logits[:-1],
-        "aux_masks": predictions.masks[:-1],
-        "aux_logits_first": predictions.logits[0],
-    }
-    shipped = load_arrays("combo", name)
-    return max(difference(name, key, found) for key, found in ours.items() if "out." + key in shipped)
-
-
 @pytest.mark.parametrize("name", fixtures("combo", "transformer_decoder_*.json"))
 def test_transformer_decoder(name):
     spec = load_json("combo", name)
@@ -166,12 +138,6 @@ def test_transformer_decoder(name):
     scales = [given(name, f"ms{i}", 1.5) for i in range(3)]
     predictions = decoder(scales, given(name, "mask_features", 2), given(name, "audio", 2)[:, 0])
     assert prediction_difference(name, predictions) <= 1e-3
-
-
-def frames_with_sound(spec: dict, audio: Tensor) -> Tensor:
-    """The audio slots that belong to a frame; AVSS has ten slots per clip, of which five may be empty."""
-    flags = spec["vid_temporal_mask_flag"]
-    return audio if flags is None else audio[torch.tensor(flags).flatten().bool()]
 
 
 @pytest.mark.parametrize("name", fixtures("combo", "full_head_*.json"))
@@ -198,22 +164,6 @@ def test_backbone(name):
     for (level, (width, _)), found, feature_map in zip(spec["output_shape"].items(), channels, maps, strict=True):
         assert found == width
         check(name, level, feature_map, 1e-4)
-
-
-def within_rounding(
-    decoder: MaskedDecoder, scales: list[Tensor], features: Tensor, audio: Tensor, first: Predictions
-) -> Iterator[Predictions]:
-    """`first`, then what the decoder gives for inputs disturbed by 1e-6, the size of rounding errors.
-
-    Attention masks are thresholded. In a few fixtures one or two bits lie within 1e-6 of the threshold, and
-    another number of threads flips them, in the published network as in ours; so the published result must
-    be among those that rounding can give.
-    """
-    yield first
-    for seed in range(32):
-        noise = torch.Generator().manual_seed(seed)
-        inputs = [x * (1 + 1e-6 * torch.randn(x.shape, generator=noise)) for x in (*scales, features, audio)]
-        yield decoder(inputs[:3], *inputs[3:])
 
 
 @pytest.mark.slow

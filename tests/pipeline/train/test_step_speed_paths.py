@@ -79,15 +79,17 @@ def one_step(model: COMBO, classes: int, plain: set[str]) -> tuple[dict[str, flo
     return {k: v.item() for k, v in losses.items()}, [p.grad for p in model.parameters() if p.requires_grad]
 
 
+@pytest.mark.parametrize("mask_dim", [None, 16, 48])
 @pytest.mark.parametrize("classes", [2, 4], ids=["enumerated", "Hungarian"])
 @pytest.mark.parametrize(
     "plain", [{"fusion"}, {"decoder"}, {"losses"}, {"fusion", "decoder", "losses"}], ids=lambda p: "+".join(sorted(p))
 )
-def test_step_equals_the_plain_one(plain: set[str], classes: int) -> None:
+def test_step_equals_the_plain_one(plain: set[str], classes: int, mask_dim: int | None) -> None:
     results = []
     for parts in (set(), plain):
         torch.manual_seed(0)
-        model = COMBO(ModelConfig(**SMALL), classes)
+        model = COMBO(ModelConfig(**SMALL, mask_dim=mask_dim), classes)
+        assert model.pixel_decoder.mask_features.weight.shape[:2] == (mask_dim or SMALL["width"], SMALL["width"])
         model.fusion.eval()
         results.append(one_step(model, classes, parts))
     (losses, gradients), (slow_losses, slow_gradients) = results
