@@ -10,6 +10,7 @@ other in one folder. It holds, as a reader would have them: AVSBench/ (synthetic
 concert.mp4, demo/run (a trained run), shared/. Commands get the options of `SMALL`, so that a page takes seconds.
 """
 
+import itertools
 import re
 import shlex
 import shutil
@@ -26,11 +27,12 @@ import combo_avs
 from combo_avs.cli import app
 from combo_avs.console import run
 from combo_avs.errors import DONE
+from combo_avs.pipeline.compare.variants import plan_variants
 from combo_avs.pipeline.config.tree import load_config
 
 ROOT = Path(combo_avs.__file__).parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-RUNNABLE = [p for p in PAGES if p.name == "README.md" or p.name.startswith("tutorial-")]
+RUNNABLE = [p for p in PAGES if p.name in ("README.md", "paper.md") or p.name.startswith("tutorial-")]
 OTHER_LANGUAGES = ("text", "python", "toml", "yaml", "json", "")
 
 TINY = "train.steps=2 train.clips_per_batch=2 model.width=32 model.heads=2 model.num_queries=4 model.encoder_layers=1"
@@ -88,7 +90,7 @@ def combo_arguments(words: list[str]) -> list[str] | None:
 
 
 def check(arguments: list[str]) -> None:
-    """Hold a command against the command line: it exists, takes these options, values have their types, keys exist."""
+    """Hold a command against the command line: it exists, takes these options, its settings are allowed ones."""
     command, rest, name = get_command(app), arguments, "combo"
     while hasattr(command, "commands"):
         assert rest, f"combo {shlex.join(arguments)}: a group, not a command"
@@ -100,7 +102,12 @@ def check(arguments: list[str]) -> None:
         assert {word for word in rest if word.startswith("--")} <= options, shlex.join(arguments)
         return
     context = command.make_context(name, rest)
-    load_config(context.params.get("preset"), context.params.get("settings") or [])
+    values, varied, presets = context.params, [()], [context.params.get("preset")]
+    if name == "compare":
+        variants = plan_variants(values["over"] or [], values["proposals"] or "p", values["audio"] or "a")
+        varied, presets = [variant.overrides for variant in variants], values["preset"]
+    for preset, overrides in itertools.product(presets, varied):
+        load_config(preset, [*(values.get("settings") or []), *overrides])
 
 
 def substituted(block: Block) -> str:
@@ -187,6 +194,8 @@ def test_a_wrong_command_is_noticed() -> None:
         "cache info",
         "cache info ROOT --yaml",
         "train --set train.stops=1",
+        "compare ROOT --preset tiny --out OUT --over fusion=none,nun",
+        "compare ROOT --preset tiny --preset huge --out OUT",
     ):
         with pytest.raises(Exception, match=r"."):
             check(wrong.split())
