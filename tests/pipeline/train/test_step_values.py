@@ -55,7 +55,8 @@ class TestGroups:
             self.image_backbone = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.GroupNorm(2, 4))
             self.head = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Embedding(3, 4))
             self.scale = nn.Parameter(torch.ones(1))
-            self.again = self.head[0]  # shared: must not be updated twice
+            self.tied = nn.Linear(4, 4, bias=False)
+            self.tied.weight = self.head[0].weight  # must not be updated twice
             self.frozen = nn.Linear(2, 2).requires_grad_(False)
 
     def test_rate_and_decay_of_every_parameter(self, config: Config) -> None:
