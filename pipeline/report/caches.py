@@ -30,7 +30,7 @@ from .gallery import Gallery, Item, clip_rows, pick_pixels, shrink, write_sheet
 from .paired import Paired, compare_clips
 
 COUNT, COVERAGE, FIT = "masks", "coverage", "fit"
-LABELS = {COUNT: "masks per frame", COVERAGE: "coverage", FIT: "fit to the truth"}
+LABELS = {COUNT: "masks per frame", COVERAGE: "coverage", FIT: "fit to the truth in %"}
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def _write_item(clips: ClipStore, row: int, columns: list[_Column], out: Path, n
         numbers: dict[str, list[float | None]] = {
             COUNT: cache.read("mask_count", *span).astype(float).tolist(),
             COVERAGE: [float((m != PALETTE[0]).any(axis=2).mean()) for m in maskiges],
-            FIT: [fit_to_truth(m, t) for m, t in zip(maskiges, truth, strict=True)],
+            FIT: [_percent(fit_to_truth(m, t)) for m, t in zip(maskiges, truth, strict=True)],
         }
         for kind, values in numbers.items():
             if present := [v for v in values if v is not None]:
@@ -191,6 +191,10 @@ def _mask_row(frames: np.ndarray, cache: Cache, span: tuple[int, int]) -> np.nda
     size = frames.shape[1:3]
     pairs = zip(frames, found, stats, strict=True)
     return np.stack([outlined(f, pick_pixels(m[np.argsort(area, kind="stable")], *size)) for f, m, area in pairs])
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
 
 
 def fit_to_truth(maskige: np.ndarray, truth: np.ndarray) -> float | None:

@@ -125,8 +125,15 @@ def test_a_comparison_of_steps_says_so_in_text_json_and_markdown(prepared: Path,
         ("steps=1", 1, 1, "best"),
         ("steps=2", 2, 2, "best"),
     ]
-    run = tmp_path / "steps=2" / "seed-0"
-    longer = load_config("tiny", [*settings, "train.steps=9"])
+    run, longer = tmp_path / "steps=2" / "seed-0", load_config("tiny", [*settings, "train.steps=9"])
+
+    def stands() -> tuple[int | None, int, str]:
+        found = describe("x", run, longer, ONE.scoring, FACTS)
+        return found.step, found.steps, found.weights
+
+    kept = shutil.move(run / "checkpoints", tmp_path / "kept")
+    assert stands() == (2, 9, "best")  # by the best weights themselves
     shutil.rmtree(run / "best")
-    stands = describe("x", run, longer, ONE.scoring, FACTS)
-    assert (stands.step, stands.steps, stands.weights) == (2, 9, "last")
+    assert stands() == (None, 9, "last")
+    shutil.move(kept, run / "checkpoints")
+    assert stands() == (2, 9, "last")

@@ -78,6 +78,12 @@ def test_a_cache_root_shows_every_clip_with_every_generator(made: Path, tmp_path
     cache = open_cache(root, "proposals", "felzenszwalb")
     assert item["frames"]["masks:felzenszwalb"] == [len(masks) for masks in cache.read_masks(first, end)]
     assert set(item["frames"]["coverage:none"]) == {0}
+    pairs = zip(cache.read("maskige", first, end), root.read("labels", first, end), strict=True)
+    fits = [fit_to_truth(maskige, truth) for maskige, truth in pairs]
+    assert any(fits)
+    for shown, fit in zip(item["frames"]["fit:felzenszwalb"], fits, strict=True):
+        assert shown == (None if fit is None else pytest.approx(100 * fit, rel=1e-3))
+    assert "fit to the truth in %" in page.text
     for item in gallery["items"]:
         for rows, sheet in zip(gallery["rows"], item["sheets"], strict=True):
             with Image.open(page.folder / sheet) as picture:
@@ -114,7 +120,7 @@ def test_two_runs_are_scored_as_evaluate_does_and_compared_clip_by_clip(made: Pa
     apart = [100 * (scores[1].per_clip[clip][0] - j) for clip, (j, _) in scores[0].per_clip.items()]
     middle, half = np.mean(apart), 12.7062047 * np.std(apart, ddof=1) / np.sqrt(2)
     assert len(apart) == 2
-    assert f"{middle:+.2f}{middle - half:+.2f} to {middle + half:+.2f} (t)2" in page.text
+    assert f"{middle:+.3g}{middle - half:+.3g} to {middle + half:+.3g} (t)2" in page.text
     assert "10000 resamples" in page.text
     assert f"{100 * scores[0].M_J:.1f} (1)" in page.text
 
