@@ -41,7 +41,7 @@ MUTANTS: list[Mutant] = [
         ("the first channel stands for all", "samples.mean(axis=1)", "samples[:, 0]"),
         ("other rates are not resampled", "else resample(waveform, rate)", "else waveform"),
         ("a counted header is a cut file", "promised <= there", "promised < there"),
-        ("a length of 0 is a cut file", "(0, 0xFFFFFFFF)", "(1, 0xFFFFFFFF)"),
+        ("the longest length is a cut file", "(0, 0xFFFFFFFF)", "(0,)"),
     ),
     *edits(
         "data/masks.py",

@@ -32,8 +32,8 @@ MUTANTS: list[Mutant] = [
         "tests/pipeline/evaluate/test_clip.py",
         (
             "the first prediction is scored",
-            "predictions.logits[-1], predictions.masks[-1]",
-            "predictions.logits[0], predictions.masks[0]",
+            "predictions.logits[-1], predictions.masks[-1], sample.frames",
+            "predictions.logits[0], predictions.masks[0], sample.frames",
         ),
         ("frames and Maskiges are exchanged in evaluation", "model(frames, maskiges,", "model(maskiges, frames,"),
         (
@@ -208,5 +208,37 @@ MUTANTS: list[Mutant] = [
         ("gradients may overflow under fp32 only", 'if config.precision == "fp16"', 'if config.precision != "fp16"'),
         ("the broken step is not logged", "else broken + 1]", "else broken]"),
         ("logged losses are of one process", "ranks.mean(values)", "values"),
+    ),
+    *edits(
+        "pipeline/predict/resample.py",
+        "tests/pipeline/predict/test_predict_resample.py",
+        ("a map begins after its turn", "following[0] - lead <= time", "following[0] - lead < time"),
+        ("outlines move backwards", "(1 - share) * first + share * second", "share * first + (1 - share) * second"),
+        ("a class in one map only is gone at once", "-fields[1 - k, c].max()", "-1"),
+        ("masks have no outline at the edge", "np.pad(mask, 1)", 'np.pad(mask, 1, mode="edge")'),
+        ("of equal shares the higher class wins", "share > highest", "share >= highest"),
+        ("label maps are resized by nearest neighbour", "Image.Resampling.BILINEAR", "Image.Resampling.NEAREST"),
+    ),
+    *edits(
+        "pipeline/predict/timeline.py",
+        "tests/pipeline/predict/test_predict_resample.py",
+        ("a second has the area of its last map", "+ counts\n", "* 0 + counts\n"),
+        (
+            "the last interval ends at a whole second",
+            "self.duration if end == len(shares) else float(end)",
+            "float(end)",
+        ),
+        ("an interval has its greatest share", "shares[begin:end, index].mean()", "shares[begin:end, index].max()"),
+        ("silence sounds", "shares[:, 1:] >= MIN_SHARE", "shares >= MIN_SHARE"),
+        ("minutes have 100 seconds", "divmod(whole, 60)", "divmod(whole, 100)"),
+    ),
+    *edits(
+        "pipeline/predict/mask_writers.py",
+        "tests/pipeline/predict/test_mask_writers.py",
+        ("run lengths differ from the third on", "if k > 2 else run", "if k > 1 else run"),
+        ("the first run is of the mask", "runs = [0, *runs]", "pass"),
+        ("boxes are a pixel too narrow", "columns[-1] - columns[0] + 1", "columns[-1] - columns[0]"),
+        ("boxes begin with the row", "[columns[0], rows[0],", "[rows[0], columns[0],"),
+        ("masks of one class are 0 and 1", "labels * 255 if", "labels * 1 if"),
     ),
 ]

@@ -82,18 +82,24 @@ def test_a_map_begins_at_its_turn_exactly():
 
 
 def test_a_timeline_by_hand():
-    """Three seconds and a half: two maps in the first second, none in the third; shares are of all their pixels."""
-    timeline = Timeline(("background", "dog", "bird"), 3.4)
+    """Two maps in the first second, none in the third, nothing in the fifth; shares are of all pixels of a second."""
+    timeline = Timeline(("background", "dog", "bird"), 6.4)
     timeline.add(0.2, square(0, 0, side=30))  # a quarter of the picture
-    timeline.add(0.9, np.zeros((60, 60), np.uint8))
+    timeline.add(0.9, square(0, 0, side=0))
     timeline.add(1.9, square(0, 0, side=60, label=2))
-    expected = [[0.875, 0.125, 0], [0, 0, 1], [0, 0, 1]]
+    timeline.add(3.9, square(0, 0, side=30, label=2))
+    timeline.add(4.9, square(0, 0, side=0))
+    timeline.add(5.9, square(0, 0, side=30))
+    expected = [[0.875, 0.125, 0], [0, 0, 1], [0, 0, 1], [0.75, 0, 0.25], [1, 0, 0], [0.75, 0.25, 0]]
     np.testing.assert_allclose(timeline.shares(), expected)
     found = [(i.name, i.begin, i.end, i.share) for i in timeline.intervals()]
-    assert found == [("dog", 0, 1, 0.125), ("bird", 1, 3.4, 1.0)]
-    first, *rest = timeline.lines()
-    assert first == "something sounds in 3 of 3 seconds, 70.8% of all pixels"
-    assert rest == ["0:00 to 0:01  dog, 12.5% of the picture", "0:01 to 0:03.4  bird, 100.0% of the picture"]
+    assert found == [("dog", 0, 1, 0.125), ("bird", 1, 4, 0.75), ("dog", 5, 6.4, 0.25)]
+    assert list(timeline.lines()) == [
+        "something sounds in 5 of 6 seconds, 43.8% of all pixels",
+        "0:00 to 0:01  dog, 12.5% of the picture",
+        "0:01 to 0:04  bird, 75.0% of the picture",
+        "0:05 to 0:06.4  dog, 25.0% of the picture",
+    ]
 
 
 def test_nothing_before_the_first_map_sounds_and_a_thousandth_is_enough():

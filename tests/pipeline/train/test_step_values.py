@@ -198,6 +198,7 @@ class TestNotFinite:
 class Cadence:
     """A run whose steps do nothing but count, scored as told."""
 
+    trained: list[int]
     saved: list[int]
     scored: list[int]
     run: Path
@@ -208,10 +209,11 @@ def count_steps(
     prepared: Path, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Cadence]:
     def run(scores: list[float], *, resume: bool = False, **settings: Any) -> Cadence:
-        saved, scored, values = [], [], iter(scores)
+        trained, saved, scored, values = [], [], [], iter(scores)
         save, score = loop.save, loop.score
 
         def counted(trainer: Trainer, batch: Batch, step: int) -> dict[str, Any]:
+            trained.append(step)
             with torch.no_grad():
                 trainer.model.audio_mlp[0].bias.fill_(step + 1)
             total = torch.tensor(float(step))
@@ -226,7 +228,7 @@ def count_steps(
         )
         out = tmp_path / "run"
         train(DataNames(prepared, *NAMES), with_settings(config, **settings), out, resume=resume)
-        return Cadence(saved, scored, out)
+        return Cadence(trained, saved, scored, out)
 
     return run
 
@@ -243,7 +245,7 @@ class TestLoop:
         for path, step in ((done.run / "best", 6), (checkpoints(done.run)[-1], 8)):
             assert set(load_file(path / "model.safetensors")["audio_mlp.0.bias"].tolist()) == {step}
         more = count_steps([0.6, 0.7], resume=True, steps=10, evaluate_every=9, checkpoint_every=100)
-        assert (more.saved, more.scored) == ([9, 10], [9, 10])
+        assert (more.trained, more.saved, more.scored) == ([8, 9], [9, 10], [9, 10])
         best = read_best(done.run)
         assert best is not None
         assert (best["step"], best["M_J"]) == (10, 0.7)
