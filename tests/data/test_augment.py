@@ -210,6 +210,14 @@ def test_padding_lies_right_and_below_and_keeps_its_colour() -> None:
         assert (image[:, :10, :10] != fill).any()
 
 
+@pytest.mark.parametrize("size", [(20, 12), (12, 20)])
+def test_padding_of_one_side_alone(size: tuple[int, int]) -> None:
+    drawn, (height, width) = Draw(Geometry(size, (0, 0, *size), flip=False), (), ()), size
+    for image, fill in zip(apply(drawn, *random_clip(size=(20, 20))), (128, 128, 255), strict=True):
+        assert (image[:, height:] == fill).all()
+        assert (image[:, :, width:] == fill).all()
+
+
 def test_colours_are_drawn_for_each_image_unless_shared() -> None:
     same = np.broadcast_to(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8), (5, 8, 8, 3))
     labels = np.zeros((5, 8, 8), np.uint8)

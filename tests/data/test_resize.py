@@ -73,3 +73,20 @@ def test_tall_frames_of_training_are_cut_out_of_those_bytes() -> None:
 def test_semantic_sam_sees_those_bytes(old: Size, short: int, new: Size) -> None:
     resized = with_short_edge(torch.from_numpy(pillow11.picture(old))[None], short)[0].numpy()
     np.testing.assert_array_equal(resized, expected(old, new, "BICUBIC"))
+
+
+@pytest.mark.parametrize(
+    ("old", "size", "between", "top"),
+    [((33, 20), 7, (11, 7), 2), ((29, 20), 7, (10, 7), 2), ((34, 20), 7, (11, 7), 2), ((35, 20), 7, (12, 7), 2)],
+)
+@pytest.mark.parametrize("nearest", [False, True])
+def test_long_sides_are_truncated_and_cut_half_to_even(
+    old: Size, size: int, between: Size, top: int, nearest: bool
+) -> None:
+    """11.55 becomes 11; an offset of 1.5 becomes 2, and so does 2.5. The same for wide pictures."""
+    image = pillow11.picture(old)
+    found = fit_crop(image, size, nearest=nearest)
+    np.testing.assert_array_equal(found, resize(image, between, nearest=nearest)[top : top + size])
+    wide = np.ascontiguousarray(image.transpose(1, 0, 2))
+    found = fit_crop(wide, size, nearest=nearest)
+    np.testing.assert_array_equal(found, resize(wide, between[::-1], nearest=nearest)[:, top : top + size])

@@ -8,6 +8,7 @@ from torch import Tensor
 from combo_avs.model.combo import COMBO
 from combo_avs.model.config import ModelConfig
 from combo_avs.model.criterion import CriterionConfig
+from combo_avs.model.decoder import allowed_tokens
 from combo_avs.model.pixel_decoder import PixelDecoder
 
 SMALL = {"backbone": "tiny", "num_queries": 3, "width": 32, "audio_dim": 6, "audio_hidden": 8, "heads": 4}
@@ -120,6 +121,12 @@ def test_defaults_are_the_published_network_and_losses() -> None:
     consistency = {"consistency_on": "aux", "consistency_clip": "five", "consistency_detach": False}
     points = {"no_object": 0.1, "num_points": 12544, "oversample": 3.0, "importance": 0.75}
     assert CriterionConfig().model_dump() == weights | consistency | points
+
+
+def test_a_query_may_look_where_its_mask_is_one_half() -> None:
+    features = torch.tensor([[0.0, 0.0, -1.0, -1.0], [1.0, 0.0, -1.0, 0.5]])[None, :, :, None]
+    allowed = allowed_tokens(torch.eye(2)[None], features)
+    assert allowed[0, 0].tolist() == [[True, True, False, False], [True, True, False, True]]
 
 
 @torch.no_grad()

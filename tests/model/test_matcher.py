@@ -87,6 +87,33 @@ def test_few_targets_are_assigned_as_by_the_hungarian_algorithm(queries: int, mo
         assert pairs[p].T.tolist() == expected
 
 
+def test_two_targets_for_one_query() -> None:
+    """The cheaper one gets it."""
+    logits = torch.tensor([[[[0.0, 3.0, 0.0]]]])
+    labels = torch.zeros(1, 4, 4, dtype=torch.uint8)
+    labels[:, :2] = 1
+    targets = frame_targets(labels, torch.tensor([True]), 2)
+    pairs = match(logits, torch.zeros(1, 1, 1, 1, 1), targets, (1.0, 0.0, 0.0), POINTS, torch.rand)
+    assert pairs.tolist() == [[[0], [0], [1]]]
+
+
+def test_large_costs_do_not_hide_small_ones() -> None:
+    """Sums of which float32 would lose the difference."""
+    classes = torch.tensor([[0, 1]])
+    targets = FrameTargets(torch.tensor([0]), torch.zeros(1, 1, 1, dtype=torch.uint8), classes, [2])
+    costs = torch.tensor([[2.0**25, 1.0], [2.0**25, 1 + 2.0**-20], [2.0**27, 9.0]])[None, None]
+    assert assign_few(costs, targets).tolist() == [[[0, 0], [0, 1], [1, 0]]]
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_infinite_costs_are_an_error(classes: int) -> None:
+    """Of logits that are finite themselves, but whose sum is not."""
+    logits, masks, labels, supervised = batch(2, classes)
+    targets = frame_targets(labels, supervised, classes)
+    with pytest.raises(FloatingPointError, match="matching costs of frame 0 of the batch are not finite"):
+        match(logits, torch.full_like(masks, 1e38), targets, WEIGHTS, 50, lambda shape: torch.full(shape, 0.02))
+
+
 def test_targets_of_a_frame() -> None:
     labels = torch.tensor(
         [[[0, 0, 255]], [[2, 0, 1]], [[9, 9, 9]], [[255, 255, 255]], [[2, 255, 2]]], dtype=torch.uint8

@@ -183,6 +183,17 @@ class TestFusionDropout:
         torch.testing.assert_close(fused, expected.transpose(1, 2).unflatten(2, (3, 4)))
         torch.testing.assert_close(heard, module.picture_into_sound(a, x, sound))
 
+    def test_folded_projections_are_those_of_every_pixel(self) -> None:
+        """Also where dropout has left attention that does not add up to 1."""
+        module, x, a = self.fusion(), torch.randn(2, 12, 8), torch.randn(2, 6)
+        attention = torch.rand(2, 12, 2)
+        values_BLNE = module.values_v_proj(x).unflatten(-1, (2, 4))
+        heard = module.out_a_proj((attention[..., None] * values_BLNE).sum(1).flatten(1))
+        torch.testing.assert_close(module.picture_into_sound(a, x, attention), a + module.gamma_a * heard)
+        values_BNE = module.values_a_proj(a).unflatten(-1, (2, 4))
+        given = module.out_v_proj((attention[..., None] * values_BNE[:, None]).flatten(2))
+        torch.testing.assert_close(module.sound_into_picture(a, attention), given)
+
     def test_the_audio_direction_alone_draws_once(self) -> None:
         torch.manual_seed(0)
         module, visual, audio = AudioFusion(8, 6, 2).train(), torch.randn(2, 8, 3, 4), torch.randn(2, 6)

@@ -6,12 +6,18 @@ import runpy
 import sys
 from pathlib import Path
 
-from . import data, model, pipeline
+from . import data, frozen, losses, model, pipeline
 from .runner import Broken, Outcome, check_unchanged, copies, judge
 from .table import Mutant, problems
 
 PACKAGE = Path(__file__).parents[2]
-TABLES = {"data": data.MUTANTS, "model": model.MUTANTS, "pipeline": pipeline.MUTANTS}
+TABLES = {
+    "data": data.MUTANTS,
+    "frozen": frozen.MUTANTS,
+    "losses": losses.MUTANTS,
+    "model": model.MUTANTS,
+    "pipeline": pipeline.MUTANTS,
+}
 
 
 def main() -> int:
