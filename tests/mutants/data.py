@@ -198,4 +198,29 @@ MUTANTS: list[Mutant] = [
         ),
         ("leftovers of live writers are removed", "            if not others:\n", "            if True:\n"),
     ),
+    *edits(
+        "data/store/clip_table.py",
+        "tests/data/store/test_format.py",
+        (
+            "text of neighbours runs together in a digest",
+            '                sha.update(len(part).to_bytes(8, "little"))\n',
+            "",
+        ),
+        ("splits are in the order of their names", "SPLITS.index(c.split), c.id)", "c.split, c.id)"),
+        ("short clips come first", "(-c.num_frames, SPLITS", "(c.num_frames, SPLITS"),
+        ("clips begin where they end", "[[0], np.cumsum(self.num_frames)[:-1]]", "[np.cumsum(self.num_frames)]"),
+    ),
+    *edits(
+        "data/store/schema.py",
+        "tests/data/store/test_format.py",
+        ("chunks of ten frames", "CHUNK_FRAMES = 5", "CHUNK_FRAMES = 10"),
+        ("labels that are missing are background", "compress=True, fill=IGNORE_LABEL)", "compress=True)"),
+        ("missing masks are no masks", "fill=65535)", "fill=0)"),
+        ("chunks have no checksum", ", Crc32cCodec()]", "]"),
+    ),
+    *edits(
+        "data/store/checksummed_json.py",
+        "tests/data/store/test_format.py",
+        ("JSON has its keys as they come", "sort_keys=True, indent=1", "indent=1"),
+    ),
 ]
