@@ -2,6 +2,7 @@
 
 from .table import Mutant, edits
 
+EVERYTHING = "tests/model/foundation/test_everything.py"
 CANDIDATES = "tests/model/foundation/test_mask_candidates.py"
 
 MUTANTS: list[Mutant] = [
@@ -42,5 +43,48 @@ MUTANTS: list[Mutant] = [
         "tests/model/audio/test_audio_encoders.py",
         ("projection by the transpose", "@ eigen_vectors.T", "@ eigen_vectors"),
         ("precision of products stays changed", "torch.set_float32_matmul_precision(before)", "pass"),
+    ),
+    *edits(
+        "model/foundation/everything.py",
+        EVERYTHING,
+        (
+            "masks 20 pixels from a crop's edge are whole",
+            ".abs() <= EDGE, (boxes - frame_edges)",
+            ".abs() < EDGE, (boxes - frame_edges)",
+        ),
+        (
+            "crops overlap by part of the long side",
+            "overlap_ratio * min(height, width)",
+            "overlap_ratio * max(height, width)",
+        ),
+        ("crops are rounded down", "math.ceil((overlap", "math.floor((overlap"),
+        (
+            "points go column by column",
+            "np.tile(one_side, per_side), np.repeat(one_side, per_side)",
+            "np.repeat(one_side, per_side), np.tile(one_side, per_side)",
+        ),
+    ),
+    *edits(
+        "model/foundation/resize_maps.py",
+        EVERYTHING,
+        ("the encoder's sizes are truncated", "int(height * scale + 0.5)", "int(height * scale)"),
+    ),
+    *edits(
+        "model/foundation/felzenszwalb.py",
+        (EVERYTHING, "tests/model/foundation/test_proposals.py"),
+        ("segments may agree to the threshold", ">= duplicate_iou", "> duplicate_iou"),
+        ("smallest segments first", "np.lexsort((first, -areas))", "np.lexsort((first, areas))"),
+        ("the last of equal segments first", "np.lexsort((first, -areas))", "np.lexsort((-first, -areas))"),
+    ),
+    *edits(
+        "model/foundation/semantic_sam/generator.py",
+        EVERYTHING,
+        ("granularities exchanged", "{1: 3, 2: 2", "{1: 2, 2: 3"),
+        ("stability as SAM wants it", "default=0.92", "default=0.95"),
+    ),
+    *edits(
+        "model/weights/state.py",
+        ("tests/model/weights/test_frozen.py", "tests/model/weights/test_published_keys.py"),
+        ("any file passes for the published one", "not sha256.startswith(published)", "not sha256"),
     ),
 ]

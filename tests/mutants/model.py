@@ -159,7 +159,7 @@ MUTANTS: list[Mutant] = [
     ),
     *edits(
         "model/decoder.py",
-        (*PARITY, "tests/model/test_networks.py"),
+        (COMBO, *PARITY, "tests/model/test_networks.py"),
         (
             "a query may not look at the edge of its mask",
             "features_BChw.flatten(2) >= 0",

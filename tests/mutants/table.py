@@ -1,8 +1,9 @@
 """What a table of mutants is made of, and when one is well formed."""
 
-import ast
+import functools
 from collections import Counter
 from pathlib import Path
+from types import CodeType
 from typing import NamedTuple
 
 
@@ -41,11 +42,16 @@ def problems(mutants: list[Mutant], root: Path) -> list[str]:
 
 def _wrong_edit(mutant: Mutant, source: str) -> str | None:
     try:
-        changed = mutant.applied(source)
-        compile(changed, mutant.file, "exec")
+        changed = compile(mutant.applied(source), mutant.file, "exec")
     except ValueError as error:
         return str(error)
     except SyntaxError as error:
         return f"{mutant.name}: {mutant.file} does not compile any more: {error}"
-    same = ast.dump(ast.parse(changed)) == ast.dump(ast.parse(source))
-    return f"{mutant.name}: {mutant.file} means the same as before" if same else None
+    return (
+        f"{mutant.name}: {mutant.file} means the same as before" if changed == _compiled(source, mutant.file) else None
+    )
+
+
+@functools.cache
+def _compiled(source: str, file: str) -> CodeType:
+    return compile(source, file, "exec")

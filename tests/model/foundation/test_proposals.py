@@ -43,6 +43,23 @@ class TestFelzenszwalb(ProposalGeneratorContract):
         assert proposals.masks.all()
         assert proposals.points.tolist() == [[18.0, 18.0]]
 
+    def test_largest_first_and_equal_ones_by_their_first_pixel(self):
+        """Four unsmoothed stripes, two of them as large as each other, at most three kept."""
+        frame = torch.zeros(60, 40, 3, dtype=torch.uint8)
+        for rows, colour in ((slice(0, 12), 0), (slice(12, 32), 250), (slice(32, 52), 60), (slice(52, 60), 180)):
+            frame[rows] = colour
+        settings = {"sigma": 0, "scales": (200.0,), "min_area": 0.01}
+        (proposals,) = generator("felzenszwalb", settings)(frame[None])
+        assert proposals.boxes[:, 1].tolist() == [12, 32, 0, 52]
+        assert proposals.boxes[:, 3].tolist() == [31, 51, 11, 59]
+        assert proposals.areas.tolist() == [800, 800, 480, 320]
+        (fewer,) = generator("felzenszwalb", settings | {"max_masks": 3})(frame[None])
+        assert torch.equal(fewer.masks, proposals.masks[:3])
+        (merged,) = generator("felzenszwalb", settings | {"min_area": 0.15})(frame[None])  # 320 of 2400 are less
+        assert len(merged.masks) == 3
+        (none_merged,) = generator("felzenszwalb", settings | {"min_area": 0.13})(frame[None])
+        assert len(none_merged.masks) == 4
+
     @pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 2)])
     def test_tiny_frames(self, generator, size):
         (proposals,) = generator(one_colour(*size)[None])
