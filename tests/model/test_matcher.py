@@ -109,6 +109,7 @@ def test_large_costs_do_not_hide_small_ones() -> None:
 def test_infinite_costs_are_an_error(classes: int) -> None:
     """Of logits that are finite themselves, but whose sum is not."""
     logits, masks, labels, supervised = batch(2, classes)
+    labels[:, :2, :2] = 255  # where the points lie: no cost is infinity less infinity
     targets = frame_targets(labels, supervised, classes)
     with pytest.raises(FloatingPointError, match="matching costs of frame 0 of the batch are not finite"):
         match(logits, torch.full_like(masks, 1e38), targets, WEIGHTS, 50, lambda shape: torch.full(shape, 0.02))

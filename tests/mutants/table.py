@@ -1,6 +1,5 @@
 """What a table of mutants is made of, and when one is well formed."""
 
-import functools
 from collections import Counter
 from pathlib import Path
 from types import CodeType
@@ -42,16 +41,16 @@ def problems(mutants: list[Mutant], root: Path) -> list[str]:
 
 def _wrong_edit(mutant: Mutant, source: str) -> str | None:
     try:
-        changed = compile(mutant.applied(source), mutant.file, "exec")
+        changed = _meaning(compile(mutant.applied(source), mutant.file, "exec"))
     except ValueError as error:
         return str(error)
     except SyntaxError as error:
         return f"{mutant.name}: {mutant.file} does not compile any more: {error}"
-    return (
-        f"{mutant.name}: {mutant.file} means the same as before" if changed == _compiled(source, mutant.file) else None
-    )
+    same = changed == _meaning(compile(source, mutant.file, "exec"))
+    return f"{mutant.name}: {mutant.file} means the same as before" if same else None
 
 
-@functools.cache
-def _compiled(source: str, file: str) -> CodeType:
-    return compile(source, file, "exec")
+def _meaning(code: CodeType) -> tuple:
+    """What code does, wherever its lines stand."""
+    constants = [_meaning(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
+    return code.co_code, code.co_names, code.co_varnames, constants
