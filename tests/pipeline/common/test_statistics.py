@@ -70,6 +70,7 @@ class TestClips:
         values = np.random.default_rng(1).normal(size=1500)  # 666 rounds at once
         found, error = mean_of_clips(values.tolist()), values.std(ddof=1) / math.sqrt(1500)
         assert found.interval == pytest.approx((values.mean() - 1.96 * error, values.mean() + 1.96 * error), abs=0.003)
+        assert found.interval == pytest.approx((-0.0968442274623, 0.0047020048989), abs=1e-12)  # seed and resamples
 
     def test_few_clips_have_student_s_t(self) -> None:
         few, enough = [float(k) for k in range(19)], [float(k) for k in range(20)]

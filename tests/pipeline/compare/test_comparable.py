@@ -61,6 +61,7 @@ def other(**changes: Any) -> Subject:
             {"not_scored": tuple("fedcba")},
             ["scored on different clips: all (one); without a, b, c, d and 2 more (two)"],
         ),
+        ({"not_scored": tuple("dcba")}, ["scored on different clips: all (one); without a, b, c, d (two)"]),
         ({"split": "val"}, ["scored on different splits: test (one); val (two)"]),
         ({"sound": "noise"}, ["scored with different sounds: right (one); noise (two)"]),
         ({"protocol": "hard"}, ["scored by different protocols: published (one); hard (two)"]),

@@ -19,9 +19,10 @@ from combo_avs.data.store.commit import commit_shard
 from combo_avs.data.store.root import audio_attributes, create_cache, create_proposals
 from combo_avs.data.store.store import Cache, ClipStore
 from combo_avs.errors import DONE, BadInput, Interrupted
+from combo_avs.pipeline.common.statistics import Mean, PairedTest
 from combo_avs.pipeline.compare import grid
 from combo_avs.pipeline.compare.grid import Comparison, compare, compare_all, folders_of, tabulate
-from combo_avs.pipeline.compare.table import Row, Table, read_table, spread
+from combo_avs.pipeline.compare.table import Row, Table, paired, read_table, spread
 from combo_avs.pipeline.compare.variants import RECIPE, parse_seeds, parse_sounds, plan_variants
 from combo_avs.pipeline.config.precompute import PrecomputeConfig
 from combo_avs.pipeline.config.tree import Config
@@ -318,6 +319,11 @@ class TestTable:
             assert "fusion=none - recipe: without seeds that only one of them has: 4" in shown
             assert "siam=none - recipe: without seeds that only one of them has: 1" in shown
             assert shown.count("p of a paired t-test (seeds that both have)") == 2
+        assert [text.count(f"{name} - recipe  ") for name in ("fusion=none", "siam=none")] == [1, 1]
+
+    @pytest.mark.parametrize(("p", "shown"), [(0.0009, "p < 0.001"), (0.0012, "p 0.001"), (0.5, "p 0.500")])
+    def test_small_p_are_not_shown_as_nothing(self, p: float, shown: str) -> None:
+        assert paired(PairedTest(Mean(1.25, (-0.5, 3.0), 4), p, ())) == f"+1.2 [-0.5, +3.0] {shown} (4)"
 
     def test_a_table_of_fractions_is_read_in_percent(self, tmp_path: Path) -> None:
         path = tmp_path / "compare.json"
