@@ -132,6 +132,16 @@ def test_small_holes_are_filled_and_small_islands_dropped():
     assert torch.equal(filled, drawn("#####..", "#####..", "#####..", "......#", ".....##"))
 
 
+def test_holes_and_islands_of_just_the_least_area_stay():
+    mask = drawn("######", "#..###", "######", "......", "##....")
+    (same,), changed = clean_small_regions(mask[None], 2)
+    assert torch.equal(same, mask)
+    assert changed.tolist() == [False]
+    (cleaned,), changed = clean_small_regions(mask[None], 3)
+    assert torch.equal(cleaned, drawn("######", "######", "######", "......", "......"))
+    assert changed.tolist() == [True]
+
+
 def test_corners_connect_and_the_edge_is_no_wall():
     diagonal = drawn("#..", ".#.", "..#")
     (cleaned,), changed = clean_small_regions(diagonal[None], 3)
