@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -119,26 +119,23 @@ def evaluate(
     split: Split = "test",
     sound: Annotated[Sound, typer.Option(help="The right sound, or a wrong one as a control.")] = "right",
     protocol: Annotated[list[str] | None, typer.Option(help=_PROTOCOL)] = None,
+    weights: Annotated[
+        str, typer.Option(metavar="best|last|FILE", help="best on val, of the newest checkpoint, or a file.")
+    ] = "best",
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Score a run: M_J (mIoU) and M_F (F-score), by default as COMBO prints them."""
-    from ..pipeline.evaluate.scores import evaluate_run
+    """Score a run: M_J (mIoU) and M_F (F-score) in percent, by default as COMBO prints them.
 
-    scores = evaluate_run(run, split, sound, device, protocol or [PUBLISHED])
-    summaries = [{"split": split, "sound": sound, **s.summary()} for s in scores.values()]
+    Each result is kept in RUN/results.
+    """
+    from ..pipeline.evaluate.run import evaluate_run
+    from ..pipeline.evaluate.show import show_results
+
+    results = evaluate_run(run, split, sound, device, protocol or [PUBLISHED], weights)
+    summaries = {name: result.summary() for name, result in results.items()}
     if as_json:
-        others = {"protocols": dict(zip(scores, summaries, strict=True))} if len(scores) > 1 else {}
-        say(json.dumps({**summaries[0], **others}, indent=1))
+        others = {"protocols": summaries} if len(summaries) > 1 else {}
+        say(json.dumps({**next(iter(summaries.values())), **others}, indent=1))
     else:
-        say("\n\n".join(_show_scores(s) for s in summaries))
-
-
-def _show_scores(summary: dict[str, Any]) -> str:
-    head = f"{summary['split']}, {summary['sound']} sound ({summary['protocol']})"
-    counts = ", ".join(
-        f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}"
-        for k, v in summary.items()
-        if k not in ("split", "sound", "protocol", "M_J", "M_F", "classes")
-    )
-    return f"{head}\nM_J {summary['M_J']:.4f}\nM_F {summary['M_F']:.4f}\n{counts}"
+        say(show_results(list(results.values())))

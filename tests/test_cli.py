@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -130,8 +131,9 @@ class TestEvaluate:
     def test_json(self, made: Path, sound: str, capsys: pytest.CaptureFixture) -> None:
         assert combo("evaluate", made / "run", "--split", "test", "--sound", sound, "--json") == DONE
         scores = json.loads(capsys.readouterr().out)
-        assert 0 <= scores["M_J"] <= 1
-        assert 0 <= scores["M_F"] <= 1
+        assert 0 <= scores["M_J"] <= 100
+        assert 0 <= scores["M_F"] <= 100
+        assert scores["unit"] == "percent"
         assert scores["sound"] == sound
         assert "empty_frames" in scores
 
@@ -146,7 +148,7 @@ class TestEvaluate:
 
     def test_text(self, made: Path, capsys: pytest.CaptureFixture) -> None:
         assert combo("evaluate", made / "run") == DONE
-        assert "M_J 0." in capsys.readouterr().out
+        assert re.search(r"^M_J \d+\.\d\d %$", capsys.readouterr().out, re.M)
 
 
 class TestExitCodes:

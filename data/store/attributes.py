@@ -50,6 +50,11 @@ class Provenance:
         own = {key: value for key, value in vars(self).items() if key != "maskige"}
         return dict(sorted({**own, **folding}.items()))
 
+    @property
+    def untrained(self) -> bool:
+        """Whether it has random weights."""
+        return self.name.startswith("untrained-") or bool(self.parameters.get("untrained"))
+
     def differing(self, other: "Provenance") -> list[str]:
         """Names of the fields in which `other` differs."""
         return [name for name, value in vars(self).items() if getattr(other, name) != value]

@@ -7,7 +7,6 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from ...data.store.attributes import Provenance
 from ..config.tree import Config
 from ..runs.checkpoints import newest_step
 from ..runs.data import RunData
@@ -76,7 +75,7 @@ def data_facts(data: RunData, split: str) -> DataFacts:
     return DataFacts(
         f"{clips.dataset} {clips.fingerprint()[:12]}",
         clips.size,
-        tuple(cache.name for cache in caches if is_untrained(cache.provenance)),
+        tuple(cache.name for cache in caches if cache.provenance.untrained),
         left_out(split),
         left_out("train"),
     )
@@ -87,11 +86,6 @@ def describe(name: str, folder: Path, config: Config, scoring: Scoring, facts: D
     best = read_best(folder)
     step = max(newest_step(folder), 0 if best is None else best["step"])
     return Subject(name, step or None, config.train.steps, "last" if best is None else "best", scoring, facts)
-
-
-def is_untrained(provenance: Provenance) -> bool:
-    """Whether a cache was made with random weights."""
-    return provenance.name.startswith("untrained-") or bool(provenance.parameters.get("untrained"))
 
 
 # What must be equal, in words, and where it stands.

@@ -2,8 +2,7 @@
 
 With several cache roots, each has a comparison of its own in OUT/<root>.
 
-OUT/<variant>/seed-<n>/                      a run folder like any other
-OUT/<variant>/seed-<n>/scores-*.json         its scores on one split, with one sound, in one protocol
+OUT/<variant>/seed-<n>/                      a run folder like any other, which keeps its own results
 OUT/compare.json  compare.txt  compare.md    the table
 """
 
@@ -15,25 +14,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from typing import Any
 
-from ...data.store.checksummed_json import digest
+from ...data.dataset import ClipDataset
 from ...data.store.store import ClipStore
 from ...errors import BadInput, ComboError, Interrupted
 from ...files import write_atomic
 from ..common.choices import Sound
 from ..common.distributed import Ranks
+from ..common.percent import SCORES
 from ..common.progress import bar
 from ..config.tree import Config, load_config
 from ..evaluate.protocols import PUBLISHED, find_protocol, full_name
-from ..evaluate.scores import check_annotated, evaluate_run
+from ..evaluate.results import Result, find_result
+from ..evaluate.run import evaluate_run
+from ..evaluate.scores import check_annotated
 from ..evaluate.sounds import sound_source
 from ..runs.checkpoints import newest_step
 from ..runs.data import DataNames, open_data
 from ..runs.folder import changed_settings, check_run, read_run
+from ..runs.open import choose_weights
 from ..train.loop import prepare, train
 from .comparable import DataFacts, Scoring, data_facts, describe
-from .table import SCORES, Row, Table, has_all_scores_of
+from .table import Row, Table, has_all_scores_of
 from .variants import Variant
 
 WITHOUT_EFFECT = ("train.device", "train.checkpoint_every")  # on the scores
@@ -60,13 +62,13 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Cell:
-    """One variant with one seed. fingerprint: of everything that its scores follow from. facts: of its data."""
+    """One variant with one seed. scored: the clips to score it on. facts: of its data."""
 
     variant: Variant
     seed: int
     config: Config
     folder: Path
-    fingerprint: str
+    scored: ClipDataset
     facts: DataFacts
 
     @property
@@ -161,15 +163,12 @@ def _plan_variant(comparison: Comparison, variant: Variant, out: Path) -> list[C
     check_annotated(scored)
     for sound in comparison.sounds:
         sound_source(scored, sound)
-    left_out = {"train": {key.removeprefix("train.") for key in WITHOUT_EFFECT}}
     cells, info, facts = [], data.info(), data_facts(data, comparison.split)
     for seed, config in configs.items():
         folder = out / variant.folder / f"seed-{seed}"
         check_run(folder, config, info)
         check_unchanged(folder, config)
-        chosen = config.model_dump(mode="json", exclude=left_out, exclude_defaults=True)
-        fingerprint = digest([chosen, info.clips_fingerprint, info.proposals, info.audio])
-        cells.append(Cell(variant, seed, config, folder, fingerprint, facts))
+        cells.append(Cell(variant, seed, config, folder, scored, facts))
     return cells
 
 
@@ -207,27 +206,19 @@ def run_cell(comparison: Comparison, cell: Cell) -> None:
     train(names, cell.config, cell.folder, resume=True)
     split, protocol = comparison.split, comparison.protocol
     for sound in missing_sounds(cell, comparison):
-        scores = evaluate_run(cell.folder, split, sound, cell.config.train.device, [protocol])[protocol]
-        entry = {"cell": cell.fingerprint, "split": split, "sound": sound, **scores.summary()}
-        write_atomic(scores_path(cell, comparison, sound), json.dumps(entry, indent=1) + "\n")
+        evaluate_run(cell.folder, split, sound, cell.config.train.device, [protocol])
 
 
 def missing_sounds(cell: Cell, comparison: Comparison) -> list[Sound]:
     """The sounds that a cell is still to be scored with."""
-    return [sound for sound in comparison.sounds if read_scores(cell, comparison, sound) is None]
+    return [sound for sound in comparison.sounds if kept_result(cell, comparison, sound) is None]
 
 
-def read_scores(cell: Cell, comparison: Comparison, sound: Sound) -> dict[str, Any] | None:
-    """The scores of a finished cell; None when there are none, or those of other settings."""
-    try:
-        entry = json.loads(scores_path(cell, comparison, sound).read_text())
-    except FileNotFoundError:
+def kept_result(cell: Cell, comparison: Comparison, sound: Sound) -> Result | None:
+    """The result of a finished cell; None when there is none, or one of other weights or data."""
+    if newest_step(cell.folder) < cell.config.train.steps:
         return None
-    return entry if entry["cell"] == cell.fingerprint else None
-
-
-def scores_path(cell: Cell, comparison: Comparison, sound: Sound) -> Path:
-    return cell.folder / f"scores-{comparison.split}-{sound}-{comparison.protocol}.json"
+    return find_result(choose_weights(cell.folder, cell.config), cell.scored, sound, comparison.protocol)
 
 
 def make_table(comparison: Comparison, cells: list[Cell], failed: dict[str, str]) -> Table:
@@ -242,6 +233,6 @@ def make_table(comparison: Comparison, cells: list[Cell], failed: dict[str, str]
 
 
 def _row(variant: Variant, sound: Sound, cells: list[Cell], comparison: Comparison) -> Row:
-    found = {cell.seed: read_scores(cell, comparison, sound) for cell in cells if cell.variant == variant}
-    scores = ({seed: 100 * entry[name] for seed, entry in found.items() if entry is not None} for name in SCORES)
+    found = {cell.seed: kept_result(cell, comparison, sound) for cell in cells if cell.variant == variant}
+    scores = ({seed: getattr(one, name) for seed, one in found.items() if one is not None} for name in SCORES)
     return Row(variant.name, sound, *scores)

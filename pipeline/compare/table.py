@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import BadInput
+from ..common.percent import PERCENT, SCORES
 from ..common.statistics import PairedTest, mean_of, paired_by_seed
 from ..common.text import columns
 from .comparable import Subject, cautions
-
-SCORES = ("M_J", "M_F")
-PERCENT = "percent"  # the unit of compare.json; one of an older version has none, and holds fractions
 
 
 @dataclass(frozen=True)

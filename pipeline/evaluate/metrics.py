@@ -22,6 +22,20 @@ _ONE = 1 << 40  # 1.0 in sums; int64 then holds the scores of 8 million frames
 
 
 @dataclass(frozen=True)
+class ClipScore:
+    """One clip as if it were a call of its own, in shares of 1.
+
+    J is the mean of J_T, which are those of its annotated frames. F: None for sets with classes. area_T: the share of
+    the pixels that is predicted as some object, in frames of empty truth: all of it is wrong. None in other frames.
+    """
+
+    J: float | None
+    F: float | None
+    J_T: tuple[float | None, ...]
+    area_T: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
 class BinaryResult:
     """Scores of 0..1 and the counts that belong beside them."""
 
@@ -44,8 +58,8 @@ class BinaryMetrics:
         self._protocol = protocol
         self._clips: list[np.ndarray] = []  # int64: frames, frames with an object, sum of J, sums of F by threshold
 
-    def update(self, counts: Counts, clip_frames: int) -> tuple[float, float]:
-        """Add one clip and return its J and F, as if it were a call of its own. clip_frames makes no difference."""
+    def update(self, counts: Counts, clip_frames: int) -> ClipScore:
+        """Add one clip and return its own scores. clip_frames makes no difference."""
         assert counts.curves_2TE is not None, "counts of a set with classes"
         hits_TE, predicted_TE = counts.curves_2TE
         hits_T, predicted_T, true_T = counts.areas_3TK[..., 1]
@@ -61,7 +75,8 @@ class BinaryMetrics:
         else:
             f_TE = f_TE[:, ABOVE_HALF : ABOVE_HALF + 1]
         self._clips.append(np.array([len(j_T), len(f_TE), _fixed(j_T).sum(), *_fixed(f_TE).sum(axis=0)]))
-        return float(j_T.mean()), float(f_TE.mean(axis=0).max()) if len(f_TE) else 0.0
+        f = float(f_TE.mean(axis=0).max()) if len(f_TE) else 0.0
+        return ClipScore(float(j_T.mean()), f, tuple(j_T.tolist()), _where(empty_T, predicted_T / pixels_T))
 
     def result(self) -> BinaryResult:
         """The scores so far. Raises ValueError if nothing was scored."""
@@ -108,8 +123,11 @@ class SemanticMetrics:
         self._frames_K, self._J_K, self._F_K = np.zeros((3, num_classes), np.int64)
         self._areas_3K = np.zeros((3, num_classes), np.int64)
 
-    def update(self, counts: Counts, clip_frames: int) -> None:
-        """Add one clip. clip_frames: how many frames it has, annotated or not."""
+    def update(self, counts: Counts, clip_frames: int) -> ClipScore:
+        """Add one clip and return its own J. clip_frames: how many frames it has, annotated or not.
+
+        J of a frame is the mean over the protocol's classes that are present or predicted in it, None without any.
+        """
         hits_TK, predicted_TK, truth_TK = counts.areas_3TK
         union_TK = predicted_TK + truth_TK - hits_TK
         self._clips += 1
@@ -123,6 +141,13 @@ class SemanticMetrics:
         self._frames_K[0] += padding
         self._J_K[0] += padding * _ONE
         self._F_K[0] += padding * _ONE
+        j_TK = np.where(union_TK > 0, hits_TK / np.maximum(union_TK, 1), np.nan)
+        rows = [row[~np.isnan(row)] for row in j_TK[:, _counted(self._protocol.J_over, np.full(j_TK.shape[1], True))]]
+        j_T = tuple(float(row.mean()) if len(row) else None for row in rows)
+        seen = [j for j in j_T if j is not None]
+        wrong_T = predicted_TK[:, 1:].sum(axis=1) / predicted_TK.sum(axis=1)
+        area_T = _where(truth_TK[:, 1:].sum(axis=1) == 0, wrong_T)
+        return ClipScore(sum(seen) / len(seen) if seen else None, None, j_T, area_T)
 
     def result(self) -> SemanticResult:
         """The scores so far. Raises ValueError if nothing was scored."""
@@ -152,6 +177,11 @@ def make_metrics(protocol: MetricProtocol, num_classes: int) -> BinaryMetrics | 
     if isinstance(protocol, BinaryProtocol):
         return BinaryMetrics(protocol)
     return SemanticMetrics(protocol, num_classes)
+
+
+def _where(chosen_T: np.ndarray, values_T: np.ndarray) -> tuple[float | None, ...]:
+    """The values of the chosen frames, None for the others."""
+    return tuple(float(value) if chosen else None for chosen, value in zip(chosen_T, values_T, strict=True))
 
 
 def _mean_over_calls(sums: np.ndarray, frames: np.ndarray) -> float:

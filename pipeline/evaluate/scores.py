@@ -1,60 +1,57 @@
-"""Score a run, or a model on a split: M_J and M_F in any protocol, with the right sound or with a wrong one."""
+"""Score a model on a split: M_J and M_F in any protocol, with the right sound or with a wrong one."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from ...data.dataset import ClipDataset
 from ...errors import BadInput
 from ...model.combo import COMBO
 from ..common.choices import Sound
-from ..common.devices import pick_device
-from ..common.distributed import Ranks, joined
+from ..common.distributed import Ranks
+from ..common.percent import PERCENT, percent
 from ..common.progress import bar
-from ..runs.folder import read_run
-from ..runs.open import open_run
 from .clip import Counts, count_clip, segment
-from .metrics import SemanticMetrics, make_metrics
-from .protocols import PUBLISHED, MetricProtocol, find_protocol, full_name
+from .metrics import ClipScore, SemanticMetrics, make_metrics
+from .protocols import PUBLISHED, find_protocol, full_name
 from .sounds import sound_source
 
 ALONE = Ranks()
 
 
 @dataclass(frozen=True)
+class ScoredClip:
+    """The numbers of one clip: J and F in percent. J_T and area_T have T values, None for frames without truth.
+
+    area_T: the share of a frame's pixels, 0..1, that is predicted as an object although the truth has none.
+    """
+
+    J: float | None
+    F: float | None
+    J_T: tuple[float | None, ...]
+    area_T: tuple[float | None, ...]
+
+    @classmethod
+    def of(cls, score: ClipScore, annotated: Sequence[bool]) -> "ScoredClip":
+        """annotated: which of the T frames were scored."""
+        j, area = iter(score.J_T), iter(score.area_T)
+        pairs = [(percent(next(j)), next(area)) if there else (None, None) for there in annotated]
+        return cls(percent(score.J), percent(score.F), tuple(j for j, _ in pairs), tuple(area for _, area in pairs))
+
+
+@dataclass(frozen=True)
 class Scores:
-    """M_J and M_F of one evaluation, what they mean, and the clips behind them."""
+    """M_J and M_F of one evaluation in percent, what they mean, and the clips behind them."""
 
     M_J: float
     M_F: float
     protocol: str  # its name, and what it means
-    details: dict[str, Any]  # counts of clips, empty frames, absent classes; values by class
-    per_clip: dict[str, tuple[float, float]]  # clip id -> J, F; empty for semantic sets
+    details: dict[str, Any]  # counts of clips, empty frames, absent classes; values by class, J and F in percent
+    per_clip: dict[str, ScoredClip]  # by id
 
     def summary(self) -> dict[str, Any]:
-        return {"M_J": self.M_J, "M_F": self.M_F, "protocol": self.protocol, **self.details}
-
-
-def evaluate_run(
-    run: Path,
-    split: str = "test",
-    sound: Sound = "right",
-    device: str = "auto",
-    protocols: Sequence[str] = (PUBLISHED,),
-) -> dict[str, Scores]:
-    """Score the best weights of a run on the clips and caches it was trained with, as `evaluate_dataset` does.
-
-    Under torchrun the processes share the clips, and all get the scores.
-    Raises `BadInput` when clips, caches or weights are gone or have changed since, and as `evaluate_dataset`.
-    """
-    with joined() as ranks:
-        _, info = ranks.all_do(read_run, run)
-        for name in protocols:  # before the work of loading
-            ranks.all_do(find_protocol, name, len(info.classes))
-        opened = ranks.all_do(open_run, run, ranks.all_do(pick_device, device))
-        dataset = ranks.all_do(opened.data.dataset, split)
-        return evaluate_dataset(opened.network, dataset, protocols, sound, ranks)
+        """As JSON, without the clips."""
+        return {"M_J": self.M_J, "M_F": self.M_F, "unit": PERCENT, "protocol": self.protocol, **self.details}
 
 
 def evaluate_dataset(
@@ -73,9 +70,10 @@ def evaluate_dataset(
     Returns the scores by the name of their protocol, in that order.
     Raises `BadInput` when no frame of the split has ground truth, or when a protocol does not fit the set.
     """
-    chosen = {name: find_protocol(name, len(dataset.clips.classes)) for name in protocols}
+    for name in protocols:
+        find_protocol(name, len(dataset.clips.classes))
     counted = count_clips(model, dataset, sound, ranks, between_clips)
-    return {name: _score(name, protocol, dataset, counted) for name, protocol in chosen.items()}
+    return {name: score_counts(name, dataset, counted) for name in protocols}
 
 
 def count_clips(
@@ -105,17 +103,18 @@ def check_annotated(dataset: ClipDataset) -> None:
         raise BadInput(f"split {dataset.split!r} has no annotated frame to score")
 
 
-def _score(name: str, protocol: MetricProtocol, dataset: ClipDataset, counted: dict[int, Counts]) -> Scores:
-    """The scores of a split in one protocol, by the counts of its clips."""
-    classes, per_clip = dataset.clips.classes, {}
+def score_counts(name: str, dataset: ClipDataset, counted: dict[int, Counts]) -> Scores:
+    """The scores of a split in the protocol of that name, by the counts of its annotated clips, at least one."""
+    classes, clips = dataset.clips.classes, {}
+    protocol = find_protocol(name, len(classes))
     metrics = make_metrics(protocol, len(classes))
     for index, counts in sorted(counted.items()):
         clip = dataset.clip(index)
-        if (scored := metrics.update(counts, clip.num_frames)) is not None:
-            per_clip[clip.id] = scored
+        clips[clip.id] = ScoredClip.of(metrics.update(counts, clip.num_frames), clip.frame_annotated)
     values = asdict(metrics.result())
-    j, f = values.pop("M_J"), values.pop("M_F")
+    j, f = 100 * values.pop("M_J"), 100 * values.pop("M_F")
     if isinstance(metrics, SemanticMetrics):
-        values["classes"] = {name: row for name, row in zip(classes, values["classes"], strict=True) if row["frames"]}
+        rows = [{**row, "J": percent(row["J"]), "F": percent(row["F"])} for row in values["classes"]]
+        values["classes"] = {name: row for name, row in zip(classes, rows, strict=True) if row["frames"]}
         values["absent"] = [classes[k] for k in values["absent"]]
-    return Scores(j, f, full_name(name, protocol), values, per_clip)
+    return Scores(j, f, full_name(name, protocol), values, clips)

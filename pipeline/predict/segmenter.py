@@ -29,7 +29,7 @@ from ..config.tree import load_config
 from ..precompute.masks import limit_masks, maskiges
 from ..precompute.worker import PACKAGE, provenance_of
 from ..runs.folder import read_run
-from ..runs.open import load_network
+from ..runs.open import choose_weights, load_network
 
 FATAL = (torch.OutOfMemoryError, MemoryError, torch.AcceleratorError)
 
@@ -141,7 +141,8 @@ def open_segmenter(run: Path, stage_one: StageOne, device: str) -> Segmenter:
         raise BadInput(f"{', '.join(foreign)}: only settings of precompute can be set here, the others are the run's")
     config, info = read_run(run)
     where = pick_device(device)
-    model, weights = load_network(run, config, len(info.classes), where)
+    weights = choose_weights(run, config)
+    model = load_network(weights, config, len(info.classes), where)
     asked = load_config(None, overrides).precompute
     folding = info.proposals_provenance.maskige or Folding(asked.max_masks, asked.temporal)
     parameters = {**({} if proposals else info.proposals_provenance.parameters), **asked.generator}
@@ -156,9 +157,8 @@ def open_segmenter(run: Path, stage_one: StageOne, device: str) -> Segmenter:
     made_by = [frozen, _weights_digest(model), list(info.size), list(info.classes), version(PACKAGE)]
     identity = digest([*made_by, *unseen_settings(config.model)])[:12]
     proposer, listener = proposer.to(where), listener.to(where)
-    return Segmenter(
-        proposer, listener, model, where, asked.batch_frames, folding, info.size[0], info.classes, weights, identity
-    )
+    size, name = info.size[0], str(weights)
+    return Segmenter(proposer, listener, model, where, asked.batch_frames, folding, size, info.classes, name, identity)
 
 
 def unseen_settings(config: ModelConfig) -> list[tuple[str, str]]:

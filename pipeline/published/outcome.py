@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..common.percent import PERCENT
 from .paper import PAPER, TOLERANCE, Numbers
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """The outcome of one reproduction. Scores are shares of 1.
+    """The outcome of one reproduction. Scores are in percent, differences in points.
 
     obstacles: why the numbers are not those of the published experiment. notes: what may explain a difference.
     """
@@ -47,6 +48,7 @@ class Reproduction:
             "backbone": self.backbone,
             "fusion": self.fusion,
             **self.ours._asdict(),
+            "unit": PERCENT,
             "published": self.published._asdict(),
             "difference": self.differences._asdict(),
             "tolerance": TOLERANCE,
@@ -68,9 +70,9 @@ class Reproduction:
             "         here  published  difference  tolerance",
         ]
         for name in Numbers._fields:
-            ours, paper, difference = (100 * getattr(n, name) for n in (self.ours, self.published, self.differences))
-            met = "met" if _is_within_tolerance(difference / 100) else "not met"
-            lines.append(f"{name}  {ours:7.2f}  {paper:9.1f}  {difference:+10.2f}  {100 * TOLERANCE:9.1f}  {met}")
+            ours, paper, difference = (getattr(n, name) for n in (self.ours, self.published, self.differences))
+            met = "met" if _is_within_tolerance(difference) else "not met"
+            lines.append(f"{name}  {ours:7.2f}  {paper:9.1f}  {difference:+10.2f}  {TOLERANCE:9.1f}  {met}")
         close = all(_is_within_tolerance(d) for d in self.differences)
         but = ": the numbers are close, but they are not of the published experiment" if close else ""
         lines += ["", "REPRODUCED" if self.met else f"NOT REPRODUCED{but}"]
@@ -83,4 +85,4 @@ class Reproduction:
 
 def _is_within_tolerance(difference: float) -> bool:
     """Whether a difference of scores is at most `TOLERANCE`, up to rounding."""
-    return abs(difference) <= TOLERANCE + 1e-9
+    return abs(difference) <= TOLERANCE + 1e-7

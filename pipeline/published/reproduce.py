@@ -13,7 +13,7 @@ from ..common.devices import pick_device
 from ..config.precompute import PrecomputeConfig
 from ..config.tree import load_config
 from ..evaluate.protocols import PUBLISHED
-from ..evaluate.scores import evaluate_run
+from ..evaluate.run import evaluate_run
 from ..imports.clips import import_clips
 from ..imports.maskiges import import_maskiges
 from ..precompute.driver import plan_caches, run_plans

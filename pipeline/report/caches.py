@@ -22,10 +22,10 @@ from ...data.store.root import cache_paths
 from ...data.store.store import Cache, ClipStore
 from ...errors import BadInput, ComboError
 from ..caches.inspect import made_with, stored_bytes
+from ..common.percent import percent
 from ..common.pictures import outlined
 from ..common.progress import bar
 from ..common.text import quarantine_lines
-from ..compare.comparable import is_untrained
 from .gallery import Gallery, Item, clip_rows, pick_pixels, shrink, write_sheet
 from .paired import Paired, compare_clips
 
@@ -83,7 +83,7 @@ def cache_labels(caches: list[Cache]) -> list[str]:
         labels.append(" ".join([cache.provenance.name, *differing]))
     counts = Counter(labels)
     unique = [label if counts[label] == 1 else cache.name for label, cache in zip(labels, caches, strict=True)]
-    return [f"{n} (UNTRAINED)" if is_untrained(c.provenance) else n for n, c in zip(unique, caches, strict=True)]
+    return [f"{n} (UNTRAINED)" if c.provenance.untrained else n for n, c in zip(unique, caches, strict=True)]
 
 
 def cache_section(root: Path, names: list[str] | None, out: Path, prefix: str, problems: list[str]) -> CacheSection:
@@ -174,7 +174,7 @@ def _write_item(clips: ClipStore, row: int, columns: list[_Column], out: Path, n
         numbers: dict[str, list[float | None]] = {
             COUNT: cache.read("mask_count", *span).astype(float).tolist(),
             COVERAGE: [float((m != PALETTE[0]).any(axis=2).mean()) for m in maskiges],
-            FIT: [_percent(fit_to_truth(m, t)) for m, t in zip(maskiges, truth, strict=True)],
+            FIT: [percent(fit_to_truth(m, t)) for m, t in zip(maskiges, truth, strict=True)],
         }
         for kind, values in numbers.items():
             if present := [v for v in values if v is not None]:
@@ -191,10 +191,6 @@ def _mask_row(frames: np.ndarray, cache: Cache, span: tuple[int, int]) -> np.nda
     size = frames.shape[1:3]
     pairs = zip(frames, found, stats, strict=True)
     return np.stack([outlined(f, pick_pixels(m[np.argsort(area, kind="stable")], *size)) for f, m, area in pairs])
-
-
-def _percent(share: float | None) -> float | None:
-    return None if share is None else 100 * share
 
 
 def fit_to_truth(maskige: np.ndarray, truth: np.ndarray) -> float | None:

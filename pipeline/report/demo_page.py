@@ -53,7 +53,7 @@ def write_demo_page(path: Path, result: DemoResult) -> None:
 
 def _best_to_worst(dataset: ClipDataset, scores: Scores) -> list[int]:
     """Indices of clips, evenly spread over the ranking by J."""
-    order = sorted(range(len(dataset)), key=lambda i: -scores.per_clip[dataset.clip(i).id][0])
+    order = sorted(range(len(dataset)), key=lambda i: -(scores.per_clip[dataset.clip(i).id].J or 0))
     picks = np.linspace(0, len(order) - 1, min(GALLERY, len(order))).round().astype(int)
     return [order[p] for p in picks]
 
@@ -75,7 +75,7 @@ def _clip(result: DemoResult, index: int, scores: Scores) -> dict[str, Any]:
     }
     return {
         "id": sample.clip.id,
-        "J": scores.per_clip[sample.clip.id][0],
+        "J": scores.per_clip[sample.clip.id].J,
         "objects": ", ".join(sample.clip.objects),
         "rows": {name: [png(picture) for picture in pictures] for name, pictures in rows.items()},
         "log_mel": png(log_mel_image(dataset.clips.read("log_mel", *span))),

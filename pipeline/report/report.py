@@ -8,7 +8,7 @@ from ...errors import BadInput
 from ...files import write_atomic
 from ..common.devices import pick_device
 from ..common.statistics import CLIPS_FOR_BOOTSTRAP, RESAMPLES
-from ..compare.comparable import cautions, is_untrained
+from ..compare.comparable import cautions
 from ..compare.table import spread
 from ..evaluate.protocols import find_protocol
 from .caches import CacheSection, cache_section
@@ -61,9 +61,8 @@ def _make_room(out: Path) -> None:
 def render(found: Targets, caches: list[CacheSection], runs: list[RunSection]) -> str:
     """The page as HTML; all text in it is escaped."""
     environment = templates()
-    environment.filters |= {"percent": lambda value: "–" if value is None else f"{100 * value:.1f}"}
     plots = run_curves, joint_curves, score_bars, value_bars, difference_plot
-    functions = *plots, spread, consistency, is_untrained, untrained_parts
+    functions = *plots, spread, consistency, untrained_parts
     environment.globals["interval_note"] = INTERVALS
     environment.globals |= {function.__name__: function for function in functions}
     return environment.get_template("report.html").render(

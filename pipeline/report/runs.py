@@ -5,6 +5,7 @@ Shapes: T frames of one clip, H W pixels, h w those of a picture.
 
 import statistics
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,34 +16,43 @@ import torch
 from ...data.dataset import ClipDataset
 from ...data.store.store import ClipStore
 from ...errors import ComboError
+from ..common.percent import SCORES
 from ..common.pictures import heat, label_colours, overlay_labels
-from ..compare.comparable import Subject, cautions, is_untrained
-from ..compare.table import SCORES, Row, differences, rows_json
+from ..compare.comparable import Subject, cautions
+from ..compare.table import Row, differences, rows_json
 from ..evaluate.protocols import find_protocol, full_name
+from ..evaluate.results import Result
+from ..evaluate.scores import ScoredClip, Scores
 from .embed import log_mel_image
-from .gallery import Gallery, Item, clip_rows, picture_size, shrink, sound_row, write_sheet, write_sound
+from .gallery import Gallery, Item, Measure, clip_rows, picture_size, shrink, sound_row, write_sheet, write_sound
 from .paired import Paired, compare_clips
-from .scoring import ClipScore, Scorer, Scoring, Segmented
+from .scoring import Scorer, Scoring, Segmented
 from .targets import Run
 
 Table = list[tuple[str, int, list[float | None]]]  # name, how many, J by variant
+AREA, WRONG_AREA = "area", "false-positive area (0..1) of frames without object"
 
 
 @dataclass(frozen=True)
 class RunScores:
     """One run on one split. weights: which ones were scored. subject: what its numbers may be compared with.
 
-    result: M_J, M_F and their details; None without truth.
-    attends: whether its sheets show attention.
-    clips: by id, the scores and the sheet that was drawn; None where another run of its variant was drawn.
+    attends: whether its sheets show attention. scores: None without truth. kept: whether they are those of RUN/results.
+    sheets: by clip, those that were drawn; none where another run of its variant was drawn.
     """
 
     run: Run
     weights: str
     subject: Subject
     attends: bool
-    result: dict[str, Any] | None
-    clips: dict[str, tuple[ClipScore, str | None]]
+    scores: Scores | Result | None
+    kept: bool
+    sheets: dict[str, str]
+
+    @property
+    def clips(self) -> dict[str, ScoredClip]:
+        """The numbers of each clip with truth, by id."""
+        return {} if self.scores is None else self.scores.per_clip
 
 
 @dataclass
@@ -76,7 +86,7 @@ def consistency(run: Run) -> str:
 def untrained_parts(run: Run) -> list[str]:
     """Caches that the run was trained on and that were made with random weights."""
     parts = {run.info.proposals: run.info.proposals_provenance, run.info.audio: run.info.audio_provenance}
-    return [name for name, provenance in parts.items() if is_untrained(provenance)]
+    return [name for name, provenance in parts.items() if provenance.untrained]
 
 
 def run_sections(
@@ -107,13 +117,13 @@ def _section(
             if clips is None:
                 names, items = _write_clips(scorer.dataset, out, prefix)
                 sheets, clips = [names], scorer.dataset.clips
-            found = _score_clips(scorer, out, None if run.variant in scored else f"{prefix}-{len(scored)}")
+            drawn = {} if run.variant in scored else _draw_clips(scorer, out, f"{prefix}-{len(scored)}")
+            attends, kept = bool(drawn) and scorer.attends, scorer.kept is not None
+            one = RunScores(run, scorer.weights, scorer.subject, attends, scorer.scores(), kept, drawn)
         except ComboError as error:
             problems.append(f"{run.folder}: not scored: {error}")
             continue
-        scored.setdefault(run.variant, []).append(
-            RunScores(run, scorer.weights, scorer.subject, scorer.model.fusion.attends, scorer.result(), found)
-        )
+        scored.setdefault(run.variant, []).append(one)
     if clips is None or not scored:
         return None
     for variant, seeds in scored.items():
@@ -126,23 +136,33 @@ def _section(
 
 
 def _add_scores(item: Item, variant: str, seeds: list[RunScores]) -> None:
-    """Add the sheet of the first seed, and the mean scores over seeds in percent, to a clip.
+    """Add the sheet of the first seed, and the mean numbers over seeds, to a clip.
 
     Another cache may have quarantined a clip, so not every run has scores for it.
     """
-    score, sheet = seeds[0].clips.get(item.id, (None, None))
-    item.sheets.append(sheet)
-    if score is not None:
-        item.frames[f"J:{variant}"] = [None if j is None else 100 * j for j in score.J_T]
-    scores = [one.clips[item.id][0] for one in seeds if item.id in one.clips]
+    item.sheets.append(seeds[0].sheets.get(item.id))
+    scores = [one.clips[item.id] for one in seeds if item.id in one.clips]
     for key in ("J", "F"):
         values = [value for s in scores if (value := getattr(s, key)) is not None]
         if values:
-            item.values[f"{key}:{variant}"] = 100 * statistics.mean(values)
+            item.values[f"{key}:{variant}"] = statistics.mean(values)
+    for key, rows in (("J", [s.J_T for s in scores]), (AREA, [s.area_T for s in scores])):
+        frames = [_mean_of_some(values) for values in zip(*rows, strict=True)]
+        if any(value is not None for value in frames):
+            item.frames[f"{key}:{variant}"] = frames
+
+
+def _mean_of_some(values: Sequence[float | None]) -> float | None:
+    there = [value for value in values if value is not None]
+    return statistics.mean(there) if there else None
 
 
 def _assemble(clips: ClipStore, scoring: Scoring, scored: dict[str, list[RunScores]], gallery: Gallery) -> RunSection:
     variants, rows = list(scored), _rows(scored)
+    paired = compare_clips(gallery, {"J": "J in %", "F": "F in %"}, variants, "J")
+    for variant in variants:
+        if any(f"{AREA}:{variant}" in item.frames for item in gallery.items):
+            gallery.measures.append(Measure(f"{AREA}:{variant}", f"{WRONG_AREA}, {variant}", WRONG_AREA, variant))
     return RunSection(
         about=f"{clips.dataset}, {scoring.split} split, {len(gallery.items)} clips",
         protocol=full_name(scoring.protocol, find_protocol(scoring.protocol, len(clips.classes))),
@@ -152,7 +172,7 @@ def _assemble(clips: ClipStore, scoring: Scoring, scored: dict[str, list[RunScor
         differences=[one.to_json() for one in differences(rows)],
         categories=_categories(gallery.items, variants),
         classes=_classes(scored, clips.classes) if len(clips.classes) > 2 else [],
-        paired=compare_clips(gallery, {"J": "J in %", "F": "F in %"}, variants, "J"),
+        paired=paired,
         gallery=gallery,
         cautions=[],
     )
@@ -172,14 +192,14 @@ def _write_clips(dataset: ClipDataset, out: Path, prefix: str) -> tuple[list[str
     return ["frame", *(["truth"] if labelled else []), "log-mel"], items
 
 
-def _score_clips(scorer: Scorer, out: Path, prefix: str | None) -> dict[str, tuple[ClipScore, str | None]]:
-    """Segment and score all clips; returns scores and sheets by id. prefix: of the sheets' names; None: no sheets."""
+def _draw_clips(scorer: Scorer, out: Path, prefix: str) -> dict[str, str]:
+    """Segment all clips and write a sheet for each; returns the sheets by id. prefix: of their names."""
     colours = label_colours(len(scorer.dataset.clips.classes))
-    found = {}
-    for index, clip in enumerate(scorer.clips()):
-        sheet = None if prefix is None else write_sheet(out, f"{prefix}-{index:06d}", _prediction_rows(clip, colours))
-        found[clip.sample.clip.id] = clip.score, sheet
-    return found
+    clips = enumerate(scorer.clips())
+    return {
+        clip.sample.clip.id: write_sheet(out, f"{prefix}-{index:06d}", _prediction_rows(clip, colours))
+        for index, clip in clips
+    }
 
 
 def _prediction_rows(clip: Segmented, colours: np.ndarray) -> list[np.ndarray]:
@@ -195,9 +215,9 @@ def _rows(scores: dict[str, list[RunScores]]) -> tuple[Row, ...]:
     """The scores of each variant by seed."""
     rows = []
     for variant, seeds in scores.items():
-        results = {one.run.seed: one.result for one in seeds if one.result is not None}
+        results = {one.run.seed: one.scores for one in seeds if one.scores is not None}
         if results:
-            values = ({seed: 100 * result[key] for seed, result in results.items()} for key in SCORES)
+            values = ({seed: getattr(result, key) for seed, result in results.items()} for key in SCORES)
             rows.append(Row(variant, "right", *values))
     return tuple(rows)
 
@@ -214,11 +234,11 @@ def _categories(items: list[Item], variants: list[str]) -> Table:
 
 def _classes(scores: dict[str, list[RunScores]], classes: tuple[str, ...]) -> Table:
     """J of every class that occurs, mean over seeds, and the frames that hold it."""
-    results = [[one.result for one in seeds if one.result is not None] for seeds in scores.values()]
+    found = [[one.scores.details["classes"] for one in seeds if one.scores is not None] for seeds in scores.values()]
     table = []
-    for index, name in enumerate(classes):
-        frames = max((r["classes"][index]["frames"] for of_one in results for r in of_one), default=0)
+    for name in classes:
+        frames = max((by_name[name]["frames"] for of_one in found for by_name in of_one if name in by_name), default=0)
         if frames:
-            js = [[100 * r["classes"][index]["J"] for r in of_one] for of_one in results]
+            js = [[by_name[name]["J"] if name in by_name else 0.0 for by_name in of_one] for of_one in found]
             table.append((name, frames, [statistics.mean(j) if j else None for j in js]))
     return table

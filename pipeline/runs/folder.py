@@ -6,6 +6,7 @@ RUN/log.jsonl                      one line per step, one per evaluation
 RUN/tensorboard/  RUN/pictures/    the same as curves; truth and prediction on some clips of val
 RUN/checkpoints/step-00001000/     see `checkpoints`; the two newest
 RUN/best/                          model.safetensors and metrics.json of the best evaluation
+RUN/results/                       one JSON for each evaluation, see `evaluate.results`
 RUN/broken/step-00001234/          what is needed to replay a step whose loss was not finite
 """
 
@@ -26,6 +27,7 @@ from torch import Tensor
 from ...errors import BadInput
 from ...files import lock, write_atomic
 from ...model.weights.network_file import network_metadata, read_metrics
+from ..common.percent import in_percent
 from ..config.tree import Config, parse_config, show_config
 from .checkpoints import checkpoints, separate
 from .data import RunInfo, check_same_data
@@ -150,7 +152,7 @@ def read_run_log(folder: Path) -> list[dict[str, Any]]:
             entry = json.loads(line)
         except ValueError:
             continue  # cut by a kill
-        last[(entry["step"], "M_J" not in entry)] = entry
+        last[(entry["step"], "M_J" not in entry)] = in_percent(entry)
     return [last[key] for key in sorted(last)]
 
 
@@ -161,12 +163,12 @@ def write_best(folder: Path, weights: Mapping[str, Tensor], metadata: dict[str, 
 
 
 def read_best(folder: Path) -> dict[str, Any] | None:
-    """The metrics of the best weights, None when there are none. They are read from the weight file itself."""
+    """The metrics of the best weights in percent, None when there are none. They stand in the weight file itself."""
     path = folder / "best" / "model.safetensors"
     if not path.exists():
         return None
     try:
-        return read_metrics(path)
+        return in_percent(read_metrics(path))
     except (SafetensorError, KeyError, ValueError) as error:
         raise BadInput(f"{path} is damaged ({error}); remove {path.parent} to use the newest checkpoint") from error
 

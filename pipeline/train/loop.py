@@ -87,7 +87,7 @@ class Trained:
     def __str__(self) -> str:
         if not self.new_steps and self.scores is None:
             return f"already at step {self.steps}: {self.out}"
-        scores = f"; val M_J {self.scores.M_J:.4f} M_F {self.scores.M_F:.4f}" if self.scores else ""
+        scores = f"; val M_J {self.scores.M_J:.2f} %, M_F {self.scores.M_F:.2f} %" if self.scores else ""
         return f"done: {self.out}{scores}"
 
 

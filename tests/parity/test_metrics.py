@@ -30,7 +30,7 @@ def score_binary(name: str, scores: np.ndarray, truth: np.ndarray) -> tuple[Bina
         metrics.update(binary_counts(torch.from_numpy(s), torch.from_numpy(t)), len(t))
         for s, t in zip(scores, truth, strict=True)
     ]
-    return metrics.result(), clips
+    return metrics.result(), [(clip.J or 0, clip.F or 0) for clip in clips]
 
 
 def foreground(scores: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from combo_avs.errors import BadInput
 from combo_avs.pipeline.compare.grid import Comparison, compare, plan_cells, tabulate
 from combo_avs.pipeline.compare.variants import plan_variants
 from combo_avs.pipeline.config.tree import Config
-from combo_avs.pipeline.evaluate.scores import evaluate_run
+from combo_avs.pipeline.evaluate.run import evaluate_run
 from combo_avs.pipeline.runs.data import DataNames
 from combo_avs.pipeline.train.loop import train
 
@@ -32,6 +32,7 @@ def finished(prepared: Path, config: Config, tmp_path_factory: pytest.TempPathFa
     """A run that stands at step 2 of 2, and a comparison of two seeds with one step. Do not write here."""
     folder = tmp_path_factory.mktemp("finished")
     train(DataNames(prepared, *CACHES), config, folder / "run")
+    evaluate_run(folder / "run", device="cpu")
     compare(comparison(prepared, [0, 1]), folder / "compare")
     return folder
 

@@ -18,7 +18,6 @@ from combo_avs.pipeline.compare.comparable import (
     cautions,
     data_facts,
     describe,
-    is_untrained,
 )
 from combo_avs.pipeline.compare.grid import Comparison, compare
 from combo_avs.pipeline.compare.table import read_table
@@ -99,7 +98,7 @@ def test_json_and_back() -> None:
     ],
 )
 def test_untrained_makers_are_known(name: str, parameters: dict[str, bool], untrained: bool) -> None:
-    assert is_untrained(Provenance(name, "1", parameters)) is untrained
+    assert Provenance(name, "1", parameters).untrained is untrained
 
 
 def test_facts_name_the_clips_that_a_cache_has_quarantined(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:

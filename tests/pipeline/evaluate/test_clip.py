@@ -98,8 +98,9 @@ def test_one_stray_pixel_is_not_empty() -> None:
     scores[:, 0] = 100
     scores[0, :, 0, 0] = torch.tensor([0, 100])
     metrics = BinaryMetrics(BINARY["strict-empty"])
-    assert metrics.update(count_clip(scores, clip), 5) == (0.8, 0.0)
-    assert BinaryMetrics(BINARY["published"]).update(count_clip(scores, clip), 5)[0] == pytest.approx(1 - 1 / 5 / 96)
+    score = metrics.update(count_clip(scores, clip), 5)
+    assert (score.J, score.F) == (0.8, 0.0)
+    assert pytest.approx(1 - 1 / 5 / 96) == BinaryMetrics(BINARY["published"]).update(count_clip(scores, clip), 5).J
 
 
 def test_the_threshold_of_f_is_chosen_for_a_whole_clip() -> None:
@@ -113,11 +114,12 @@ def test_the_threshold_of_f_is_chosen_for_a_whole_clip() -> None:
         inside, torch.tensor([-3.0, 6, 0, 0, 0])[:, None, None], torch.tensor([-6.0, 3, 0, 0, 0])[:, None, None]
     )
     metrics = BinaryMetrics(BINARY["published"])
-    j, f = metrics.update(count_clip(scores, clip), 5)
+    score = metrics.update(count_clip(scores, clip), 5)
     everything = 1.3 * 0.5 * 1 / (0.3 * 0.5 + 1)
-    assert j == (0 + 0.5) / 2
-    assert f == pytest.approx((1 + everything) / 2)
-    assert pytest.approx((j, f)) == (metrics.result().M_J, metrics.result().M_F)
+    assert score.J_T == (0, 0.5)
+    assert score.J == (0 + 0.5) / 2
+    assert pytest.approx((1 + everything) / 2) == score.F
+    assert pytest.approx((score.J, score.F)) == (metrics.result().M_J, metrics.result().M_F)
 
 
 def test_padding_follows_the_length_of_a_clip_not_its_annotated_frames() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from combo_avs.pipeline.evaluate.clip import THRESHOLDS, binary_counts, class_counts
-from combo_avs.pipeline.evaluate.metrics import BinaryMetrics, SemanticMetrics, make_metrics
+from combo_avs.pipeline.evaluate.metrics import BinaryMetrics, ClipScore, SemanticMetrics, make_metrics
 from combo_avs.pipeline.evaluate.protocols import BINARY, SEMANTIC, find_protocol
 
 SEEDS = st.integers(0, 10_000)
@@ -161,12 +161,13 @@ def test_truth_itself_scores_one_in_every_protocol() -> None:
     for name in BINARY_NAMES:
         metrics = BinaryMetrics(find_protocol(name, 2))
         hard = torch.where(truth, math.inf, -math.inf)
-        assert metrics.update(binary_counts(hard, truth), 2) == (1.0, 1.0)
+        assert metrics.update(binary_counts(hard, truth), 2) == ClipScore(1.0, 1.0, (1.0, 1.0), (None, None))
         assert (metrics.result().M_J, metrics.result().M_F) == (1.0, 1.0)
     opposite = torch.where(truth, -100.0, 100.0)
     values = BinaryMetrics(BINARY["published"]).update(binary_counts(opposite, truth), 2)
-    assert values == pytest.approx((0.0, 0.65 / 1.15))  # at threshold 0 everything is predicted
-    assert BinaryMetrics(BINARY["hard"]).update(binary_counts(opposite, truth), 2) == (0.0, 0.0)
+    assert pytest.approx((0.0, 0.65 / 1.15)) == (values.J, values.F)  # at threshold 0 everything is predicted
+    hard_values = BinaryMetrics(BINARY["hard"]).update(binary_counts(opposite, truth), 2)
+    assert hard_values == ClipScore(0.0, 0.0, (0.0, 0.0), (None, None))
 
 
 def test_empty_truth() -> None:
@@ -174,10 +175,12 @@ def test_empty_truth() -> None:
     scores[0, 0, :4] = 9.0
     empty = torch.zeros(1, 2, 8)
     published, strict = BinaryMetrics(BINARY["published"]), BinaryMetrics(BINARY["strict-empty"])
-    assert published.update(binary_counts(scores, empty), 1) == (0.75, 0.0)  # the share of true background
-    assert published.update(binary_counts(scores.clamp(max=-1), empty), 1) == (1.0, 0.0)
-    assert strict.update(binary_counts(scores, empty), 1) == (0.0, 0.0)
-    assert strict.update(binary_counts(scores.clamp(max=-1), empty), 1) == (1.0, 0.0)
+    assert published.update(binary_counts(scores, empty), 1) == ClipScore(
+        0.75, 0.0, (0.75,), (0.25,)
+    )  # true background
+    assert published.update(binary_counts(scores.clamp(max=-1), empty), 1) == ClipScore(1.0, 0.0, (1.0,), (0.0,))
+    assert strict.update(binary_counts(scores, empty), 1) == ClipScore(0.0, 0.0, (0.0,), (0.25,))
+    assert strict.update(binary_counts(scores.clamp(max=-1), empty), 1) == ClipScore(1.0, 0.0, (1.0,), (0.0,))
     result = published.result()
     assert (result.M_J, result.M_F, strict.result().M_J) == (0.875, 0.0, 0.5)
     assert (result.clips, result.empty_frames) == (2, 2)
@@ -333,5 +336,37 @@ def test_the_mask_of_j_is_no_threshold_of_f() -> None:
     truth = torch.tensor([[[1, 0]]], dtype=torch.uint8)
     counts = binary_counts(torch.tensor([[[0.01, 0.0]]]), truth)
     both = 1.3 * 0.5 * 1 / (0.3 * 0.5 + 1)
-    assert BinaryMetrics(BINARY["published"]).update(counts, 1) == pytest.approx((1, both))
-    assert BinaryMetrics(BINARY["hard"]).update(counts, 1) == (1, 1)
+    published, hard = (BinaryMetrics(BINARY[name]).update(counts, 1) for name in ("published", "hard"))
+    assert pytest.approx((1, both)) == (published.J, published.F)
+    assert (hard.J, hard.F) == (1, 1)
+
+
+def test_the_numbers_of_the_frames_of_a_clip() -> None:
+    """One frame hit by half, one empty frame with two wrong pixels of 16; the clip is their mean."""
+    truth, scores = torch.zeros(2, 4, 4), torch.full((2, 4, 4), -9.0)
+    truth[0, 0], scores[0, 0, :2], scores[1, 3, :2] = 1, 9.0, 9.0
+    for name, empty in (("published", 1 - 2 / 16), ("strict-empty", 0.0), ("dataset-f", 1 - 2 / 16)):
+        found = BinaryMetrics(BINARY[name]).update(binary_counts(scores, truth), 2)
+        assert (0.5, empty) == found.J_T
+        assert found.area_T == (None, 2 / 16)
+        assert sum(found.J_T) / 2 == found.J
+
+
+def test_the_numbers_of_the_frames_of_a_clip_with_classes() -> None:
+    """Classes 0, 1, 2. The first frame holds 1, hit by half; the second nothing, with a quarter predicted as 2."""
+    truth, labels = torch.zeros(2, 2, 4, dtype=torch.uint8), torch.zeros(2, 2, 4, dtype=torch.uint8)
+    truth[0, 0], labels[0, 0, :2], labels[1, 1, :2] = 1, 1, 2
+    rows = {
+        "published": ((4 / 6 + 0.5) / 2, (6 / 8 + 0) / 2),  # with background
+        "published-no-background": (0.5, 0.0),
+        "published-no-last-class": ((4 / 6 + 0.5) / 2, 6 / 8),
+        "dataset-confusion": ((4 / 6 + 0.5) / 2, (6 / 8 + 0) / 2),
+    }
+    for name, j in rows.items():
+        found = SemanticMetrics(SEMANTIC[name], 3).update(class_counts(labels, truth, 3), 2)
+        assert pytest.approx(j) == found.J_T
+        assert pytest.approx(sum(j) / 2) == found.J
+        assert (found.F, found.area_T) == (None, (None, 0.25))
+    right = class_counts(truth[1:], truth[1:], 3)
+    nothing = SemanticMetrics(SEMANTIC["published-no-background"], 3).update(right, 1)
+    assert nothing == ClipScore(None, None, (None,), (0.0,))  # no class to score

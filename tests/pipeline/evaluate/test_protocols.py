@@ -22,7 +22,8 @@ from combo_avs.pipeline.config.precompute import PrecomputeConfig
 from combo_avs.pipeline.config.tree import Config
 from combo_avs.pipeline.evaluate.clip import segment
 from combo_avs.pipeline.evaluate.protocols import BINARY, PROTOCOLS, SEMANTIC, find_protocol
-from combo_avs.pipeline.evaluate.scores import Scores, evaluate_dataset, evaluate_run
+from combo_avs.pipeline.evaluate.run import evaluate_run
+from combo_avs.pipeline.evaluate.scores import Scores, evaluate_dataset
 from combo_avs.pipeline.imports.clips import import_clips
 from combo_avs.pipeline.precompute.driver import plan_caches, run_plans
 from combo_avs.pipeline.runs.data import DataNames
@@ -93,10 +94,12 @@ def test_the_default_prints_what_papers_print_for_binary_sets(binary: ClipDatase
         thresholds = np.linspace(0, 1, 255, dtype=np.float32)
         curves = [[f_measure(p >= t, g) for t in thresholds] for p, g in frames if g.any()]
         f.append(np.mean(curves, axis=0).max() if curves else 0.0)
-        assert scores.per_clip[sample.clip.id] == pytest.approx((j[-1], f[-1]), abs=1e-6)
-    np.testing.assert_allclose([scores.M_J, scores.M_F], [np.mean(j), np.mean(f)], atol=1e-6)
+        clip = scores.per_clip[sample.clip.id]
+        assert pytest.approx((100 * j[-1], 100 * f[-1]), abs=1e-4) == (clip.J, clip.F)
+        assert pytest.approx(np.mean(clip.J_T)) == clip.J
+    np.testing.assert_allclose([scores.M_J, scores.M_F], [100 * np.mean(j), 100 * np.mean(f)], atol=1e-4)
     assert 0 < empty < 5 * len(binary)
-    assert 0.01 < scores.M_J < 0.99
+    assert 1 < scores.M_J < 99
     assert scores.protocol == "published: COMBO, and AVSBench at 1 clip per call"
     assert scores.details == {"clips": len(binary), "frames": 5 * len(binary), "empty_frames": empty}
 
@@ -114,8 +117,8 @@ def test_the_default_prints_what_papers_print_for_semantic_sets(semantic: ClipDa
                 if (p | g).any():
                     values.append(((p & g).sum() / (p | g).sum(), f_measure(p, g)))
     table = np.array([np.mean(values, axis=0) if values else (0, 0) for values in seen])
-    np.testing.assert_allclose([scores.M_J, scores.M_F], table.mean(axis=0), atol=1e-9)
-    assert 0.01 < scores.M_J < 0.99
+    np.testing.assert_allclose([scores.M_J, scores.M_F], 100 * table.mean(axis=0), atol=1e-7)
+    assert 1 < scores.M_J < 99
     assert scores.details["absent"] == [name for name, values in zip(classes, seen, strict=True) if not values]
     assert scores.details["frames"] == sum(semantic.clip(i).num_frames for i in range(len(semantic)))
     assert scores.details["padded_frames"] == 0

@@ -26,7 +26,7 @@ from combo_avs.model.foundation import GENERATORS
 from combo_avs.pipeline.common.pictures import heat, outline, outlined
 from combo_avs.pipeline.compare.table import Row, Table
 from combo_avs.pipeline.config.precompute import PrecomputeConfig
-from combo_avs.pipeline.evaluate.scores import evaluate_run
+from combo_avs.pipeline.evaluate.run import evaluate_run
 from combo_avs.pipeline.precompute.driver import plan_caches, run_plans
 from combo_avs.pipeline.report.caches import cache_labels, fit_to_truth
 
@@ -105,9 +105,13 @@ def test_two_runs_are_scored_as_evaluate_does_and_compared_clip_by_clip(made: Pa
     for item in gallery["items"]:
         values = item["values"]
         for name, one in zip(("with", "without"), scores, strict=True):
-            j, f = one.per_clip[item["id"]]
-            assert values[f"J:{name}"] == pytest.approx(100 * j, rel=1e-3)
-            assert values[f"F:{name}"] == pytest.approx(100 * f, rel=1e-3)
+            clip, frames = one.per_clip[item["id"]], item["frames"]
+            assert (values[f"J:{name}"], values[f"F:{name}"]) == pytest.approx((clip.J, clip.F), rel=1e-3)
+            for key, expected in (("J", clip.J_T), ("area", clip.area_T)):
+                shown = frames.get(f"{key}:{name}", [None] * len(expected))
+                assert shown == [None if value is None else pytest.approx(value, rel=1e-3) for value in expected]
+            scored = [j for j in frames[f"J:{name}"] if j is not None]
+            assert np.mean(scored) == pytest.approx(values[f"J:{name}"], rel=1e-3)
         assert values["J-difference-0"] == pytest.approx(values["J:without"] - values["J:with"], abs=0.1)
         assert (page.folder / item["sound"]).stat().st_size > 1000
     rows = [f"{what}, with" for what in ("prediction", "heat map", "attention of the sound")]
@@ -117,12 +121,12 @@ def test_two_runs_are_scored_as_evaluate_does_and_compared_clip_by_clip(made: Pa
         with Image.open(page.folder / item["sheets"][1]) as picture:
             assert picture.size == (66 * item["length"], 66 * 3)
     assert scores[0].protocol in page.text
-    apart = [100 * (scores[1].per_clip[clip][0] - j) for clip, (j, _) in scores[0].per_clip.items()]
+    apart = [scores[1].per_clip[clip].J - one.J for clip, one in scores[0].per_clip.items()]
     middle, half = np.mean(apart), 12.7062047 * np.std(apart, ddof=1) / np.sqrt(2)
     assert len(apart) == 2
     assert f"{middle:+.3g}{middle - half:+.3g} to {middle + half:+.3g} (t)2" in page.text
     assert "10000 resamples" in page.text
-    assert f"{100 * scores[0].M_J:.1f} (1)" in page.text
+    assert f"{scores[0].M_J:.1f} (1)" in page.text
 
 
 def test_a_comparison_shows_its_table_and_its_runs_in_its_order(made: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from combo_avs.errors import BadInput, ComboError
 from combo_avs.pipeline.common.distributed import Ranks
 from combo_avs.pipeline.config.tree import Config
-from combo_avs.pipeline.evaluate.scores import evaluate_run
+from combo_avs.pipeline.evaluate.run import evaluate_run
 from combo_avs.pipeline.runs.checkpoints import checkpoints
 from combo_avs.pipeline.runs.data import DataNames
 from combo_avs.pipeline.runs.folder import read_run_log

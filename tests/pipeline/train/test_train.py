@@ -18,7 +18,7 @@ from combo_avs.data.store.root import create_proposals, open_cache
 from combo_avs.data.store.store import ClipStore
 from combo_avs.errors import BadInput, ComboError
 from combo_avs.pipeline.config.tree import Config, load_config
-from combo_avs.pipeline.evaluate.scores import evaluate_run
+from combo_avs.pipeline.evaluate.run import evaluate_run
 from combo_avs.pipeline.evaluate.sounds import swap_partners
 from combo_avs.pipeline.runs.checkpoints import checkpoints
 from combo_avs.pipeline.runs.data import DataNames
@@ -84,7 +84,7 @@ class TestPrefetch:
 class TestTraining:
     def test_writes_a_run_that_can_be_evaluated(self, prepared: Path, config: Config, tmp_path: Path) -> None:
         scores = train(DataNames(prepared, *CACHES), config, tmp_path / "run").scores
-        assert 0 <= scores.M_J <= 1
+        assert 0 <= scores.M_J <= 100
         saved, info = read_run(tmp_path / "run")
         assert saved == config
         assert info.classes == ("background", "sounding")
@@ -92,7 +92,7 @@ class TestTraining:
         assert [e["step"] for e in losses] == [0, 1]
         assert {"loss_ce", "loss_mask_0", "loss_dice", "loss_cosine_0", "lr", "grad_norm"} <= losses[0].keys()
         for sound in ("right", "swapped", "silent", "noise"):
-            assert 0 <= evaluate_run(tmp_path / "run", "test", sound)["published"].M_J <= 1
+            assert 0 <= evaluate_run(tmp_path / "run", "test", sound)["published"].M_J <= 100
 
     def test_the_loss_falls_on_one_batch(self, prepared: Path, config: Config) -> None:
         clips = ClipStore(prepared)

@@ -40,7 +40,7 @@ from combo_avs.pipeline.runs.folder import (
     read_run_log,
     rewrite_metrics,
 )
-from combo_avs.pipeline.runs.open import load_network
+from combo_avs.pipeline.runs.open import choose_weights, load_network
 from combo_avs.pipeline.train import loop as train_module
 from combo_avs.pipeline.train.loop import train
 from combo_avs.pipeline.train.optim import WeightAverage
@@ -324,8 +324,9 @@ class TestAverage:
 
     def test_a_run_without_scores_yields_it(self, run: Path, config: Config) -> None:
         shutil.rmtree(run / "best")
-        model, weights = load_network(run, config, 2, torch.device("cpu"))
-        assert weights.endswith("at step 2")
+        weights = choose_weights(run, config)
+        model = load_network(weights, config, 2, torch.device("cpu"))
+        assert str(weights).endswith("at step 2")
         ema = load_file(checkpoints(run)[-1] / "ema.safetensors")
         assert all(torch.equal(value, ema[k]) for k, value in model.state_dict().items())
 

@@ -14,7 +14,7 @@ from combo_avs.model.bilateral_fusion import FUSIONS, NoFusion
 from combo_avs.model.random_numbers import Uniform
 from combo_avs.model.weights.network_file import load_network, read_header
 from combo_avs.pipeline.config.tree import Config, load_config
-from combo_avs.pipeline.evaluate.scores import evaluate_run
+from combo_avs.pipeline.evaluate.run import evaluate_run
 from combo_avs.pipeline.runs.checkpoints import checkpoints
 from combo_avs.pipeline.runs.data import DataNames
 from combo_avs.pipeline.train.loop import train
@@ -55,7 +55,7 @@ def test_an_added_fusion_learns_and_is_evaluated(gated: Path, saved: Path) -> No
     assert isinstance(fusion, GateFusion)
     moments = torch.load(checkpoints(gated)[-1] / "state.pt", weights_only=True)["optimizer"]["state"].values()
     assert any(m["exp_avg"].shape == fusion.gate.weight.shape and m["exp_avg"].any() for m in moments)
-    assert 0 <= evaluate_run(gated, split="val")["published"].M_J <= 1
+    assert 0 <= evaluate_run(gated, split="val")["published"].M_J <= 100
 
 
 def test_weights_of_a_run_say_what_they_are_of(gated: Path, saved: Path) -> None:
