@@ -52,6 +52,7 @@ def test_provenance_without_folding_has_no_key_for_it() -> None:
         {"size": "46"},
         {"frames": 0},
         {"shard_frames": 7},
+        {"shard_frames": 15},
         {"maker": {"name": "sam"}},
         {"maker": {**STORED["maker"], "maskige": {"max_masks": 3}}},
         {"maker": {**STORED["maker"], "author": "me"}},

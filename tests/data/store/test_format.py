@@ -3,7 +3,10 @@
 import hashlib
 import json
 from dataclasses import replace
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from combo_avs.data.clip import Clip
@@ -11,6 +14,7 @@ from combo_avs.data.store.attributes import AudioAttributes, ClipAttributes, Pro
 from combo_avs.data.store.clip_table import ClipTable, plan_order
 from combo_avs.data.store.receipts import Receipt
 from combo_avs.data.store.schema import array_metadata, array_specs, shard_key
+from combo_avs.errors import BadInput
 
 
 def clip(name: str, split: str, frames: int, *objects: str) -> Clip:
@@ -68,6 +72,27 @@ def test_text_that_moves_between_neighbours_is_another_digest() -> None:
         for objects, more in ((("ab",), ("c", "d")), (("a", "b"), ("cd",)))
     )
     assert one.digest() != other.digest()
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "words"),
+    [
+        ("split", ["train", "val", "train", "holdout"], r"unknown splits \['holdout'\]"),
+        ("frame_valid", [[True] * n for n in (10, 10, 5, 4)], "frame_valid and frame_times differ"),
+        ("frame_annotated", [[True] * n for n in (10, 9, 5, 5)], "frame_annotated and frame_times differ"),
+        ("frame_times", [[0.5] * n for n in (10, 10, 7, 5)], r"clips of \[7\] frames"),
+        ("id", ["a", None, "b", "c"], "values are missing in column id"),
+        ("frame_times", [[0.5] * 10, [0.5] * 9 + [None], [0.5] * 5, [0.5] * 5], "missing in column frame_times"),
+    ],
+)
+def test_tables_that_no_import_writes_are_refused(tmp_path: Path, column: str, values: list, words: str) -> None:
+    table = pq.read_table(pa.BufferReader(ClipTable.of(plan_order(CLIPS)).to_bytes()))
+    place = table.column_names.index(column)
+    pq.write_table(
+        table.set_column(place, table.field(place), [pa.array(values, table.field(place).type)]), tmp_path / "t"
+    )
+    with pytest.raises(BadInput, match=words):
+        ClipTable.read(tmp_path / "t")
 
 
 SIZE = (4, 6)
