@@ -241,4 +241,23 @@ MUTANTS: list[Mutant] = [
         ("boxes begin with the row", "[columns[0], rows[0],", "[rows[0], columns[0],"),
         ("masks of one class are 0 and 1", "labels * 255 if", "labels * 1 if"),
     ),
+    *edits(
+        "pipeline/precompute/estimate.py",
+        "tests/pipeline/precompute/test_estimate.py",
+        ("bytes per clip count as bytes per frame", "/ of_made", "/ len(made)"),
+        ("kilobytes have 1024 bytes", "count /= 1000", "count /= 1024"),
+        ("no clip warms up", "    run_clips(work.steps, timed[:1], record)\n", ""),
+    ),
+    *edits(
+        "pipeline/doctor/machine.py",
+        "tests/pipeline/doctor/test_doctor.py",
+        ("little memory is a thousandth of it", "LITTLE_MEMORY = 4e9", "LITTLE_MEMORY = 4e6"),
+        ("a container has more memory than its machine", "min(free, max(0, int(limit) - int(used)))", "int(limit)"),
+        ("older GPUs have bf16", "gpu.major >= 8", "gpu.major >= 7"),
+    ),
+    *edits(
+        "pipeline/imports/fill.py",
+        "tests/pipeline/imports/test_import_masks.py",
+        ("frames without a clip count", "in clips if clip.id not in quarantined)", "in clips)"),
+    ),
 ]
