@@ -32,7 +32,7 @@ def test_everything_that_computes_has_mutants() -> None:
 
 @pytest.mark.parametrize(
     ("table", "room"),
-    [("data", "data"), ("frozen", "model"), ("losses", "model"), ("model", "model")],
+    [("clips", "data"), ("data", "data"), ("frozen", "model"), ("losses", "model"), ("model", "model")],
 )
 def test_tables_speak_of_their_own_room(table: str, room: str) -> None:
     assert {mutant.file.split("/")[0] for mutant in TABLES[table]} == {room}

@@ -6,12 +6,13 @@ import runpy
 import sys
 from pathlib import Path
 
-from . import data, frozen, losses, model, pipeline
+from . import clips, data, frozen, losses, model, pipeline
 from .runner import Broken, Outcome, check_unchanged, copies, judge
 from .table import Mutant, problems
 
 PACKAGE = Path(__file__).parents[2]
 TABLES = {
+    "clips": clips.MUTANTS,
     "data": data.MUTANTS,
     "frozen": frozen.MUTANTS,
     "losses": losses.MUTANTS,

@@ -1,13 +1,25 @@
 """Crops, grids and edges of segmenting everything against the package's own functions, and all published defaults."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from segment_anything.utils.amg import build_point_grid, generate_crop_boxes, is_box_near_crop_edge
 from segment_anything.utils.transforms import ResizeLongestSide
 
-from combo_avs.model.foundation.everything import Crop, EverythingConfig, crop_grid, cut_off, point_grid
+from combo_avs.model.foundation.everything import (
+    Crop,
+    CropMasks,
+    Everything,
+    EverythingConfig,
+    crop_grid,
+    cut_off,
+    point_grid,
+)
 from combo_avs.model.foundation.felzenszwalb import FelzenszwalbConfig, _distinct
+from combo_avs.model.foundation.mask_candidates import mask_boxes, pack_bits
 from combo_avs.model.foundation.resize_maps import encoder_size
 from combo_avs.model.foundation.sam2 import Sam2Config
 from combo_avs.model.foundation.semantic_sam.generator import LEVEL_TOKENS, SemanticSamConfig, grouped
@@ -47,6 +59,27 @@ def test_a_box_20_pixels_from_an_edge_is_near() -> None:
     crop = Crop(100, 0, 200, 150, 1, 150, 400)
     boxes = torch.tensor([[120, 50, 160, 100], [121, 50, 160, 100], [130, 50, 180, 100], [130, 20, 150, 130]])
     assert cut_off(boxes, crop).tolist() == [True, False, True, False]  # above and below are the frame's own edges
+
+
+@pytest.mark.parametrize(("threshold", "kept"), [(0.7, [1]), (0.85, [1, 0])])
+def test_masks_of_smaller_crops_win_by_the_crops_own_threshold(threshold: float, kept: list[int]) -> None:
+    """Boxes of 10 x 9 and 8 x 9, whose IoU is 0.8. A stability that is no number counts as 0."""
+    masks = torch.zeros(2, 12, 12, dtype=torch.bool)
+    masks[0, :10, :11], masks[1, :10, :9] = True, True
+    config = EverythingConfig(crop_n_layers=1, crop_nms_thresh=threshold, box_nms_thresh=0.99)
+    network: Any = SimpleNamespace(device=torch.device("cpu"))
+    found = CropMasks(
+        pack_bits(masks),
+        torch.tensor([0.9, 0.8]),
+        torch.tensor([0.95, torch.nan]),
+        mask_boxes(masks),
+        torch.zeros(2, 2),
+        torch.tensor([144, 36]),
+    )
+    proposals = Everything("made", network, config, None)._distinct(found, 12, 12)
+    assert torch.equal(proposals.masks, masks[kept])
+    assert proposals.stability.tolist() == [pytest.approx([0.95, 0.0][i]) for i in kept]
+    assert proposals.areas.tolist() == [[110, 90][i] for i in kept]
 
 
 @pytest.mark.parametrize("long", [5, 223, 224, 481, 1024, 1500])
