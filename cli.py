@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import typer
 
 from .commands import cache, imports, weights
-from .commands.options import AsJson, Device, Preset, Run, Set, Split, Subset
+from .commands.options import AsJson, Device, MovedRoot, Preset, Run, Set, Split, Subset
 from .commands.stage_one import precompute
 from .commands.stage_two import compare, evaluate, replay, train
 from .console import run
@@ -86,13 +86,14 @@ def report(
     out: Annotated[Path, typer.Option(help="Folder; an earlier report in it is replaced.")] = Path("report"),
     split: Split = "test",
     protocol: Annotated[str, typer.Option(help="As for evaluate.")] = PUBLISHED,
+    root: MovedRoot = None,
     device: Device = "auto",
 ) -> None:
     """Write a page about runs, comparisons and caches, with their pictures and sounds. It needs no network."""
     from .pipeline.report.report import report as write_report
     from .pipeline.report.scoring import Scoring
 
-    typer.echo(write_report(targets, out, Scoring(split, protocol), device))
+    typer.echo(write_report(targets, out, Scoring(split, protocol), device, root))
 
 
 @app.command()
@@ -135,7 +136,7 @@ def model(
     from .pipeline.config.tree import load_config
     from .pipeline.weights.model_info import describe_model, parameter_counts
 
-    config = load_config(preset, settings or [])
+    config = load_config(preset, settings or [], "model")
     typer.echo(json.dumps(parameter_counts(config, classes)) if as_json else describe_model(config, classes))
 
 

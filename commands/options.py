@@ -12,14 +12,24 @@ from ..pipeline.common.text import quarantine_lines
 MAX_SHOWN = 10  # quarantined clips at the end of a command
 
 Subset = Literal["s4", "ms3", "avss"]
+
+
+def _root(text: str) -> Path | str:
+    return text if "://" in text else Path(text)
+
+
 _ROOT = typer.Argument(
-    parser=lambda text: text if "://" in text else Path(text),
+    parser=_root,
     metavar="ROOT",
     help="Cache root: the folder, or a URL such as s3://bucket/name, that holds clips.zarr and the caches.",
 )
 Root = Annotated[Path, _ROOT]  # or the URL as text
 Roots = Annotated[list[Path], _ROOT]
 OptionalRoot = Annotated[Path | None, _ROOT]
+MovedRoot = Annotated[
+    Path | None,
+    typer.Option("--root", parser=_root, metavar="ROOT", help="The cache root, if not where run.json says."),
+]
 Split = Annotated[str, typer.Option(help="train, val or test.")]
 OnlySplit = Annotated[str | None, typer.Option(help="Only clips of this split, in whole shards.")]
 Run = Annotated[Path, typer.Argument(help="Run folder, made by 'combo train --out'.")]

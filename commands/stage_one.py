@@ -43,7 +43,7 @@ def precompute(
 
     if sum([workers is not None, scheduler is not None, slurm]) > 1:
         raise typer.BadParameter("--workers, --scheduler and --slurm exclude each other")
-    config = load_config(None, settings or []).precompute
+    config = load_config(None, settings or [], "precompute").precompute
     ids = None if clips is None else parse_clip_ids(clips)
     share = None if shard is None else parse_share(shard)
     selection = Selection(split, clip_ids=ids, limit=limit, share=share, retry_quarantined=retry_quarantined)

@@ -9,7 +9,7 @@ import typer
 from ..errors import FAILED
 from ..pipeline.common.choices import Sound
 from ..pipeline.evaluate.protocols import PUBLISHED
-from .options import AsJson, Device, OptionalPreset, OptionalRoot, Presets, Roots, Run, Set, Split, say
+from .options import AsJson, Device, MovedRoot, OptionalPreset, OptionalRoot, Presets, Roots, Run, Set, Split, say
 
 _OVER = (
     "Vary proposals, audio or a setting, e.g. fusion=none,bilateral; VALUE+KEY=VALUE sets more along with a value. "
@@ -32,7 +32,8 @@ def train(
     seed: Annotated[int | None, typer.Option(min=0, help="Short for --set train.seed=.")] = None,
     resume: Annotated[Literal["never", "auto"], typer.Option(help="auto: from the newest checkpoint.")] = "never",
     allow_other: Annotated[
-        list[str] | None, typer.Option(help="Resume although these differ: clips, proposals or audio. Repeatable.")
+        list[str] | None,
+        typer.Option(help="Resume although other: clips, proposals, audio, left-out. Repeatable."),
     ] = None,
     show_config: Annotated[bool, typer.Option("--show-config", help="Print the whole config and stop.")] = False,
     settings: Set = None,
@@ -48,7 +49,7 @@ def train(
     overrides += [f"train.steps={steps}"] if steps is not None else []
     overrides += [f"train.seed={seed}"] if seed is not None else []
     if show_config:
-        typer.echo(explain_config(load_config(preset, overrides)), nl=False)
+        typer.echo(explain_config(load_config(preset, overrides, "train")), nl=False)
         return
     if root is None or preset is None or proposals is None or audio is None or out is None:
         given = {"ROOT": root, "--preset": preset, "--proposals": proposals, "--audio": audio, "--out": out}
@@ -57,7 +58,7 @@ def train(
     from ..pipeline.runs.data import DataNames
     from ..pipeline.train.loop import train as train_it
 
-    names, config = DataNames(root, proposals, audio), load_config(preset, overrides)
+    names, config = DataNames(root, proposals, audio), load_config(preset, overrides, "train")
     say(train_it(names, config, out, resume=resume == "auto", allow=allow_other or ()))
 
 
@@ -122,6 +123,7 @@ def evaluate(
     weights: Annotated[
         str, typer.Option(metavar="best|last|FILE", help="best on val, of the newest checkpoint, or a file.")
     ] = "best",
+    root: MovedRoot = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -132,7 +134,7 @@ def evaluate(
     from ..pipeline.evaluate.run import evaluate_run
     from ..pipeline.evaluate.show import show_results
 
-    results = evaluate_run(run, split, sound, device, protocol or [PUBLISHED], weights)
+    results = evaluate_run(run, split, sound, device, protocol or [PUBLISHED], weights, root)
     summaries = {name: result.summary() for name, result in results.items()}
     if as_json:
         others = {"protocols": summaries} if len(summaries) > 1 else {}

@@ -89,6 +89,12 @@ class ClipDataset:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Ids of the clips of the split that are not usable."""
+        unusable = np.setdiff1d(self.clips.table.rows(self.split), self.rows)
+        return tuple(sorted(self.clips.table[int(row)].id for row in unusable))
+
     def clip(self, index: int) -> Clip:
         return self.clips.table[int(self.rows[index])]
 

@@ -16,6 +16,15 @@ from ...model.criterion import CriterionConfig
 from .precompute import PrecomputeConfig
 from .train import TrainConfig
 
+NETWORK = ("model", "loss", "augment", "train")
+READS = {  # which sections the --set of each command may change
+    "train": NETWORK,
+    "compare": NETWORK,
+    "model": ("model",),
+    "precompute": ("precompute",),
+    "predict": ("precompute",),
+}
+
 PRESETS = Path(__file__).parent / "presets"
 
 
@@ -34,11 +43,14 @@ def presets() -> list[str]:
     return sorted(p.stem for p in PRESETS.glob("*.yaml"))
 
 
-def load_config(preset: str | None, overrides: list[str]) -> Config:
+def load_config(preset: str | None, overrides: list[str], command: str | None = None) -> Config:
     """A preset with `section.key=value` overrides (values are YAML: numbers, true, [1, 2], text).
 
-    Raises `BadInput` that names every wrong key or value and what is allowed.
+    command: the one of `READS` that asks. Raises `BadInput` that names every wrong key or value and what is allowed,
+    and every setting that the command does not read.
     """
+    if command is not None:
+        check_read(command, overrides)
     tree: dict[str, Any] = {}
     if preset is not None:
         if preset not in presets():
@@ -50,6 +62,19 @@ def load_config(preset: str | None, overrides: list[str]) -> Config:
     if problems := list(conflicts(config)):
         raise BadInput.listing("the config is not valid:", problems)
     return config
+
+
+def check_read(command: str, overrides: list[str]) -> None:
+    """Raise `BadInput` that lists the overrides that a command does not read, each with the commands that do."""
+    problems = []
+    for override in overrides:
+        section = override.partition("=")[0].partition(".")[0]
+        if section in Config.model_fields and section not in READS[command]:
+            readers = " and ".join(f"'combo {name}'" for name, sections in READS.items() if section in sections)
+            problems.append(f"--set {override}: {section} is read by {readers}")
+    if problems:
+        advice = f"It reads {', '.join(READS[command])}"
+        raise BadInput.listing(f"'combo {command}' does not read these settings:", problems, advice)
 
 
 def conflicts(config: Config) -> Iterator[str]:

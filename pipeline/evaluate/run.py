@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from ...data.store.location import Location
 from ..common.choices import Sound
 from ..common.devices import pick_device
 from ..common.distributed import joined
@@ -21,10 +22,11 @@ def evaluate_run(
     device: str = "auto",
     protocols: Sequence[str] = (PUBLISHED,),
     weights: str = BEST,
+    root: str | Location | None = None,
 ) -> dict[str, Result]:
     """Score weights of a run on the clips and caches it was trained with, as `evaluate_dataset` does.
 
-    weights: as `choose_weights`. Every protocol's result is kept in RUN/results, and returned by its name. A run that
+    weights: as `choose_weights`. root: where clips and caches are now; None: where run.json says. Every protocol's result is kept in RUN/results, and returned by its name. A run that
     cannot be written is scored all the same, with a warning. Under torchrun the processes share the clips, and all get
     the results.
     Raises `BadInput` when clips, caches or weights are gone or have changed since, and as `evaluate_dataset`.
@@ -33,7 +35,7 @@ def evaluate_run(
         _, info = ranks.all_do(read_run, run)
         for name in protocols:  # before the work of loading
             ranks.all_do(find_protocol, name, len(info.classes))
-        opened = ranks.all_do(open_run, run, ranks.all_do(pick_device, device), weights)
+        opened = ranks.all_do(open_run, run, ranks.all_do(pick_device, device), weights, root)
         dataset = ranks.all_do(opened.data.dataset, split)
         scores = evaluate_dataset(opened.network, dataset, protocols, sound, ranks)
         about = ranks.all_do(describe, opened.weights, opened.info, dataset, sound)

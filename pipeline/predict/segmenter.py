@@ -25,7 +25,7 @@ from ...model.foundation import generator, generator_names
 from ...model.foundation.interface import ProposalGenerator
 from ...model.inference import label_map, semantic_scores
 from ..common.devices import image_tensor, pick_device, tensor_on
-from ..config.tree import load_config
+from ..config.tree import check_read, load_config
 from ..precompute.masks import limit_masks, maskiges
 from ..precompute.worker import PACKAGE, provenance_of
 from ..runs.folder import read_run
@@ -137,8 +137,7 @@ def open_segmenter(run: Path, stage_one: StageOne, device: str) -> Segmenter:
     Raises `BadInput` when generator or encoder are not the run's own, and for a run without weights.
     """
     overrides, proposals = list(stage_one.overrides), stage_one.proposals
-    if foreign := [o for o in overrides if not o.startswith("precompute.")]:
-        raise BadInput(f"{', '.join(foreign)}: only settings of precompute can be set here, the others are the run's")
+    check_read("predict", overrides)
     config, info = read_run(run)
     where = pick_device(device)
     weights = choose_weights(run, config)

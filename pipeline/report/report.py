@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from ...data.clip import SPLITS
+from ...data.store.location import Location
 from ...errors import BadInput
 from ...files import write_atomic
 from ..common.devices import pick_device
@@ -26,17 +27,17 @@ INTERVALS = (
 )
 
 
-def report(targets: list[Path], out: Path, scoring: Scoring, device: str) -> Path:
+def report(targets: list[Path], out: Path, scoring: Scoring, device: str, root: str | Location | None = None) -> Path:
     """Write `out`/index.html about run folders, comparisons, cache roots and caches. Returns its path.
 
     Caches show all splits. What is missing or damaged is listed at the top of the page. An earlier report in `out` is
-    replaced.
+    replaced. root: where the clips and caches of the runs are now; None: where each run says.
     Raises `BadInput` when a target cannot be shown, when `out` holds something else, and for a split or protocol that
     does not fit.
     """
     if scoring.split not in SPLITS:
         raise BadInput(f"there is no split {scoring.split!r}; there are {', '.join(SPLITS)}")
-    found = find_targets(targets)
+    found = find_targets(targets, root)
     for run in found.runs:
         find_protocol(scoring.protocol, len(run.info.classes))
     where = pick_device(device)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ...data.store.location import Location
 from ...errors import BadInput
 from ..compare.table import read_table
 from ..compare.variants import Variant
@@ -43,8 +44,10 @@ class Targets:
     problems: list[str] = field(default_factory=list)
 
 
-def find_targets(paths: list[Path]) -> Targets:
-    """Raises `BadInput` that lists all paths that cannot be shown."""
+def find_targets(paths: list[Path], root: str | Location | None = None) -> Targets:
+    """root: where the clips and caches of the runs are now; None: where each run says.
+
+    Raises `BadInput` that lists all paths that cannot be shown."""
     found = Targets()
     wrong: list[str] = []
     for path in dict.fromkeys(p.absolute() for p in paths):
@@ -54,6 +57,8 @@ def find_targets(paths: list[Path]) -> Targets:
             wrong.append(str(error))
     if wrong:
         raise BadInput.listing("these cannot be shown:", wrong)
+    if root is not None:
+        found.runs = [replace(run, info=run.info.moved(root)) for run in found.runs]
     _separate_names(found)
     return found
 

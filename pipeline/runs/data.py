@@ -1,7 +1,8 @@
 """What a run is trained on: a clip store and two caches, and how they are recognised later."""
 
-from collections.abc import Collection
-from dataclasses import dataclass
+import os
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,16 +10,18 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from ...data.dataset import ClipDataset
 from ...data.store.attributes import Provenance
-from ...data.store.location import Location, absolute
+from ...data.store.location import Location, absolute, location
 from ...data.store.root import open_cache
 from ...data.store.store import Cache, ClipStore
-from ...errors import BadInput
+from ...errors import BadInput, did_you_mean
 
 ALLOWED = {  # names for `allow`, and what each lets differ
     "clips": ("dataset", "size", "clips_fingerprint"),
     "proposals": ("proposals", "proposals_maker"),
     "audio": ("audio", "audio_maker"),
+    "left-out": ("left_out",),
 }
+SHOWN_CLIPS = 20  # by name, in a message
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class DataNames:
 class RunInfo:
     """What a run was trained on. Caches are named in full."""
 
-    root: str
+    root: str  # where the clips and caches are; in run.json as seen from the run folder, if both are on this machine
     dataset: str
     classes: tuple[str, ...]
     size: tuple[int, int]  # (H, W) of the frames
@@ -44,6 +47,13 @@ class RunInfo:
     audio: str
     audio_provenance: Annotated[Provenance, Field(alias="audio_maker")]
     converted_from: str | None = None  # sha256 of a published checkpoint, if the weights were not trained here
+    left_out: tuple[str, ...] | None = None  # ids of train and val that were not usable; None: not trained, or older
+    absolute_root: str | None = None  # where the root was when the run was written; the second place to look
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """Where the clips and caches may be, the likelier place first."""
+        return tuple(dict.fromkeys(root for root in (self.root, self.absolute_root) if root is not None))
 
     @classmethod
     def of_json(cls, values: Any) -> "RunInfo":
@@ -55,12 +65,34 @@ class RunInfo:
             raise ValueError("; ".join(problems)) from None
 
     def to_json(self) -> dict[str, Any]:
-        """As in run.json: JSON values."""
+        """JSON values, as in run.json. What came to it later is left out where it is not known."""
         values: dict[str, Any] = {}
         for name, value in vars(self).items():
+            if name in ("left_out", "absolute_root") and value is None:
+                continue
             plain = value.to_json() if isinstance(value, Provenance) else value
             values[name.replace("provenance", "maker")] = list(plain) if isinstance(plain, tuple) else plain
         return values
+
+    def seen_from(self, folder: Path) -> "RunInfo":
+        """With the root as seen from a run folder, so that both can move together; as it is if it is behind a URL."""
+        root = location(self.root)
+        if not isinstance(root, Path):
+            return self
+        relative = os.path.relpath(root.absolute(), folder.absolute())
+        if os.path.realpath(folder / relative) != os.path.realpath(root):  # a link leads to the folder
+            relative = os.path.relpath(root.resolve(), folder.resolve())
+        return replace(self, root=relative, absolute_root=absolute(root))
+
+    def moved(self, root: str | Location) -> "RunInfo":
+        """With clips and caches in another place, and there alone."""
+        return replace(self, root=absolute(location(root)), absolute_root=None)
+
+    def found_from(self, folder: Path) -> "RunInfo":
+        """The inverse of `seen_from`, wherever the folder is now. Older runs hold an absolute root."""
+        if isinstance(location(self.root), Path) and not os.path.isabs(self.root):
+            return replace(self, root=os.path.normpath(folder.resolve() / self.root))
+        return self
 
 
 @dataclass(frozen=True)
@@ -74,6 +106,11 @@ class RunData:
     def dataset(self, split: str) -> ClipDataset:
         """The usable clips of one split."""
         return ClipDataset(self.clips, self.proposals, self.audio, split)
+
+    def left_out(self) -> tuple[str, ...]:
+        """Ids of the clips of train and val that cannot be used: quarantined in the clips or in one of the caches."""
+        splits = [split for split in ("train", "val") if split in self.clips.table.splits()]
+        return tuple(sorted(clip for split in splits for clip in self.dataset(split).left_out))
 
     def info(self) -> RunInfo:
         """How these data are recognised later. Raises `BadInput` when the clips are not all imported."""
@@ -93,23 +130,66 @@ class RunData:
 def open_data(names: DataNames | RunInfo) -> RunData:
     """Open the clips and caches to train on, or those that a run was trained on.
 
-    Raises `BadInput` as `open_cache`, and when the clips have changed since the run was trained.
+    Raises `BadInput` as `open_cache`. For a run it says of each place why they are not there: gone, or changed since.
     """
-    clips = ClipStore(names.root)
-    if isinstance(names, RunInfo) and clips.fingerprint() != names.clips_fingerprint:
-        raise BadInput(f"{clips.path} has changed since the run was trained; bring back the clips it was trained on")
-    caches = open_cache(clips, "proposals", names.proposals), open_cache(clips, "audio", names.audio)
-    return RunData(clips, *caches)
+    if isinstance(names, DataNames):
+        clips = ClipStore(names.root)
+        caches = open_cache(clips, "proposals", names.proposals), open_cache(clips, "audio", names.audio)
+        return RunData(clips, *caches)
+    problems = []
+    for place in names.roots:
+        try:
+            data = open_data(DataNames(place, names.proposals, names.audio))
+        except BadInput as error:
+            problems.append(str(error))
+        else:
+            if data.clips.fingerprint() == names.clips_fingerprint:
+                return data
+            problems.append(f"{data.clips.path} holds other clips than those that the run was trained on")
+    advice = "Bring them back, or name the cache root that holds them with --root ROOT"
+    raise BadInput.listing("clips and caches of the run are not there:", problems, advice)
 
 
 def check_same_data(where: Path, old: RunInfo, new: RunInfo, allow: Collection[str]) -> None:
-    """Raise `BadInput` when clips or caches are not those that `old` says, unless `allow` names them."""
-    may_differ = {"root", *(key for name in allow for key in ALLOWED[name])}
+    """Raise `BadInput` when clips or caches are not those that `old` says, unless `allow` names them.
+
+    Older runs do not say which clips were left out: any are accepted.
+    """
+    if unknown := sorted(set(allow) - ALLOWED.keys()):
+        raise BadInput(f"--allow-other {unknown[0]}: there are {', '.join(ALLOWED)}{did_you_mean(unknown[0], ALLOWED)}")
+    may_differ = {"root", "absolute_root", *(key for name in allow for key in ALLOWED[name])}
+    may_differ |= {"left_out"} if old.left_out is None else set()
     before, now = old.to_json(), new.to_json()
-    differing = [key for key in now if now[key] != before[key] and key not in may_differ]
+    differing = [key for key in now.keys() | before.keys() if now.get(key) != before.get(key) and key not in may_differ]
     if differing:
         names = [name for name, keys in ALLOWED.items() if set(keys) & set(differing)]
-        problems = [f"{key} was {before[key]!r}, is {now[key]!r}" for key in differing if not key.endswith("_maker")]
+        shown = sorted(key for key in differing if key != "left_out" and not key.endswith("_maker"))
+        problems = [f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in shown]
+        if "left_out" in differing:
+            problems += _changed_clips(old.left_out or (), new.left_out or ())
         advice = "Name the old ones, or another folder"
-        advice += f"; to continue with the new ones all the same, allow {', '.join(names)} by name" if names else ""
+        allowing = " ".join(f"--allow-other {name}" for name in names)
+        advice += f"; to train on with the new ones, allow {', '.join(names)} by name: {allowing}" if names else ""
         raise BadInput.listing(f"{where} was trained on other data:", problems, advice)
+
+
+def came_and_went(info: RunInfo, data: RunData) -> tuple[list[str], list[str]]:
+    """Ids of the clips that the run left out and that can be used now, and of those that were used and cannot be now.
+
+    Both are empty for runs without a record: converted ones, and those of older versions.
+    """
+    if info.left_out is None:
+        return [], []
+    before, now = set(info.left_out), set(data.left_out())
+    return sorted(before - now), sorted(now - before)
+
+
+def _changed_clips(before: Iterable[str], now: Iterable[str]) -> list[str]:
+    came, went = sorted(set(before) - set(now)), sorted(set(now) - set(before))
+    named = {"were left out, and can be used now": came, "were used, and are left out now": went}
+    return [f"clips that {what}: {_names(clips)}" for what, clips in named.items() if clips]
+
+
+def _names(clips: list[str]) -> str:
+    more = len(clips) - SHOWN_CLIPS
+    return ", ".join([*clips[:SHOWN_CLIPS], *([f"and {more} more"] if more > 0 else [])])

@@ -1,7 +1,7 @@
 """A run folder: what was trained on what, its log, and its checkpoints.
 
 RUN/config.yaml                    the whole config
-RUN/run.json                       data set, classes, caches and their fingerprints
+RUN/run.json                       data set, classes, caches and their fingerprints, clips that were left out
 RUN/log.jsonl                      one line per step, one per evaluation
 RUN/tensorboard/  RUN/pictures/    the same as curves; truth and prediction on some clips of val
 RUN/checkpoints/step-00001000/     see `checkpoints`; the two newest
@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
 
+from ...data.store.location import Location
 from ...errors import BadInput
 from ...files import lock, write_atomic
 from ...model.weights.network_file import network_metadata, read_metrics
@@ -103,9 +104,12 @@ def changed_settings(old: Config, new: Config) -> dict[str, str]:
 
 
 def write_run(folder: Path, config: Config, info: RunInfo) -> None:
-    """Write the config and info of a run that begins or resumes."""
-    write_atomic(folder / "config.yaml", show_config(config))
-    write_atomic(folder / "run.json", json.dumps(info.to_json(), indent=1) + "\n")
+    """Write the config and info of a run that begins or trains on; what says the same already stays as it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    about = json.dumps(info.seen_from(folder).to_json(), indent=1) + "\n"
+    for name, text in (("config.yaml", show_config(config)), ("run.json", about)):
+        if not (folder / name).exists() or (folder / name).read_text() != text:
+            write_atomic(folder / name, text)
 
 
 def create_converted_run(folder: Path, config: Config, info: RunInfo, weights: Mapping[str, Tensor]) -> None:
@@ -120,18 +124,21 @@ def create_converted_run(folder: Path, config: Config, info: RunInfo, weights: M
         write_best(folder, weights, network_metadata(config.model, len(info.classes), {"step": 0}))
 
 
-def read_run(folder: Path) -> tuple[Config, RunInfo]:
-    """Read config and info. Raises `BadInput` when there is no run, or one that is damaged or of another version."""
+def read_run(folder: Path, root: str | Location | None = None) -> tuple[Config, RunInfo]:
+    """Read config and info. Raises `BadInput` when there is no run, or one that is damaged or of another version.
+
+    root: where clips and caches are now; None: where run.json says.
+    """
     path = folder / "config.yaml"
     try:
         config = parse_config(yaml.safe_load(path.read_text()))
         path = folder / "run.json"
-        info = RunInfo.of_json(json.loads(path.read_text()))
+        info = RunInfo.of_json(json.loads(path.read_text())).found_from(folder)
     except OSError as error:
         raise BadInput(f"{folder}: not a run folder ({error}); 'combo train ... --out {folder}' makes one") from error
     except (ValueError, yaml.YAMLError, BadInput) as error:
         raise BadInput(f"{path} cannot be used: {error}; restore it, or train into another folder") from error
-    return config, info
+    return config, info if root is None else info.moved(root)
 
 
 def append_run_log(folder: Path, lines: list[dict[str, Any]]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from ...data.store.location import Location
 from ...errors import BadInput
 from ...model.combo import COMBO
 from ...model.weights.network_file import read_header
@@ -55,12 +56,13 @@ class OpenRun:
     weights: Weights
 
 
-def open_run(run: Path, device: torch.device, weights: str = BEST) -> OpenRun:
+def open_run(run: Path, device: torch.device, weights: str = BEST, root: str | Location | None = None) -> OpenRun:
     """A run with the clips and caches that it was trained on, and its weights, as `choose_weights` takes them.
 
+    root: where clips and caches are now; None: where run.json says.
     Raises `BadInput` when any of these is gone, damaged or has changed since.
     """
-    config, info = read_run(run)
+    config, info = read_run(run, root)
     data = open_data(info)
     found = choose_weights(run, config, weights)
     return OpenRun(config, info, data, load_network(found, config, len(info.classes), device), found)

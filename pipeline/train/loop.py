@@ -3,9 +3,10 @@
 import shutil
 import threading
 import time
+import warnings
 from collections.abc import Collection
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -38,6 +39,7 @@ from ..runs.folder import (
     check_run,
     lock_run,
     read_best,
+    read_run,
     read_run_log,
     rewrite_metrics,
     write_best,
@@ -58,6 +60,7 @@ class Training:
     out: Path
     config: Config
     data: RunData
+    info: RunInfo
     dataset: ClipDataset
     validation: ClipDataset | None
     ranks: Ranks
@@ -95,26 +98,27 @@ def train(names: DataNames, config: Config, out: Path, *, resume: bool = False, 
     """Train on clips and caches, into the run folder `out`.
 
     resume: continue from the newest checkpoint of `out`; if all steps are done, nothing is written. allow: "clips",
-    "proposals" or "audio" that may differ from the original run.
+    "proposals", "audio" or "left-out" (which clips cannot be used) that may differ from the original run.
     Under torchrun every process makes the same call, and they share each batch.
     Raises `BadInput` before the first step when something does not fit, `Interrupted` after a checkpoint when
     stopped, and `ComboError` when the loss is not finite.
     """
     with joined() as ranks, stop_request() as stop, ExitStack() as stack:
         training = ranks.all_do(prepare, names, config, out, ranks, stop)
-        check = partial(check_run, out, config, training.data.info(), resume=resume, allow=allow)
+        check_same_for_all(ranks, training.info)
+        check = partial(check_run, out, config, training.info, resume=resume, allow=allow)
         ranks.first_does(check_free, out)
         ranks.first_does(check)
         if resume and (steps := ranks.first_does(all_done, training, allow)) is not None:
             return Trained(out, steps, 0, None)
         ranks.first_does(stack.enter_context, lock_run(out))
         ranks.first_does(check)  # another process may have come first
-        ranks.first_does(write_run, out, config, training.data.info())
         first = 0
         if resume:
             ranks.first_does(rewrite_metrics, out)
             if (newest := ranks.first_does(newest_checkpoint, out)) is not None:
                 first = ranks.all_do(load, training, newest, allow)
+        ranks.first_does(record, training)
         if ranks.count > 1:
             training.trainer.parallel = DistributedDataParallel(training.trainer.model, broadcast_buffers=False)
         monitor = stack.enter_context(Monitor(out, config.train, first, ranks, training.trainer.device))
@@ -165,11 +169,21 @@ def prepare(names: DataNames, config: Config, out: Path, ranks: Ranks, stop: thr
     data = open_data(names)
     dataset = data.dataset("train")
     validation = data.dataset("val") if "val" in data.clips.table.splits() else None
-    check_fits(config, data.info(), dataset, ranks)
+    info = replace(data.info(), left_out=data.left_out())
+    check_fits(config, info, dataset, ranks)
     trainer = make_trainer(config, len(data.clips.classes), data.audio.dim)
     decay = config.train.ema_decay
     average = None if decay is None else WeightAverage(trainer.model, decay)
-    return Training(out, config, data, dataset, validation, ranks, trainer, average, stop)
+    return Training(out, config, data, info, dataset, validation, ranks, trainer, average, stop)
+
+
+def check_same_for_all(ranks: Ranks, info: RunInfo) -> None:
+    """Raise `BadInput` when the processes of a run see other clips or caches: each may read a copy of its own."""
+    first, *others = ranks.gather(replace(info, root=""))
+    for rank, other in enumerate(others, start=1):
+        if other != first:
+            what = [name for name, value in vars(other).items() if value != getattr(first, name)]
+            raise ranks.once(BadInput(f"process {rank} sees other data than process 0 (different: {', '.join(what)})"))
 
 
 def check_fits(config: Config, info: RunInfo, dataset: ClipDataset, ranks: Ranks) -> None:
@@ -189,6 +203,18 @@ def check_fits(config: Config, info: RunInfo, dataset: ClipDataset, ranks: Ranks
         raise BadInput.listing("the config does not fit:", problems)
 
 
+def record(training: Training) -> None:
+    """Write what the run trains on, and with which settings. Warns of a run that does not say which clips it had."""
+    out = training.out
+    if (out / "run.json").exists() and read_run(out)[1].left_out is None:
+        warnings.warn(
+            f"{out}: an older version, which did not write down the clips that were left out, began this run; from "
+            f"here on it leaves out {len(training.info.left_out or ())}, and run.json says which",
+            stacklevel=2,
+        )
+    write_run(out, training.config, training.info)
+
+
 def all_done(training: Training, allow: Collection[str]) -> int | None:
     """The step that a run stands at if there is nothing left to train or score, else None. Nothing is written."""
     last = training.config.train.steps
@@ -197,7 +223,7 @@ def all_done(training: Training, allow: Collection[str]) -> int | None:
     manifest = read_manifest(path)
     if (step := manifest["step"]) < last:
         return None
-    check_same_data(path, RunInfo.of_json(manifest["run"]), training.data.info(), allow)
+    check_same_data(path, RunInfo.of_json(manifest["run"]), training.info, allow)
     unscored = step == last and training.to_score(step) and not is_scored(training.out, step)
     return None if unscored else step
 
@@ -209,7 +235,7 @@ def load(training: Training, path: Path, allow: Collection[str]) -> int:
     except ValueError as error:
         advice = "a run of several machines needs a folder that all of them share"
         raise ComboError(f"{path}: {error}; {advice}") from error
-    check_same_data(path, RunInfo.of_json(checkpoint.about["run"]), training.data.info(), allow)
+    check_same_data(path, RunInfo.of_json(checkpoint.about["run"]), training.info, allow)
     training.trainer.model.load_state_dict(checkpoint.tensors["model"])
     if training.average is not None:
         training.average.model.load_state_dict(checkpoint.tensors["ema"])
@@ -238,7 +264,7 @@ def describe(training: Training, step: int) -> dict[str, Any]:
         "step": step,
         "version": version("combo-avs"),
         "config": training.config.model_dump(mode="json"),
-        "run": training.data.info().to_json(),
+        "run": training.info.to_json(),
     }
 
 

@@ -10,9 +10,10 @@ import yaml
 
 import combo_avs
 from combo_avs.base import Section
+from combo_avs.errors import BadInput
 from combo_avs.model.audio import ENCODERS
 from combo_avs.model.foundation import GENERATORS
-from combo_avs.pipeline.config.tree import Config, explain_config, load_config, parse_config, presets
+from combo_avs.pipeline.config.tree import READS, Config, explain_config, load_config, parse_config, presets
 
 DOCS = Path(combo_avs.__file__).parent / "docs"
 
@@ -63,3 +64,30 @@ def test_an_explained_config_is_the_config(preset: str) -> None:
     assert parse_config(yaml.safe_load(text)) == config
     assert "  # learning rate of the first step\n  lr: " in text
     assert "    # GPUs per job, as --gpus-per-node\n    gpus: 1\n" in text
+
+
+FOREIGN = [  # command, a setting that it does not read, the commands that do
+    ("precompute", "loss.class_weight=5", "'combo train' and 'combo compare'"),
+    ("precompute", "model.width=64", "'combo train' and 'combo compare' and 'combo model'"),
+    ("model", "precompute.max_masks=5", "'combo precompute' and 'combo predict'"),
+    ("model", "train.lr=1", "'combo train' and 'combo compare'"),
+    ("train", "precompute.max_masks=5", "'combo precompute' and 'combo predict'"),
+    ("compare", "precompute.device=cpu", "'combo precompute' and 'combo predict'"),
+    ("predict", "augment.colour=false", "'combo train' and 'combo compare'"),
+]
+
+
+@pytest.mark.parametrize(("command", "setting", "readers"), FOREIGN)
+def test_a_setting_that_a_command_does_not_read_is_refused(command: str, setting: str, readers: str) -> None:
+    with pytest.raises(BadInput) as error:
+        load_config(None, [setting], command)
+    assert f"--set {setting}: {setting.partition('.')[0]} is read by {readers}\n" in str(error.value)
+    assert f"'combo {command}' does not read" in str(error.value)
+    for reader in READS:
+        if f"'combo {reader}'" in readers and not setting.startswith("loss."):
+            load_config(None, [setting], reader)
+
+
+def test_a_misspelt_section_is_named_as_such() -> None:
+    with pytest.raises(BadInput, match=r"modle.width: no such key"):
+        load_config(None, ["modle.width=64"], "precompute")

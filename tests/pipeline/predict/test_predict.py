@@ -152,7 +152,7 @@ class TestRefusals:
         assert (tmp_path / "out" / "a" / "overlay.mp4").is_file()
 
     def test_settings_that_are_the_run_s_own(self, run: Path, tmp_path: Path) -> None:
-        with pytest.raises(BadInput, match=r"model\.width=64.*only settings of precompute"):
+        with pytest.raises(BadInput, match=r"model\.width=64: model is read by 'combo train'"):
             predict(run, [film(tmp_path / "a.mp4", 3)], tmp_path / "out", StageOne(("model.width=64",)))
         assert not (tmp_path / "out").exists()
 
