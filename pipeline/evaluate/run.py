@@ -26,9 +26,9 @@ def evaluate_run(
 ) -> dict[str, Result]:
     """Score weights of a run on the clips and caches it was trained with, as `evaluate_dataset` does.
 
-    weights: as `choose_weights`. root: where clips and caches are now; None: where run.json says. Every protocol's result is kept in RUN/results, and returned by its name. A run that
-    cannot be written is scored all the same, with a warning. Under torchrun the processes share the clips, and all get
-    the results.
+    weights: as `choose_weights`. root: where clips and caches are now; None: where run.json says. Every protocol's
+    result is kept in RUN/results, and returned by its name. A run that cannot be written is scored all the same, with a
+    warning. Under torchrun the processes share the clips, and all get the results.
     Raises `BadInput` when clips, caches or weights are gone or have changed since, and as `evaluate_dataset`.
     """
     with joined() as ranks:

@@ -89,5 +89,5 @@ def test_a_setting_that_a_command_does_not_read_is_refused(command: str, setting
 
 
 def test_a_misspelt_section_is_named_as_such() -> None:
-    with pytest.raises(BadInput, match=r"modle.width: no such key"):
+    with pytest.raises(BadInput, match=r"modle: no such key.*did you mean model"):
         load_config(None, ["modle.width=64"], "precompute")
