@@ -24,7 +24,7 @@ def run_curves(log: list[dict[str, Any]]) -> list[tuple[str, str]]:
         rates = {key: _series(log, key) for key in ("lr", "lr_backbone") if key in steps[-1]}
         found.append(("learning rate", curves(rates, "learning rate")))
     if any("M_J" in entry for entry in log):
-        found.append(("score on val", curves({m: _series(log, m) for m in ("M_J", "M_F")}, "score on val")))
+        found.append(("score on val", curves({m: _series(log, m) for m in ("M_J", "M_F")}, "score on val, %")))
     return found
 
 
@@ -34,7 +34,7 @@ def joint_curves(runs: list[Run]) -> list[tuple[str, str]]:
     losses = {name: series for name, log in logs.items() if (series := _series(log, "total", 20))[0]}
     scores = {name: series for name, log in logs.items() if (series := _series(log, "M_J"))[0]}
     found = [("loss of all runs", curves(losses, "loss, all terms", log=True))] if losses else []
-    return found + ([("M_J on val of all runs", curves(scores, "M_J on val"))] if scores else [])
+    return found + ([("M_J on val of all runs", curves(scores, "M_J on val, %"))] if scores else [])
 
 
 def score_bars(rows: list[dict[str, Any]], names: list[str]) -> str:

@@ -6,7 +6,7 @@ import runpy
 import sys
 from pathlib import Path
 
-from . import clips, data, frozen, losses, model, pipeline
+from . import clips, data, frozen, losses, model, pipeline, results
 from .runner import Broken, Outcome, check_unchanged, copies, judge
 from .table import Mutant, problems
 
@@ -18,6 +18,7 @@ TABLES = {
     "losses": losses.MUTANTS,
     "model": model.MUTANTS,
     "pipeline": pipeline.MUTANTS,
+    "results": results.MUTANTS,
 }
 
 

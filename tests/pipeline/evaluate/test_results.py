@@ -71,7 +71,7 @@ class TestWhatIsSaid:
     def test_the_best_weights_are_those_of_the_best_evaluation(self, run: Path) -> None:
         best = max((e for e in read_run_log(run) if "M_J" in e), key=lambda e: e["M_J"])
         result = evaluate_run(run, "val", device="cpu")["published"]
-        assert (result.weights, result.step) == ("best", best["step"])
+        assert (result.weights, result.step, result.finished) == ("best", best["step"], False)
         assert pytest.approx(best["M_J"], abs=1e-9) == result.M_J
 
     def test_the_same_as_json(self, run: Path, capsys: pytest.CaptureFixture) -> None:
@@ -114,6 +114,14 @@ class TestWeights:
         with pytest.raises(BadInput, match="No such file"):
             open_run(run, CPU, str(tmp_path / "nowhere.safetensors"))
 
+    def test_whether_all_steps_are_done(self, run: Path) -> None:
+        config, _ = read_run(run)
+        steps = {2: True, 3: False}
+        for count, finished in steps.items():
+            train = config.train.model_copy(update={"steps": count})
+            for which in ("best", "last", "file.safetensors"):
+                assert choose_weights(run, config.model_copy(update={"train": train}), which).finished is finished
+
     def test_without_any(self, run: Path) -> None:
         shutil.rmtree(run / "best")
         assert open_run(run, CPU).weights.which == "last"
@@ -131,6 +139,7 @@ class TestKept:
         result = evaluate_run(run, device="cpu")["published"]
         assert self.found(run) == result
         assert self.found(run, "last") is None
+        assert "run" not in json.loads((run / "results" / "test-right-published-best.json").read_text())
         moved = run.rename(tmp_path / "elsewhere")
         assert self.found(moved) == result.model_copy(update={"run": str(moved)})
 

@@ -329,3 +329,50 @@ def test_fit_to_the_truth() -> None:
     assert fit_to_truth(np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint8)) is None
     truth[2:] = 255  # ignored
     assert fit_to_truth(halves, truth) == 1
+
+
+class TestKeptResults:
+    @pytest.fixture
+    def runs(self, made: Path, tmp_path: Path) -> list[Path]:
+        """Two seeds of one variant that were evaluated, with another M_J in the results than the networks have."""
+        runs = []
+        for seed, m_j in ((0, 12.25), (1, 14.75)):
+            runs.append(make_run(made / "root", tmp_path / "kept" / f"seed-{seed}", seed))
+            evaluate_run(runs[-1], device="cpu")
+            (path,) = (runs[-1] / "results").iterdir()
+            values = json.loads(path.read_text())
+            values["M_J"] = m_j
+            for clip in values["per_clip"].values():
+                clip["J"], clip["J_T"] = m_j, [m_j] * len(clip["J_T"])
+                clip["area_T"] = [0.125] + [None] * (len(clip["J_T"]) - 1)
+            path.write_text(json.dumps(values))
+        return runs
+
+    def test_are_read_instead_of_scoring_anew(self, runs: list[Path], tmp_path: Path) -> None:
+        before = {p: p.stat().st_mtime_ns for r in runs for p in r.rglob("*")}
+        page = Page(make_report(runs, tmp_path / "out"))
+        assert "13.5 ± 1.8 (2)" in page.text
+        assert page.text.count("as kept by combo evaluate") == 2
+        (gallery,) = page.galleries
+        for item in gallery["items"]:
+            assert item["values"]["J:kept"] == 13.5
+            assert item["frames"]["J:kept"] == [13.5] * item["length"]
+            assert item["frames"]["area:kept"][:2] == [0.125, None]
+        labels = {m["key"]: m["label"] for m in gallery["measures"]}
+        assert labels["area:kept"] == "false-positive area (0..1) of frames without object, kept"
+        assert {p: p.stat().st_mtime_ns for r in runs for p in r.rglob("*")} == before
+
+    def test_of_other_clips_are_not(self, runs: list[Path], tmp_path: Path) -> None:
+        for run_folder in runs:
+            (path,) = (run_folder / "results").iterdir()
+            path.write_text(path.read_text().replace('"clips_fingerprint": "', '"clips_fingerprint": "0'))
+        page = Page(make_report(runs, tmp_path / "out"))
+        assert "as kept by" not in page.text
+        assert "13.5" not in page.text
+
+    def test_damage_is_a_problem_of_that_run(self, runs: list[Path], tmp_path: Path) -> None:
+        (path,) = (runs[0] / "results").iterdir()
+        path.write_text("{")
+        page = Page(make_report(runs, tmp_path / "out"))
+        assert f"{path} is damaged" in page.text
+        assert "14.8 (1)" in page.text
