@@ -133,8 +133,9 @@ def evaluate(
     """
     from ..pipeline.evaluate.run import evaluate_run
     from ..pipeline.evaluate.show import show_results
+    from ..pipeline.runs.open import Choice
 
-    results = evaluate_run(run, split, sound, device, protocol or [PUBLISHED], weights, root)
+    results = evaluate_run(run, split, sound, device, protocol or [PUBLISHED], Choice(weights, root))
     summaries = {name: result.summary() for name, result in results.items()}
     if as_json:
         others = {"protocols": summaries} if len(summaries) > 1 else {}

@@ -4,12 +4,11 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...data.store.location import Location
 from ..common.choices import Sound
 from ..common.devices import pick_device
 from ..common.distributed import joined
 from ..runs.folder import read_run
-from ..runs.open import BEST, open_run
+from ..runs.open import AS_LEFT, Choice, open_run
 from .protocols import PUBLISHED, find_protocol
 from .results import Result, describe, write_result
 from .scores import evaluate_dataset
@@ -21,21 +20,19 @@ def evaluate_run(
     sound: Sound = "right",
     device: str = "auto",
     protocols: Sequence[str] = (PUBLISHED,),
-    weights: str = BEST,
-    root: str | Location | None = None,
+    choice: Choice = AS_LEFT,
 ) -> dict[str, Result]:
     """Score weights of a run on the clips and caches it was trained with, as `evaluate_dataset` does.
 
-    weights: as `choose_weights`. root: where clips and caches are now; None: where run.json says. Every protocol's
-    result is kept in RUN/results, and returned by its name. A run that cannot be written is scored all the same, with a
-    warning. Under torchrun the processes share the clips, and all get the results.
+    Every protocol's result is kept in RUN/results, and returned by its name. A run that cannot be written is scored all
+    the same, with a warning. Under torchrun the processes share the clips, and all get the results.
     Raises `BadInput` when clips, caches or weights are gone or have changed since, and as `evaluate_dataset`.
     """
     with joined() as ranks:
         _, info = ranks.all_do(read_run, run)
         for name in protocols:  # before the work of loading
             ranks.all_do(find_protocol, name, len(info.classes))
-        opened = ranks.all_do(open_run, run, ranks.all_do(pick_device, device), weights, root)
+        opened = ranks.all_do(open_run, run, ranks.all_do(pick_device, device), choice)
         dataset = ranks.all_do(opened.data.dataset, split)
         scores = evaluate_dataset(opened.network, dataset, protocols, sound, ranks)
         about = ranks.all_do(describe, opened.weights, opened.info, dataset, sound)

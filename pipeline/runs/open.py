@@ -21,6 +21,20 @@ BEST, LAST = "best", "last"
 
 
 @dataclass(frozen=True)
+class Choice:
+    """Which weights of a run, as `choose_weights` takes them, and where its clips and caches are now.
+
+    root: None: where run.json says.
+    """
+
+    weights: str = BEST
+    root: str | Location | None = None
+
+
+AS_LEFT = Choice()
+
+
+@dataclass(frozen=True)
 class Weights:
     """Which weights of a run.
 
@@ -56,15 +70,14 @@ class OpenRun:
     weights: Weights
 
 
-def open_run(run: Path, device: torch.device, weights: str = BEST, root: str | Location | None = None) -> OpenRun:
-    """A run with the clips and caches that it was trained on, and its weights, as `choose_weights` takes them.
+def open_run(run: Path, device: torch.device, choice: Choice = AS_LEFT) -> OpenRun:
+    """A run with the clips and caches that it was trained on, and its weights.
 
-    root: where clips and caches are now; None: where run.json says.
     Raises `BadInput` when any of these is gone, damaged or has changed since.
     """
-    config, info = read_run(run, root)
+    config, info = read_run(run, choice.root)
     data = open_data(info)
-    found = choose_weights(run, config, weights)
+    found = choose_weights(run, config, choice.weights)
     return OpenRun(config, info, data, load_network(found, config, len(info.classes), device), found)
 
 

@@ -30,7 +30,7 @@ MUTANTS: list[Mutant] = [
         ),
         (
             "the best weights whatever is asked",
-            "ranks.all_do(pick_device, device), weights)",
+            "ranks.all_do(pick_device, device), choice)",
             "ranks.all_do(pick_device, device))",
         ),
     ),

@@ -17,6 +17,7 @@ from combo_avs.pipeline.evaluate.protocols import PUBLISHED
 from combo_avs.pipeline.evaluate.run import evaluate_run
 from combo_avs.pipeline.runs.data import DataNames, came_and_went, open_data
 from combo_avs.pipeline.runs.folder import read_run
+from combo_avs.pipeline.runs.open import Choice
 from combo_avs.pipeline.train.loop import train
 
 CACHES = ("felzenszwalb", "logmel")
@@ -121,7 +122,7 @@ class TestPlaces:
         shutil.move(root, moved)
         with pytest.raises(BadInput, match="--root ROOT"):
             evaluate_run(run, device="cpu")
-        assert evaluate_run(run, device="cpu", root=moved) == scores
+        assert evaluate_run(run, device="cpu", choice=Choice(root=moved)) == scores
         call = ["report", str(run), "--out", str(tmp_path / "page"), "--root", str(moved), "--device", "cpu"]
         assert CliRunner().invoke(app, call).exit_code == 0
         assert "not scored" not in (tmp_path / "page" / "index.html").read_text()
@@ -132,4 +133,4 @@ class TestPlaces:
         wrong = json.loads(info)["clips_fingerprint"]
         (tmp_path / "run" / "run.json").write_text(info.replace(wrong, "0" * len(wrong)))
         with pytest.raises(BadInput, match=r"holds other clips[\s\S]*--root ROOT"):
-            evaluate_run(tmp_path / "run", device="cpu", root=root)
+            evaluate_run(tmp_path / "run", device="cpu", choice=Choice(root=root))

@@ -22,7 +22,7 @@ from combo_avs.pipeline.evaluate.run import evaluate_run
 from combo_avs.pipeline.evaluate.show import show_results
 from combo_avs.pipeline.runs.data import DataNames
 from combo_avs.pipeline.runs.folder import read_best, read_run, read_run_log
-from combo_avs.pipeline.runs.open import Weights, choose_weights, open_run
+from combo_avs.pipeline.runs.open import Choice, Weights, choose_weights, open_run
 from combo_avs.pipeline.train.loop import train
 
 CPU = torch.device("cpu")
@@ -55,7 +55,7 @@ def kept(run: Path, name: str) -> Result:
 
 class TestWhatIsSaid:
     def test_of_a_run_that_is_not_finished(self, run: Path, prepared: Path) -> None:
-        result = evaluate_run(run, device="cpu", weights="last")["published"]
+        result = evaluate_run(run, device="cpu", choice=Choice("last"))["published"]
         clips = ClipStore(prepared)
         assert (result.weights, result.step, result.steps, result.finished) == ("last", 2, 3, False)
         assert result.weights_sha256 == choose_weights(run, read_run(run)[0], "last").sha256
@@ -98,7 +98,7 @@ class TestWeights:
         mine = tmp_path / "mine.safetensors"
         turned = {k: -v if k.startswith("decoder.class_embed") else v for k, v in weights.items()}
         save_file(turned, mine, network_metadata(config.model, len(info.classes)))
-        result = evaluate_run(run, device="cpu", weights=str(mine))["published"]
+        result = evaluate_run(run, device="cpu", choice=Choice(str(mine)))["published"]
         assert (result.weights, result.step) == (str(mine), None)
         assert kept(run, f"test-right-published-{result.weights_sha256[:12]}") == result
         evaluate_run(run, device="cpu")
@@ -110,9 +110,9 @@ class TestWeights:
         weights = load_file(run / "best" / "model.safetensors")
         save_file(weights, tmp_path / "other.safetensors", network_metadata(other, len(info.classes)))
         with pytest.raises(BadInput, match=r"(?s)another network.*model\.fusion is 'none', not 'bilateral'"):
-            open_run(run, CPU, str(tmp_path / "other.safetensors"))
+            open_run(run, CPU, Choice(str(tmp_path / "other.safetensors")))
         with pytest.raises(BadInput, match="No such file"):
-            open_run(run, CPU, str(tmp_path / "nowhere.safetensors"))
+            open_run(run, CPU, Choice(str(tmp_path / "nowhere.safetensors")))
 
     def test_whether_all_steps_are_done(self, run: Path) -> None:
         config, _ = read_run(run)
@@ -132,7 +132,7 @@ class TestWeights:
 
 class TestKept:
     def found(self, run: Path, which: str = "best") -> Result | None:
-        opened = open_run(run, CPU, which)
+        opened = open_run(run, CPU, Choice(which))
         return find_result(opened.weights, opened.data.dataset("test"), "right", "published")
 
     def test_found_again_also_where_the_run_was_moved(self, run: Path, tmp_path: Path) -> None:
