@@ -95,6 +95,14 @@ class Ranks:
             raise error if error is not None and speaker == self.rank else SystemExit(code)
         return results[0]
 
+    def check_same(self, seen: Any, what: str) -> None:
+        """Raise `BadInput` when a dataclass of what each process sees is not the same in all."""
+        first, *others = self.gather(seen)
+        for rank, other in enumerate(others, start=1):
+            if differing := [name for name, value in vars(other).items() if value != getattr(first, name)]:
+                names = ", ".join(differing)
+                raise self.once(BadInput(f"process {rank} sees other {what} than process 0 (different: {names})"))
+
     def once(self, error: ComboError) -> BaseException:
         """For an error that all processes have: the first one reports it, the others leave with the same exit code."""
         return error if self.first else SystemExit(error.exit_code)

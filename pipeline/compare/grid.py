@@ -22,6 +22,7 @@ from ...files import write_atomic
 from ..common.choices import Sound
 from ..common.distributed import Ranks
 from ..common.percent import SCORES
+from ..common.places import check_no_data
 from ..common.progress import bar
 from ..config.tree import Config, load_config
 from ..evaluate.protocols import PUBLISHED, find_protocol, full_name
@@ -137,6 +138,7 @@ def plan_cells(comparison: Comparison, out: Path) -> list[Cell]:
             "compare runs in one process, without torchrun; for several devices start it several times with the same "
             "--out, each with its own --seeds, and once more with all of them for the table"
         )
+    check_no_data(out)
     find_protocol(comparison.protocol, len(ClipStore(comparison.root).classes))
     cells, problems = [], []
     for variant in comparison.variants:

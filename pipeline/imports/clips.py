@@ -19,6 +19,7 @@ from ...data.store.root import create_clips
 from ...data.store.schema import SHARD_FRAMES
 from ...data.store.store import ClipStore
 from ...errors import ClipError
+from ..common.places import check_not_beside, check_root_apart
 from ..common.text import quarantine_lines
 from .fill import ClipRows, fill_store
 
@@ -58,8 +59,12 @@ def import_clips(
 
     avsbench: a folder to write the clips to in the layout of AVSBench first, see `write_avsbench`.
     A clip that cannot be read is quarantined with its reason and the others are imported.
-    Raises `BadInput` before any work when `root` holds other clips.
+    Raises `BadInput` before any work when `root` holds other clips, or lies in the data themselves.
     """
+    if isinstance(source, AvsBenchSource):
+        check_root_apart(root, source.folder, source.source_dir)
+    elif isinstance(source, VideoSource):
+        check_not_beside(root, [video.path for video in source.videos.values()])
     if avsbench is not None:
         kind = source.clips[0].subset
         write_avsbench(source, avsbench, SUBSET_OF.get(kind, kind))

@@ -10,6 +10,7 @@ from ...data.store.attributes import Provenance
 from ...data.store.location import Location
 from ...data.store.root import create_proposals
 from ...data.store.store import AT_IMPORT, ClipStore
+from ..common.places import check_root_apart
 from .fill import CacheReport, ClipRows, fill_store
 
 NAME = "official-maskiges"
@@ -27,6 +28,7 @@ def import_maskiges(root: str | Location, source: Path) -> CacheReport:
     clips.fingerprint()  # raises unless all of them were imported
     unusable = clips.quarantined()
     tree = MaskigeTree(source, [clip for clip in clips.table if clip.id not in unusable], clips.size)
+    check_root_apart(root, tree.folder, source)
     resize = "nearest: crop for train, squash for val and test" if tree.resizes else "none"
     cache = create_proposals(clips, Provenance(NAME, VERSION, {"files_sha256": tree.sha256, "resize": resize}))
 

@@ -18,6 +18,7 @@ from ...errors import BadInput, ComboError
 from ...files import file_sha256
 from ...model.foundation.interface import Proposals
 from ...model.foundation.mask_candidates import mask_boxes
+from ..common.places import check_root_apart
 from ..common.progress import bar
 from ..precompute.masks import proposal_rows
 from .fill import READ_THREADS, CacheReport, ClipRows, fill_store
@@ -37,6 +38,7 @@ def import_masks(root: str | Location, folder: Path, name: str, *, allow_missing
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise BadInput(f"--name {name!r}: use letters, digits, dots, dashes and underscores")
+    check_root_apart(root, folder)
     clips = ClipStore(root)
     clips.fingerprint()  # raises unless all of them were imported
     unusable = clips.quarantined()

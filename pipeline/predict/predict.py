@@ -15,6 +15,7 @@ from ...data.sources.video.source import INSTANT, file_identity, inspect_videos
 from ...data.store.checksummed_json import digest
 from ...errors import QUARANTINED, BadInput, ComboError
 from ..common.choices import EveryFrame, Outputs
+from ..common.places import check_no_data, check_not_beside
 from ..common.progress import bar
 from .folder import OVERLAY, check_folders, is_done, publish
 from .label_maps import LabelMaps, segment_video
@@ -59,6 +60,10 @@ def predict(
     found = inspect_videos(videos)
     if out.exists() and not out.is_dir():
         raise BadInput(f"{out} is a file; name a folder for the predictions")
+    if (out / "run.json").exists():
+        raise BadInput(f"{out} is a run; name another folder, for example {out / 'predict'}")
+    check_not_beside(out, videos)
+    check_no_data(out)
     segmenter = open_segmenter(run, stage_one, device)
     wanted = {name: _about(video, segmenter, run, outputs) for name, video in found.items()}
     check_folders(out, wanted, replace=outputs.replace)

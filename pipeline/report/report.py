@@ -8,6 +8,7 @@ from ...data.store.location import Location
 from ...errors import BadInput
 from ...files import write_atomic
 from ..common.devices import pick_device
+from ..common.places import check_no_data
 from ..common.statistics import CLIPS_FOR_BOOTSTRAP, RESAMPLES
 from ..compare.comparable import cautions
 from ..compare.table import spread
@@ -51,6 +52,7 @@ def report(targets: list[Path], out: Path, scoring: Scoring, device: str, root: 
 
 def _make_room(out: Path) -> None:
     """Make the folder, and empty it but for the page of an earlier report, which is replaced last."""
+    check_no_data(out)
     if out.exists() and not out.is_dir():
         raise BadInput(f"{out} is a file; name a folder for the report")
     if out.exists() and (others := sorted({p.name for p in out.iterdir()} - {PAGE, FILES})):

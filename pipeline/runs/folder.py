@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import socket
+import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -110,6 +111,17 @@ def write_run(folder: Path, config: Config, info: RunInfo) -> None:
     for name, text in (("config.yaml", show_config(config)), ("run.json", about)):
         if not (folder / name).exists() or (folder / name).read_text() != text:
             write_atomic(folder / name, text)
+
+
+def record_run(folder: Path, config: Config, info: RunInfo) -> None:
+    """`write_run`, with a warning when the run did not say before which clips it left out."""
+    if (folder / "run.json").exists() and read_run(folder)[1].left_out is None:
+        warnings.warn(
+            f"{folder}: an older version, which did not write down the clips that were left out, began this run; from "
+            f"here on it leaves out {len(info.left_out or ())}, and run.json says which",
+            stacklevel=2,
+        )
+    write_run(folder, config, info)
 
 
 def create_converted_run(folder: Path, config: Config, info: RunInfo, weights: Mapping[str, Tensor]) -> None:

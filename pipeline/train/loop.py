@@ -3,7 +3,6 @@
 import shutil
 import threading
 import time
-import warnings
 from collections.abc import Collection
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from ...data.dataset import Batch, ClipDataset, prefetch, train_batch
 from ...errors import BadInput, ComboError, Interrupted
 from ...model.weights.network_file import network_metadata
 from ..common.distributed import Ranks, joined
+from ..common.places import check_no_data
 from ..common.progress import stop_request
 from ..config.tree import Config, conflicts
 from ..evaluate.protocols import PUBLISHED
@@ -39,11 +39,10 @@ from ..runs.folder import (
     check_run,
     lock_run,
     read_best,
-    read_run,
     read_run_log,
+    record_run,
     rewrite_metrics,
     write_best,
-    write_run,
 )
 from .monitor import Monitor, validation_picture
 from .optim import WeightAverage
@@ -104,8 +103,9 @@ def train(names: DataNames, config: Config, out: Path, *, resume: bool = False, 
     stopped, and `ComboError` when the loss is not finite.
     """
     with joined() as ranks, stop_request() as stop, ExitStack() as stack:
+        ranks.first_does(check_no_data, out)
         training = ranks.all_do(prepare, names, config, out, ranks, stop)
-        check_same_for_all(ranks, training.info)
+        ranks.check_same(replace(training.info, root=""), "data")
         check = partial(check_run, out, config, training.info, resume=resume, allow=allow)
         ranks.first_does(check_free, out)
         ranks.first_does(check)
@@ -118,7 +118,7 @@ def train(names: DataNames, config: Config, out: Path, *, resume: bool = False, 
             ranks.first_does(rewrite_metrics, out)
             if (newest := ranks.first_does(newest_checkpoint, out)) is not None:
                 first = ranks.all_do(load, training, newest, allow)
-        ranks.first_does(record, training)
+        ranks.first_does(record_run, out, config, training.info)
         if ranks.count > 1:
             training.trainer.parallel = DistributedDataParallel(training.trainer.model, broadcast_buffers=False)
         monitor = stack.enter_context(Monitor(out, config.train, first, ranks, training.trainer.device))
@@ -177,15 +177,6 @@ def prepare(names: DataNames, config: Config, out: Path, ranks: Ranks, stop: thr
     return Training(out, config, data, info, dataset, validation, ranks, trainer, average, stop)
 
 
-def check_same_for_all(ranks: Ranks, info: RunInfo) -> None:
-    """Raise `BadInput` when the processes of a run see other clips or caches: each may read a copy of its own."""
-    first, *others = ranks.gather(replace(info, root=""))
-    for rank, other in enumerate(others, start=1):
-        if other != first:
-            what = [name for name, value in vars(other).items() if value != getattr(first, name)]
-            raise ranks.once(BadInput(f"process {rank} sees other data than process 0 (different: {', '.join(what)})"))
-
-
 def check_fits(config: Config, info: RunInfo, dataset: ClipDataset, ranks: Ranks) -> None:
     """Raise `BadInput` listing the settings that do not fit the clips or the processes."""
     subset, size, problems = config.train.subset, config.train.clips_per_batch, list(conflicts(config))
@@ -201,18 +192,6 @@ def check_fits(config: Config, info: RunInfo, dataset: ClipDataset, ranks: Ranks
         problems.append(f"{batch} is shared by {ranks.count} processes; a multiple of that: {allowed}")
     if problems:
         raise BadInput.listing("the config does not fit:", problems)
-
-
-def record(training: Training) -> None:
-    """Write what the run trains on, and with which settings. Warns of a run that does not say which clips it had."""
-    out = training.out
-    if (out / "run.json").exists() and read_run(out)[1].left_out is None:
-        warnings.warn(
-            f"{out}: an older version, which did not write down the clips that were left out, began this run; from "
-            f"here on it leaves out {len(training.info.left_out or ())}, and run.json says which",
-            stacklevel=2,
-        )
-    write_run(out, training.config, training.info)
 
 
 def all_done(training: Training, allow: Collection[str]) -> int | None:

@@ -59,6 +59,7 @@ class AvsBenchSource:
         self._layout = layout
         self._is_object = subset != "avss"
         self._log_mel_pickles = log_mel_pickles
+        self.source_dir = Path(source_dir)
         self._folder = locate(Path(source_dir), layout)
         self.name = f"avsbench-{subset}" if split == "official" else f"avsbench-{split}-{subset}"
         self.size = (size, size)
@@ -84,6 +85,11 @@ class AvsBenchSource:
         if not self._is_object and any(height > width for height, width in self._sizes):
             # Stores that were made with another order, by a later Pillow, hold other bytes of these pictures.
             self.parameters["resize_order"] = RESIZE_ORDER
+
+    @property
+    def folder(self) -> Path:
+        """Of the subset, which holds all of its files."""
+        return self._folder
 
     def read(self, clip: Clip) -> ClipArrays:
         """Decode one clip. Raises `ClipError` that names the clip and the file that cannot be decoded."""
