@@ -15,6 +15,7 @@ from combo_avs.pipeline.config.tree import Config
 from combo_avs.pipeline.evaluate.run import evaluate_run
 from combo_avs.pipeline.runs.data import DataNames, came_and_went, open_data
 from combo_avs.pipeline.runs.folder import read_run
+from combo_avs.pipeline.runs.open import Choice
 from combo_avs.pipeline.train.loop import train
 
 CACHES = ("felzenszwalb", "logmel")
@@ -124,7 +125,7 @@ class TestPlaces:
         shutil.move(root, moved)
         with pytest.raises(BadInput, match="--root ROOT"):
             evaluate_run(run, device="cpu")
-        assert numbers(evaluate_run(run, device="cpu", root=moved)) == numbers(scores)
+        assert numbers(evaluate_run(run, device="cpu", choice=Choice(root=moved))) == numbers(scores)
         call = ["report", str(run), "--out", str(tmp_path / "page"), "--root", str(moved), "--device", "cpu"]
         assert CliRunner().invoke(app, call).exit_code == 0
         assert "not scored" not in (tmp_path / "page" / "index.html").read_text()
