@@ -54,9 +54,10 @@ def resumed(root: Path, folder: Path, config: Config, **changes: object) -> str:
 
 @pytest.mark.parametrize("changes", [{}, {"steps": 1}, {"evaluate_every": 1, "checkpoint_every": 7}], ids=str)
 def test_a_run_with_nothing_left_to_do(prepared: Path, config: Config, there: Path, changes: dict) -> None:
-    before = tree(there)
+    before, times = tree(there), {path: path.stat().st_mtime_ns for path in there.rglob("*")}
     assert resumed(prepared, there, config, **changes) == f"already at step 2: {there / 'run'}"
     assert tree(there) == before
+    assert {path: path.stat().st_mtime_ns for path in there.rglob("*")} == times
 
 
 REFUSED: dict[str, Callable[[Path, Path, Config], object]] = {

@@ -136,4 +136,4 @@ class TestPlaces:
         wrong = json.loads(info)["clips_fingerprint"]
         (tmp_path / "run" / "run.json").write_text(info.replace(wrong, "0" * len(wrong)))
         with pytest.raises(BadInput, match=r"holds other clips[\s\S]*--root ROOT"):
-            evaluate_run(tmp_path / "run", device="cpu", root=root)
+            evaluate_run(tmp_path / "run", device="cpu", choice=Choice(root=root))
