@@ -43,7 +43,12 @@ def precompute(
 
     if sum([workers is not None, scheduler is not None, slurm]) > 1:
         raise typer.BadParameter("--workers, --scheduler and --slurm exclude each other")
-    config = load_config(None, settings or [], "precompute").precompute
+    unread = {
+        **({} if slurm else {"precompute.slurm": "it is read with --slurm"}),
+        **({} if proposals else {"precompute.generator": "it is read with --proposals"}),
+        **({} if audio else {"precompute.encoder": "it is read with --audio"}),
+    }
+    config = load_config(None, settings or [], "precompute", unread).precompute
     ids = None if clips is None else parse_clip_ids(clips)
     share = None if shard is None else parse_share(shard)
     selection = Selection(split, clip_ids=ids, limit=limit, share=share, retry_quarantined=retry_quarantined)

@@ -24,7 +24,7 @@ from ..common.distributed import Ranks
 from ..common.percent import SCORES
 from ..common.places import check_no_data
 from ..common.progress import bar
-from ..config.tree import Config, load_config
+from ..config.tree import Config, check_read, load_config
 from ..evaluate.protocols import PUBLISHED, find_protocol, full_name
 from ..evaluate.results import Result, find_result
 from ..evaluate.run import evaluate_run
@@ -139,6 +139,7 @@ def plan_cells(comparison: Comparison, out: Path) -> list[Cell]:
             "--out, each with its own --seeds, and once more with all of them for the table"
         )
     check_no_data(out)
+    check_read("compare", list(comparison.overrides), {"train.seed": "every variant is trained with all of --seeds"})
     find_protocol(comparison.protocol, len(ClipStore(comparison.root).classes))
     cells, problems = [], []
     for variant in comparison.variants:

@@ -1,7 +1,7 @@
 """The one config tree: sections stand beside the code they configure, presets hold only differences."""
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from .precompute import PrecomputeConfig
 from .train import TrainConfig
 
 NETWORK = ("model", "loss", "augment", "train")
+NOTHING: Mapping[str, str] = {}
 READS = {  # which sections the --set of each command may change
     "train": NETWORK,
     "compare": NETWORK,
@@ -43,14 +44,16 @@ def presets() -> list[str]:
     return sorted(p.stem for p in PRESETS.glob("*.yaml"))
 
 
-def load_config(preset: str | None, overrides: list[str], command: str | None = None) -> Config:
+def load_config(
+    preset: str | None, overrides: list[str], command: str | None = None, unread: Mapping[str, str] = NOTHING
+) -> Config:
     """A preset with `section.key=value` overrides (values are YAML: numbers, true, [1, 2], text).
 
-    command: the one of `READS` that asks. Raises `BadInput` that names every wrong key or value and what is allowed,
-    and every setting that the command does not read.
+    command, unread: as for `check_read`. Raises `BadInput` that names every wrong key or value and what is allowed, and
+    every setting that the command does not read.
     """
     if command is not None:
-        check_read(command, overrides)
+        check_read(command, overrides, unread)
     tree: dict[str, Any] = {}
     if preset is not None:
         if preset not in presets():
@@ -64,11 +67,17 @@ def load_config(preset: str | None, overrides: list[str], command: str | None = 
     return config
 
 
-def check_read(command: str, overrides: list[str]) -> None:
-    """Raise `BadInput` that lists the overrides that a command does not read, each with the commands that do."""
+def check_read(command: str, overrides: list[str], unread: Mapping[str, str] = NOTHING) -> None:
+    """Raise `BadInput` that lists the overrides that a command does not read, each with what does.
+
+    command: the one of `READS` that asks. unread: settings or sections that it reads otherwise, but not this time, each
+    with what to do instead.
+    """
     problems = []
     for override in overrides:
-        section = override.partition("=")[0].partition(".")[0]
+        name = override.partition("=")[0]
+        section = name.partition(".")[0]
+        problems += [f"--set {override}: {why}" for key, why in unread.items() if f"{name}.".startswith(f"{key}.")]
         if section in Config.model_fields and section not in READS[command]:
             readers = " and ".join(f"'combo {name}'" for name, sections in READS.items() if section in sections)
             problems.append(f"--set {override}: {section} is read by {readers}")

@@ -129,6 +129,13 @@ class StageOne:
 
 
 AS_TRAINED = StageOne()
+UNREAD = {  # by `predict`
+    "precompute.device": "write --device",
+    "precompute.slurm": "it is read by 'combo precompute --slurm'",
+}
+FOLDED: dict[str, str] = {
+    f"precompute.{key}": "the run was trained with its own, which is taken" for key in ("max_masks", "temporal")
+}
 
 
 def open_segmenter(run: Path, stage_one: StageOne, device: str) -> Segmenter:
@@ -137,13 +144,16 @@ def open_segmenter(run: Path, stage_one: StageOne, device: str) -> Segmenter:
     Raises `BadInput` when generator or encoder are not the run's own, and for a run without weights.
     """
     overrides, proposals = list(stage_one.overrides), stage_one.proposals
-    check_read("predict", overrides)
+    check_read("predict", overrides, UNREAD)
     config, info = read_run(run)
     where = pick_device(device)
     weights = choose_weights(run, config)
     model = load_network(weights, config, len(info.classes), where)
     asked = load_config(None, overrides).precompute
-    folding = info.proposals_provenance.maskige or Folding(asked.max_masks, asked.temporal)
+    if (folding := info.proposals_provenance.maskige) is None:
+        folding = Folding(asked.max_masks, asked.temporal)
+    else:
+        check_read("predict", overrides, FOLDED)
     parameters = {**({} if proposals else info.proposals_provenance.parameters), **asked.generator}
     proposer = generator(proposals or _generator_of(info.proposals_provenance), parameters)
     trained = info.audio_provenance

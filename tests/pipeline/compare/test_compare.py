@@ -54,11 +54,11 @@ def trained(monkeypatch: pytest.MonkeyPatch, break_at: int | None = None) -> lis
     folders: list[str] = []
     train = grid.train
 
-    def recording(names: DataNames, config: Config, out: Path, *, resume: bool) -> object:
+    def recording(names: DataNames, config: Config, out: Path, **options: Any) -> object:
         folders.append(f"{out.parent.name}/{out.name}")
         if len(folders) - 1 == break_at:
             raise Interrupted("stopped after step 0; resume with --resume auto")
-        return train(names, config, out, resume=resume)
+        return train(names, config, out, **options)
 
     monkeypatch.setattr(grid, "train", recording)
     return folders

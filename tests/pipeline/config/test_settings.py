@@ -10,10 +10,12 @@ import yaml
 
 import combo_avs
 from combo_avs.base import Section
-from combo_avs.errors import BadInput
+from combo_avs.cli import app
+from combo_avs.console import run
+from combo_avs.errors import BAD_INPUT, BadInput
 from combo_avs.model.audio import ENCODERS
 from combo_avs.model.foundation import GENERATORS
-from combo_avs.pipeline.config.tree import READS, Config, explain_config, load_config, parse_config, presets
+from combo_avs.pipeline.config.tree import READS, Config, check_read, explain_config, load_config, parse_config, presets
 
 DOCS = Path(combo_avs.__file__).parent / "docs"
 
@@ -91,3 +93,30 @@ def test_a_setting_that_a_command_does_not_read_is_refused(command: str, setting
 def test_a_misspelt_section_is_named_as_such() -> None:
     with pytest.raises(BadInput, match=r"modle: no such key.*did you mean model"):
         load_config(None, ["modle.width=64"], "precompute")
+
+
+@pytest.mark.parametrize(
+    ("setting", "arguments", "why"),
+    [
+        ("precompute.slurm.jobs=2", ["--audio", "logmel"], "it is read with --slurm"),
+        ("precompute.slurm={}", ["--audio", "logmel"], "it is read with --slurm"),
+        ("precompute.generator.sigma=2", ["--audio", "logmel"], "it is read with --proposals"),
+        ("precompute.encoder.weights=x", ["--proposals", "none"], "it is read with --audio"),
+    ],
+)
+def test_settings_of_what_is_not_asked_for(
+    prepared: Path, setting: str, arguments: list[str], why: str, capsys: pytest.CaptureFixture
+) -> None:
+    call = ["precompute", str(prepared), *arguments, "--set", setting, "--dry-run"]
+    assert run(app, call) == BAD_INPUT
+    assert f"--set {setting}: {why}" in capsys.readouterr().err
+
+
+def test_a_setting_of_a_like_name_is_another() -> None:
+    check_read("precompute", ["precompute.slurmy=1", "precompute.batch_frames=2"], {"precompute.slurm": "no"})
+
+
+def test_seeds_of_a_comparison_are_not_set(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    names = ["--proposals", "felzenszwalb", "--audio", "logmel", "--out", str(tmp_path / "out")]
+    assert run(app, ["compare", str(prepared), "--preset", "tiny", *names, "--set", "train.seed=7"]) == BAD_INPUT
+    assert "--set train.seed=7: every variant is trained with all of --seeds" in capsys.readouterr().err
