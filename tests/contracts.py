@@ -84,9 +84,9 @@ class ClipSourceContract:
             assert_equal_arrays(a, b)
 
     def test_clips_are_imported_as_they_are_read(self, source: ClipSource, tmp_path: Path):
-        report = import_clips(source, tmp_path, 20)
+        report = import_clips(source, tmp_path / "root", 20)
         assert not report.quarantined
-        store = ClipStore(tmp_path)
+        store = ClipStore(tmp_path / "root")
         assert (store.classes, store.size) == (source.classes, source.size)
         assert sorted(clip.id for clip in store.table) == sorted(clip.id for clip in source.clips)
         for row, clip in enumerate(store.table):

@@ -88,10 +88,10 @@ def test_export_and_import(made: Path, tmp_path: Path) -> None:
 
 def test_import_masks(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     for clip in ClipStore(root).table:
-        (tmp_path / clip.id).mkdir()
+        (tmp_path / "masks" / clip.id).mkdir(parents=True)
         for frame in range(clip.num_frames):
-            np.save(tmp_path / clip.id / f"{frame:05d}.npy", np.ones((1, 64, 64), bool))
-    assert combo("cache", "import-masks", root, tmp_path, "--name", "mine") == DONE
+            np.save(tmp_path / "masks" / clip.id / f"{frame:05d}.npy", np.ones((1, 64, 64), bool))
+    assert combo("cache", "import-masks", root, tmp_path / "masks", "--name", "mine") == DONE
     assert "--proposals mine-" in capsys.readouterr().out
 
 

@@ -103,10 +103,13 @@ def choose_weights(run: Path, config: Config, which: str = BEST) -> Weights:
 
 
 def load_network(weights: Weights, config: Config, num_classes: int, device: torch.device) -> COMBO:
-    """The network of a run in eval mode. Raises `BadInput` for a file that is damaged, or of another network."""
+    """The network of a run in eval mode. Raises `BadInput` for a file that is damaged, or of another network.
+
+    What the file says of its network is held against the config where it is not a file of the run.
+    """
     network, path = COMBO(config.model, num_classes), weights.path
     state = read_state_dict(path)
-    header = read_header(path) if is_safetensors(path) else None
+    header = read_header(path) if weights.step is None and is_safetensors(path) else None
     if header is not None:
         theirs, ours = header["config"].model_dump(), network.config.model_dump()
         differing = [f"model.{key} is {theirs[key]!r}, not {ours[key]!r}" for key in ours if theirs[key] != ours[key]]
