@@ -242,6 +242,11 @@ MUTANTS: list[Mutant] = [
         ("masks of one class are 0 and 1", "labels * 255 if", "labels * 1 if"),
     ),
     *edits(
+        "pipeline/precompute/selection.py",
+        "tests/pipeline/precompute/test_precompute_selection.py",
+        ("the last share is refused", "int(found[1]) > int(found[2])", "int(found[1]) >= int(found[2])"),
+    ),
+    *edits(
         "pipeline/precompute/estimate.py",
         "tests/pipeline/precompute/test_estimate.py",
         ("bytes per clip count as bytes per frame", "/ of_made", "/ len(made)"),

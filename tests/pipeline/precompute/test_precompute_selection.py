@@ -66,7 +66,7 @@ def test_clips_of_another_split_are_refused(clips: ClipStore) -> None:
 
 
 def test_share_from_text() -> None:
-    assert parse_share("2/8") == (2, 8)
+    assert [parse_share(text) for text in ("1/1", "2/8", "8/8")] == [(1, 1), (2, 8), (8, 8)]
 
 
 @pytest.mark.parametrize("text", ["0/4", "5/4", "1", "a/b", "1/0", "-1/4", "1/4/2", ""])
