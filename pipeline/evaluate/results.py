@@ -95,7 +95,7 @@ def describe(weights: Weights, info: RunInfo, dataset: ClipDataset, sound: Sound
 
 
 def _identity(weights: Weights, dataset: ClipDataset, sound: Sound) -> dict[str, Any]:
-    """What a kept result is recognised by, wherever run and data lie. A run has one state after each step."""
+    """What a kept result is recognised by besides the sha256 of its weights, wherever run and data lie."""
     shards = dataset.clips.shards_of(dataset.split)
     return {
         "weights": weights.which,
@@ -132,13 +132,16 @@ def write_result(run: Path, result: Result, protocol: str) -> Path:
 def find_result(weights: Weights, dataset: ClipDataset, sound: Sound, protocol: str) -> Result | None:
     """The kept result of these weights, best or last, on this split; None when there is none, or only one of others.
 
+    Its steps and finished are those of the run now: it may have trained on since.
     Raises `BadInput` for a file that is damaged.
     """
     result = read_result(_path(weights.run, dataset.split, sound, protocol, weights.which))
     identity = _identity(weights, dataset, sound)
     if result is None or any(getattr(result, key) != value for key, value in identity.items()):
         return None
-    return result
+    if result.weights_sha256 != weights.sha256:  # last, since it reads the whole file
+        return None
+    return result.model_copy(update={"steps": weights.steps, "finished": weights.finished})
 
 
 def _path(run: Path, split: str, sound: str, protocol: str, weights: str) -> Path:
@@ -151,6 +154,8 @@ def read_result(path: Path) -> Result | None:
         return Result.model_validate({**json.loads(path.read_bytes()), "run": str(path.absolute().parents[1])})
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read ({error.strerror}); remove what is in its place") from error
     except ValidationError as error:
         why = "; ".join(f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors()[:1])
     except (ValueError, TypeError) as error:

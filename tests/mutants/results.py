@@ -16,6 +16,13 @@ MUTANTS: list[Mutant] = [
         ("results of other steps are taken", '        "step": weights.step,\n', ""),
         ("results of other clips are taken", '        "clips_fingerprint": dataset.clips.fingerprint(),\n', ""),
         ("results of a changed cache are taken", '"proposals_fingerprint": contents(dataset.proposals, shards),', ""),
+        (
+            "results of other weights are taken",
+            "if result.weights_sha256 != weights.sha256:",
+            "if False:",
+        ),
+        ("a kept result says for ever that its run is not finished", ', "finished": weights.finished}', "}"),
+        ("a kept result says how many steps once were due", '"steps": weights.steps, ', ""),
         ("results of other sounds are taken", '        "sound": sound,\n        "dataset"', '        "dataset"'),
         ("another file replaces the best", "if result.weights in (BEST, LAST) else result.weights_sha256[:12]", ""),
         ("a result remembers where its run lay", '    del values["run"]  # it is where the file lies\n', ""),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from combo_avs.cli import app
@@ -146,7 +147,8 @@ class TestKept:
     @pytest.mark.parametrize(
         "change",
         [{"step": 1234}, {"split": "val"}, {"sound": "noise"}, {"clips_fingerprint": "0"}, {"proposals": "other"},
-         {"proposals_fingerprint": "0"}, {"audio": "other"}, {"audio_fingerprint": "0"}, {"weights": "last"}],
+         {"proposals_fingerprint": "0"}, {"audio": "other"}, {"audio_fingerprint": "0"}, {"weights": "last"},
+         {"weights_sha256": "0"}],
         ids=lambda change: next(iter(change)),
     )  # fmt: skip
     def test_not_taken_when_it_is_of_something_else(self, run: Path, change: dict) -> None:
@@ -154,6 +156,27 @@ class TestKept:
         path = run / "results" / "test-right-published-best.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | change))
         assert self.found(run) is None
+
+    def test_not_taken_for_other_weights_of_the_same_step(self, run: Path) -> None:
+        evaluate_run(run, device="cpu")
+        path = run / "best" / "model.safetensors"
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+        turned = {k: -v if k.startswith("decoder.class_embed") else v for k, v in load_file(path).items()}
+        save_file(turned, path, metadata)
+        assert self.found(run) is None
+
+    def test_a_run_that_trained_on_to_the_end_is_finished(self, run: Path) -> None:
+        before = evaluate_run(run, device="cpu")["published"]
+        config = run / "config.yaml"
+        config.write_text(config.read_text().replace("  steps: 3\n", "  steps: 2\n"))
+        assert (before.steps, before.finished) == (3, False)
+        assert self.found(run) == before.model_copy(update={"steps": 2, "finished": True})
+
+    def test_a_folder_that_cannot_be_read_is_named(self, run: Path) -> None:
+        (run / "results" / "test-right-published-best.json").mkdir(parents=True)
+        with pytest.raises(BadInput, match=r"test-right-published-best\.json cannot be read \(Is a directory\)"):
+            self.found(run)
 
     @pytest.mark.parametrize(
         "damage", [lambda text: text[:-9], lambda text: "[]", lambda text: text.replace('"M_J"', '"MJ"')]
