@@ -90,10 +90,10 @@ def report(
     device: Device = "auto",
 ) -> None:
     """Write a page about runs, comparisons and caches, with their pictures and sounds. It needs no network."""
+    from .pipeline.compare.comparable import Scoring
     from .pipeline.report.report import report as write_report
-    from .pipeline.report.scoring import Scoring
 
-    typer.echo(write_report(targets, out, Scoring(split, protocol), device, root))
+    typer.echo(write_report(targets, out, Scoring(split, "right", protocol), device, root))
 
 
 @app.command()

@@ -3,7 +3,6 @@
 transformers knows older key names of the published files and renames them; nothing but tensors is read from a file.
 """
 
-import warnings
 from types import ModuleType
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import nn
 
 from ..errors import BadInput
 from .weights.frozen import WeightsConfig, fixed_initialisation, read_frozen
-from .weights.state import unwrapped
+from .weights.state import State, first_that_fits
 
 
 def transformers_package(name: str) -> ModuleType:
@@ -38,12 +37,14 @@ def make_model(
             return model_class(model_config).eval().requires_grad_(False), None
     state, sha256, path = read
     problems = [f"{key} has values that are not finite" for key, tensor in state.items() if not tensor.isfinite().all()]
-    model, report = _load(model_class, model_config, state, unused)
-    for taken, shorter in unwrapped(state) if report["missing_keys"] else ():
-        other, fits = _load(model_class, model_config, shorter, unused)
-        if not fits["missing_keys"] and not fits["unexpected_keys"]:
-            warnings.warn(f"{path}: its keys fit without {taken!r}, which was left out", stacklevel=2)
-            model, report = other, fits
+    loaded: list[tuple[nn.Module, dict[str, Any]]] = []
+
+    def attempt(keys: State) -> tuple[nn.Module, dict[str, Any]] | None:
+        loaded.append(_load(model_class, model_config, keys, unused))
+        report = loaded[-1][1]
+        return None if report["missing_keys"] or report["unexpected_keys"] else loaded[-1]
+
+    model, report = first_that_fits(state, path, attempt) or loaded[0]
     problems += [f"missing: {key}" for key in report["missing_keys"]]
     problems += [f"unexpected: {key}" for key in report["unexpected_keys"]]
     problems += [f"{key} has shape {list(is_)}, not {list(wanted)}" for key, is_, wanted in report["mismatched_keys"]]
@@ -53,7 +54,7 @@ def make_model(
 
 
 def _load(
-    model_class: Any, model_config: Any, state: dict[str, torch.Tensor], unused: tuple[str, ...]
+    model_class: Any, model_config: Any, state: State, unused: tuple[str, ...]
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The model, and what did not fit. Silences the progress bar and the table that transformers would print."""
     from transformers.utils import logging

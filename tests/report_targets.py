@@ -9,12 +9,12 @@ from fakes import NoiseSource
 
 from combo_avs.data.clip import Clip, ClipArrays
 from combo_avs.model.combo import COMBO
+from combo_avs.pipeline.compare.comparable import Scoring
 from combo_avs.pipeline.config.precompute import PrecomputeConfig
 from combo_avs.pipeline.config.tree import load_config
 from combo_avs.pipeline.imports.clips import import_clips
 from combo_avs.pipeline.precompute.driver import plan_caches, run_plans
 from combo_avs.pipeline.report.report import report
-from combo_avs.pipeline.report.scoring import Scoring
 from combo_avs.pipeline.runs.data import DataNames, open_data
 from combo_avs.pipeline.runs.folder import append_run_log, create_converted_run
 
@@ -67,4 +67,4 @@ def make_run(root: Path, folder: Path, seed: int = 0, consistency: float = 10.0,
 
 def make_report(targets: list[Path], out: Path) -> Path:
     """The report on the test split, on the CPU."""
-    return report(targets, out, Scoring("test", "published"), "cpu")
+    return report(targets, out, Scoring("test", "right", "published"), "cpu")

@@ -4,7 +4,6 @@
 published checkpoint do not belong to the network: VGGish and the class weights of the loss.
 """
 
-import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ from ..combo import COMBO
 from ..config import ModelConfig
 from ..pixel_decoder import MASK2FORMER_KEYS
 from .network_file import network_config
-from .state import Rule, State, differences, fitting, load_weights, rename_keys, under, unwrapped
+from .state import Rule, State, differences, first_that_fits, fitting, load_weights, rename_keys, under
 
 VGGISH, EMPTY_WEIGHT = "audio_backbone.", "criterion.empty_weight"
 
@@ -95,12 +94,8 @@ class Published(NamedTuple):
 
 def known_keys(state: State, source: str | Path) -> dict[str, Tensor]:
     """The state; without what wrappers of networks put before keys, if only then all are of a published checkpoint."""
-    if _taken_apart(state)[1]:
-        for taken, shorter in unwrapped(state):
-            if not _taken_apart(shorter)[1]:
-                warnings.warn(f"{source}: its keys are known without {taken!r}, which was left out", stacklevel=2)
-                return shorter
-    return dict(state)
+    known = first_that_fits(state, source, lambda keys: None if _taken_apart(keys)[1] else keys)
+    return dict(state if known is None else known)
 
 
 def from_published(state: State) -> Published:

@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ Rule = tuple[str, str]  # key in one state dict, key in another: # stands for a 
 # What wrappers of networks put before every key: DataParallel and its kin, Lightning; torch.compile also within keys.
 PREFIXES = ("module.", "model.")
 COMPILED = "_orig_mod."
+
+Fitting = TypeVar("Fitting")
 
 
 def sha256_of_weights(name: str, weights: str | Path | None, path: Path) -> str:
@@ -93,8 +96,23 @@ def differences(wanted: State, state: State) -> list[str]:
     return sorted(problems)
 
 
-def unwrapped(state: State) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """The state without what wrappers put into all of its keys, one wrapper after the other, and what was taken off."""
+def first_that_fits(state: State, source: str | Path, attempt: Callable[[State], Fitting | None]) -> Fitting | None:
+    """What `attempt` returns for the state, or for it without what wrappers of networks put before all of its keys.
+
+    attempt: returns None for keys that do not fit. Prefixes are taken off one after the other, until they do; a warning
+    that names `source` says which. Returns None if none do.
+    """
+    if (found := attempt(state)) is not None:
+        return found
+    for taken, shorter in _unwrapped(state):
+        if (found := attempt(shorter)) is not None:
+            warnings.warn(f"{source}: its keys fit without {taken!r}, which was left out", stacklevel=3)
+            return found
+    return None
+
+
+def _unwrapped(state: State) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """What was taken off, and the state without it."""
     taken, rest = "", dict(state)
     if any(COMPILED in key for key in rest):
         taken, rest = COMPILED, {key.replace(COMPILED, ""): tensor for key, tensor in rest.items()}
@@ -107,9 +125,9 @@ def unwrapped(state: State) -> Iterator[tuple[str, dict[str, Tensor]]]:
 def fitting(
     wanted: State, state: State, source: str | Path, convert: Callable[[State], Mapping[str, Tensor]] = dict
 ) -> Mapping[str, Tensor]:
-    """`convert(state)`; where only that has the keys of `wanted`, without what wrappers of networks put before keys.
+    """`convert(state)`, or that of the state without prefixes where only then its keys are those of `wanted`.
 
-    The latter is said in a warning that names `source`. Raises what `convert` raises for the state as it is.
+    Raises what `convert` raises for the state as it is.
     """
 
     def attempt(keys: State) -> Mapping[str, Tensor] | None:
@@ -119,13 +137,8 @@ def fitting(
             return None
         return found if found.keys() == wanted.keys() else None
 
-    if (found := attempt(state)) is not None:
-        return found
-    for taken, shorter in unwrapped(state):
-        if (found := attempt(shorter)) is not None:
-            warnings.warn(f"{source}: its keys fit without {taken!r}, which was left out", stacklevel=3)
-            return found
-    return convert(state)
+    found = first_that_fits(state, source, attempt)
+    return convert(state) if found is None else found
 
 
 def load_weights(module: nn.Module, state: State, source: str | Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from ..common.choices import Sound
 from ..config.tree import Config
 from ..runs.checkpoints import newest_step
 from ..runs.data import RunData
@@ -32,10 +33,10 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class Scoring:
-    """How a number came about, besides the run. protocol: its name."""
+    """What runs are scored on, and how. protocol: its name, see `find_protocol`."""
 
     split: str
-    sound: str
+    sound: Sound
     protocol: str
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from ..common.choices import Sound
 from ..common.devices import pick_device
 from ..common.distributed import joined
-from ..runs.data import SHOWN_CLIPS, came_and_went
+from ..runs.data import came_and_went, changed_clips
 from ..runs.folder import read_run
-from ..runs.open import AS_LEFT, Choice, OpenRun, open_run
+from ..runs.open import AS_LEFT, Choice, open_run
 from .protocols import PUBLISHED, find_protocol
 from .results import Result, describe, write_result
 from .scores import evaluate_dataset
@@ -34,8 +34,8 @@ def evaluate_run(
         for name in protocols:  # before the work of loading
             ranks.all_do(find_protocol, name, len(info.classes))
         opened = ranks.all_do(open_run, run, ranks.all_do(pick_device, device), choice)
-        if ranks.first:
-            warn_of_other_clips(opened)
+        for change in changed_clips(*came_and_went(opened.info, opened.data)) if ranks.first else ():
+            warnings.warn(f"{run}, in training: {change}", stacklevel=2)
         dataset = ranks.all_do(opened.data.dataset, split)
         scores = evaluate_dataset(opened.network, dataset, protocols, sound, ranks)
         about = ranks.all_do(describe, opened.weights, opened.info, dataset, sound)
@@ -45,16 +45,8 @@ def evaluate_run(
         return results
 
 
-def warn_of_other_clips(opened: OpenRun) -> None:
-    """Say which clips of train and val the run used and the caches now leave out, or the reverse."""
-    came, went = came_and_went(opened.info, opened.data)
-    for ids, what in ((went, "used clips that are left out now"), (came, "left out clips that can be used now")):
-        if ids:
-            shown = ", ".join(ids[:SHOWN_CLIPS]) + (", ..." if len(ids) > SHOWN_CLIPS else "")
-            warnings.warn(f"{opened.weights.run} {what}: {shown}", stacklevel=2)
-
-
 def keep(run: Path, results: dict[str, Result]) -> None:
+    """Write results by the name of their protocol; a warning where that fails."""
     try:
         for name, result in results.items():
             write_result(run, result, name)

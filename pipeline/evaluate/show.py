@@ -1,6 +1,7 @@
 """Results of an evaluation, for people."""
 
 from ..common.text import columns
+from ..runs.open import Weights
 from .results import About, Result
 
 
@@ -10,13 +11,14 @@ def show_results(results: list[Result]) -> str:
     return "\n\n".join([_head(results[0]), *blocks])
 
 
-def show_weights(about: About) -> str:
-    """Such as "best, step 120 of 150 (unfinished)"."""
-    if about.converted_from is not None and about.step == 0:
-        return f"converted from published weights {about.converted_from[:12]}"
-    if about.step is None:
-        return about.weights
-    return f"{about.weights}, step {about.step} of {about.steps}{'' if about.finished else ' (unfinished)'}"
+def show_weights(which: About | Weights, converted_from: str | None) -> str:
+    """Such as "best, step 120 of 150 (unfinished)". converted_from: of the run, sha256 of a published checkpoint."""
+    name = which.which if isinstance(which, Weights) else which.weights
+    if converted_from is not None and which.step == 0:
+        return f"converted from published weights {converted_from[:12]}"
+    if which.step is None:
+        return name
+    return f"{name}, step {which.step} of {which.steps}{'' if which.finished else ' (unfinished)'}"
 
 
 def _head(about: About) -> str:
@@ -30,7 +32,7 @@ def _head(about: About) -> str:
     ]
     rows = [
         ("run", about.run),
-        ("weights", f"{show_weights(about)}, sha256 {about.weights_sha256[:12]}"),
+        ("weights", f"{show_weights(about, about.converted_from)}, sha256 {about.weights_sha256[:12]}"),
         ("clips", f"{about.split} of {about.dataset}{left_out}, contents {about.clips_fingerprint[:12]}"),
         ("sound", about.sound),
         ("proposals", caches[0]),

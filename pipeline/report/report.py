@@ -10,7 +10,7 @@ from ...files import write_atomic
 from ..common.devices import pick_device
 from ..common.places import check_no_data
 from ..common.statistics import CLIPS_FOR_BOOTSTRAP, RESAMPLES
-from ..compare.comparable import cautions
+from ..compare.comparable import Scoring, cautions
 from ..compare.table import spread
 from ..evaluate.protocols import find_protocol
 from .caches import CacheSection, cache_section
@@ -18,7 +18,6 @@ from .embed import templates
 from .gallery import FILES
 from .plots import difference_plot, joint_curves, run_curves, score_bars, value_bars
 from .runs import RunSection, consistency, run_sections, untrained_parts
-from .scoring import Scoring
 from .targets import Targets, find_targets
 
 PAGE = "index.html"

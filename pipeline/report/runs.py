@@ -18,7 +18,7 @@ from ...data.store.store import ClipStore
 from ...errors import ComboError
 from ..common.percent import SCORES
 from ..common.pictures import heat, label_colours, overlay_labels
-from ..compare.comparable import Subject, cautions
+from ..compare.comparable import Scoring, Subject, cautions
 from ..compare.table import Row, differences, rows_json
 from ..evaluate.protocols import find_protocol, full_name
 from ..evaluate.results import Result
@@ -26,7 +26,7 @@ from ..evaluate.scores import ScoredClip, Scores
 from .embed import log_mel_image
 from .gallery import Gallery, Item, Measure, clip_rows, picture_size, shrink, sound_row, write_sheet, write_sound
 from .paired import Paired, compare_clips
-from .scoring import Scorer, Scoring, Segmented
+from .scoring import Scorer, Segmented
 from .targets import Run
 
 Table = list[tuple[str, int, list[float | None]]]  # name, how many, J by variant

@@ -11,22 +11,14 @@ from ...data.dataset import Sample
 from ...model.combo import COMBO
 from ...model.inference import label_map
 from ..common.progress import bar
-from ..compare import comparable
+from ..compare.comparable import Scoring, data_facts, describe
 from ..evaluate.clip import Counts, count_clip, segment_and_attend
-from ..evaluate.results import Result, describe, find_result
+from ..evaluate.results import Result, find_result
 from ..evaluate.scores import Scores, score_counts
 from ..evaluate.show import show_weights
 from ..runs.data import open_data
 from ..runs.open import choose_weights, load_network
 from .targets import Run
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """What runs are scored on, and how; see `find_protocol`."""
-
-    split: str
-    protocol: str
 
 
 @dataclass(frozen=True)
@@ -54,17 +46,14 @@ class Scorer:
         data = open_data(run.info)
         self.dataset = data.dataset(scoring.split)
         self._weights = choose_weights(run.folder, run.config)
-        self.kept: Result | None = find_result(self._weights, self.dataset, "right", scoring.protocol)
-        how = comparable.Scoring(scoring.split, "right", scoring.protocol)
-        facts = comparable.data_facts(data, scoring.split)
-        self.subject = comparable.describe(run.variant, run.folder, run.config, how, facts)
+        self.kept: Result | None = find_result(self._weights, self.dataset, scoring.sound, scoring.protocol)
+        self.subject = describe(run.variant, run.folder, run.config, scoring, data_facts(data, scoring.split))
         self._counted: dict[int, Counts] | None = None
 
     @property
     def weights(self) -> str:
         """Which were scored, in words."""
-        about = self.kept or describe(self._weights, self.run.info, self.dataset, "right")
-        return f"{self.run.folder}: {show_weights(about)}"
+        return f"{self.run.folder}: {show_weights(self._weights, self.run.info.converted_from)}"
 
     @property
     def attends(self) -> bool:

@@ -47,7 +47,8 @@ class Targets:
 def find_targets(paths: list[Path], root: str | Location | None = None) -> Targets:
     """root: where the clips and caches of the runs are now; None: where each run says.
 
-    Raises `BadInput` that lists all paths that cannot be shown."""
+    Raises `BadInput` that lists all paths that cannot be shown.
+    """
     found = Targets()
     wrong: list[str] = []
     for path in dict.fromkeys(p.absolute() for p in paths):

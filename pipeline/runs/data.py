@@ -166,7 +166,7 @@ def check_same_data(where: Path, old: RunInfo, new: RunInfo, allow: Collection[s
         shown = sorted(key for key in differing if key != "left_out" and not key.endswith("_maker"))
         problems = [f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in shown]
         if "left_out" in differing:
-            problems += _changed_clips(old.left_out or (), new.left_out or ())
+            problems += changed_clips(*_differences(old.left_out or (), new.left_out or ()))
         advice = "Name the old ones, or another folder"
         allowing = " ".join(f"--allow-other {name}" for name in names)
         advice += f"; to train on with the new ones, allow {', '.join(names)} by name: {allowing}" if names else ""
@@ -178,16 +178,17 @@ def came_and_went(info: RunInfo, data: RunData) -> tuple[list[str], list[str]]:
 
     Both are empty for runs without a record: converted ones, and those of older versions.
     """
-    if info.left_out is None:
-        return [], []
-    before, now = set(info.left_out), set(data.left_out())
-    return sorted(before - now), sorted(now - before)
+    return _differences(info.left_out, data.left_out()) if info.left_out is not None else ([], [])
 
 
-def _changed_clips(before: Iterable[str], now: Iterable[str]) -> list[str]:
-    came, went = sorted(set(before) - set(now)), sorted(set(now) - set(before))
+def changed_clips(came: list[str], went: list[str]) -> list[str]:
+    """What `came_and_went` returns in words, a sentence for each that is not empty."""
     named = {"were left out, and can be used now": came, "were used, and are left out now": went}
     return [f"clips that {what}: {_names(clips)}" for what, clips in named.items() if clips]
+
+
+def _differences(before: Iterable[str], now: Iterable[str]) -> tuple[list[str], list[str]]:
+    return sorted(set(before) - set(now)), sorted(set(now) - set(before))
 
 
 def _names(clips: list[str]) -> str:

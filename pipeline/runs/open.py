@@ -1,7 +1,7 @@
 """Open a run with its data and its network: what evaluation, prediction and reports begin with."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ from ...errors import BadInput
 from ...model.combo import COMBO
 from ...model.weights.network_file import read_header
 from ...model.weights.read import is_safetensors, read_state_dict
+from ...model.weights.registry import split_entry
 from ...model.weights.state import load_weights, weights_sha256
 from ..config.tree import Config
 from .checkpoints import newest_checkpoint, newest_step, read_manifest
@@ -49,14 +50,21 @@ class Weights:
     steps: int
     finished: bool
 
-    @cached_property
+    @property
     def sha256(self) -> str:
-        return weights_sha256(self.path)
+        """Of the file, read once as long as it is the same."""
+        file = split_entry(self.path)[0].stat()
+        return _sha256(self.path, file.st_ino, file.st_mtime_ns, file.st_size)
 
     def __str__(self) -> str:
         if self.step is None:
             return f"{self.which}, with the config of {self.run}"
         return f"best of {self.run}, step {self.step}" if self.which == BEST else f"{self.run} at step {self.step}"
+
+
+@lru_cache(maxsize=1024)
+def _sha256(path: Path, *_state: int) -> str:
+    return weights_sha256(path)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ def test_maps_have_strides_4_to_32(name: str) -> None:
 
 
 def test_resnet_starts_with_norms_that_change_nothing() -> None:
-    """They are frozen: a weight of zero, which timm gives the last norm of a block, would stay zero for ever."""
+    """They are frozen: timm starts the last norm of a block with weights of zero, which would never change."""
     norms = [m for m in BACKBONES["r50"]()[0].modules() if isinstance(m, FrozenBatchNorm2d)]
     assert len(norms) == 53
     assert all((norm.weight == 1).all() and (norm.running_var == 1).all() for norm in norms)

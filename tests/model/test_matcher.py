@@ -18,7 +18,7 @@ POINTS = 7
 
 
 def batch(frames: int, classes: int, queries: int = 5) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Class logits, mask logits, labels of which each frame has some, and flags of supervision, two of three set."""
+    """Class logits, mask logits, labels, and supervision flags, two of three set."""
     rng = torch.Generator().manual_seed(frames)
     logits = torch.randn(2, frames, queries, classes + 1, generator=rng)
     masks = 3 * torch.randn(2, frames, queries, 4, 3, generator=rng)

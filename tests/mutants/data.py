@@ -87,7 +87,7 @@ MUTANTS: list[Mutant] = [
         "data/store/verify.py",
         "tests/data/store/test_store_damage.py",
         (
-            "a receipt of another store is not looked at",
+            "the store that a receipt belongs to is not checked",
             "    if invalid := store.check_receipt(receipt):\n        return invalid\n",
             "",
         ),

@@ -180,7 +180,7 @@ MUTANTS: list[Mutant] = [
         ("the power of the schedule is fixed", "** config.poly_power", "** 0.9"),
         ("all groups have one rate", 'lr * group["lr_factor"]', "lr"),
         ("the average does not warm up", "min(self._decay, (1 + step) / (10 + step))", "self._decay"),
-        ("the average warms up for ever", "min(self._decay, (1 + step)", "max(self._decay, (1 + step)"),
+        ("the average never stops warming up", "min(self._decay, (1 + step)", "max(self._decay, (1 + step)"),
         ("the average keeps dropout on", "requires_grad_(False).eval()", "requires_grad_(False)"),
     ),
     *edits(

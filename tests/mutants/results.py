@@ -21,7 +21,7 @@ MUTANTS: list[Mutant] = [
             "if result.weights_sha256 != weights.sha256:",
             "if False:",
         ),
-        ("a kept result says for ever that its run is not finished", ', "finished": weights.finished}', "}"),
+        ("a kept result never says that its run has finished", ', "finished": weights.finished}', "}"),
         ("a kept result says how many steps once were due", '"steps": weights.steps, ', ""),
         ("results of other sounds are taken", '        "sound": sound,\n        "dataset"', '        "dataset"'),
         ("another file replaces the best", "if result.weights in (BEST, LAST) else result.weights_sha256[:12]", ""),

@@ -10,23 +10,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from two_ways import cached_labels, streamed_labels
 
-from combo_avs.data.dataset import ClipDataset
 from combo_avs.data.sources.synthetic.source import render_video
 from combo_avs.data.sources.video.decoding import inspect
-from combo_avs.data.sources.video.source import VideoSource
 from combo_avs.data.sources.video.writer import write_video
-from combo_avs.data.store.store import Cache, ClipStore
 from combo_avs.errors import BadInput
-from combo_avs.model.inference import label_map
 from combo_avs.pipeline.common.choices import Outputs
 from combo_avs.pipeline.common.pictures import label_colours, outline, overlay_labels
-from combo_avs.pipeline.config.precompute import PrecomputeConfig
 from combo_avs.pipeline.config.tree import Config, load_config
-from combo_avs.pipeline.evaluate.clip import segment
-from combo_avs.pipeline.imports.clips import import_clips
-from combo_avs.pipeline.precompute.driver import plan_caches, run_plans
-from combo_avs.pipeline.predict.label_maps import LabelMaps, read_window, segment_video
+from combo_avs.pipeline.predict.label_maps import read_window
 from combo_avs.pipeline.predict.predict import predict
 from combo_avs.pipeline.predict.segmenter import AS_TRAINED, Segmenter, StageOne, open_segmenter
 from combo_avs.pipeline.runs.data import DataNames
@@ -106,20 +99,8 @@ class TestOutput:
         video = film(tmp_path / "a.mp4", 7)
         segmenter = open_segmenter(run, AS_TRAINED, "cpu")
         see_something(segmenter, video)
-        maps = LabelMaps(tmp_path / "maps", inspect(video), every_frame=False, size=64)
-        assert segment_video(segmenter, maps, lambda: None) == {}
-        streamed = np.stack([labels for _, labels in maps.read()])
-
-        import_clips(VideoSource([video], 5, 64), tmp_path / "root")
-        plans = plan_caches(tmp_path / "root", PrecomputeConfig(), "felzenszwalb", "logmel")
-        run_plans(plans, workers=0)
-        dataset = ClipDataset(ClipStore(tmp_path / "root"), *(Cache(p.path) for p in plans), split="test")
-        cached = []
-        for index in range(len(dataset)):
-            sample = dataset[index]
-            labels = label_map(segment(segmenter.model, sample, sample.features))
-            cached.append(labels.numpy()[np.array(sample.clip.frame_valid)])
-        np.testing.assert_array_equal(streamed, np.concatenate(cached))
+        streamed = streamed_labels(segmenter, video, tmp_path / "maps")
+        np.testing.assert_array_equal(streamed, cached_labels(segmenter, video, tmp_path / "root"))
         assert streamed.shape == (7, 64, 64)
         assert len(np.unique(streamed)) == 2
 

@@ -9,22 +9,16 @@ import pytest
 import torch
 import yaml
 from tiny_network import TINY
+from two_ways import cached_labels, streamed_labels
 
-from combo_avs.data.dataset import ClipDataset
 from combo_avs.data.sources.synthetic.source import render_video
 from combo_avs.data.sources.video.decoding import inspect
-from combo_avs.data.sources.video.source import VideoSource
 from combo_avs.data.sources.video.writer import write_video
-from combo_avs.data.store.store import Cache, ClipStore
 from combo_avs.errors import ComboError
 from combo_avs.model.config import ModelConfig
 from combo_avs.model.inference import label_map, semantic_scores
 from combo_avs.pipeline.common.devices import image_tensor
-from combo_avs.pipeline.config.precompute import PrecomputeConfig
 from combo_avs.pipeline.config.tree import load_config
-from combo_avs.pipeline.evaluate.clip import segment
-from combo_avs.pipeline.imports.clips import import_clips
-from combo_avs.pipeline.precompute.driver import plan_caches, run_plans
 from combo_avs.pipeline.predict.label_maps import LabelMaps, Window, read_window, segment_video
 from combo_avs.pipeline.predict.segmenter import AS_TRAINED, Segmenter, open_segmenter, passes, unseen_settings
 from combo_avs.pipeline.runs.data import DataNames
@@ -120,19 +114,8 @@ def test_windows_are_read_as_clips_are(
 ) -> None:
     """What import, precompute and evaluation give for the same video, its unfinished last clip included."""
     segmenter = segmenters[layout]
-    maps = LabelMaps(tmp_path / "maps", inspect(video), every_frame=False, size=64)
-    assert segment_video(segmenter, maps, lambda: None) == {}
-    streamed = np.stack([labels for _, labels in maps.read()])
-
-    import_clips(VideoSource([video], 5, 64), tmp_path / "root")
-    plans = plan_caches(tmp_path / "root", PrecomputeConfig(), "felzenszwalb", "logmel")
-    run_plans(plans, workers=0)
-    dataset = ClipDataset(ClipStore(tmp_path / "root"), *(Cache(p.path) for p in plans), split="test")
-    cached = []
-    for sample in map(dataset.__getitem__, range(len(dataset))):
-        labels = label_map(segment(segmenter.model, sample, sample.features))
-        cached.append(labels.numpy()[np.array(sample.clip.frame_valid)])
-    np.testing.assert_array_equal(streamed, np.concatenate(cached))
+    streamed = streamed_labels(segmenter, video, tmp_path / "maps")
+    np.testing.assert_array_equal(streamed, cached_labels(segmenter, video, tmp_path / "root"))
 
 
 def test_every_picture_has_the_sound_of_its_second(segmenters: dict[str, Segmenter], video: Path) -> None:
