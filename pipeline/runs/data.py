@@ -107,9 +107,21 @@ class RunData:
         """The usable clips of one split."""
         return ClipDataset(self.clips, self.proposals, self.audio, split)
 
-    def left_out(self) -> tuple[str, ...]:
-        """Ids of the clips of train and val that cannot be used: quarantined in the clips or in one of the caches."""
-        splits = [split for split in ("train", "val") if split in self.clips.table.splits()]
+    def learned_splits(self) -> list[str]:
+        """Those of train and val that the set has: what training reads."""
+        return [split for split in ("train", "val") if split in self.clips.table.splits()]
+
+    def covers(self, split: str) -> bool:
+        """Whether all shards of a split are there, of the clips and of both caches."""
+        stores = (self.clips, self.proposals, self.audio)
+        return all(store.receipts().keys() >= set(self.clips.shards_of(split)) for store in stores)
+
+    def left_out(self, splits: Iterable[str] | None = None) -> tuple[str, ...]:
+        """Ids of the clips that cannot be used: quarantined in the clips or in one of the caches.
+
+        splits: None: those of `learned_splits`. Raises `BadInput` for one that a cache does not cover.
+        """
+        splits = self.learned_splits() if splits is None else splits
         return tuple(sorted(clip for split in splits for clip in self.dataset(split).left_out))
 
     def info(self) -> RunInfo:
@@ -176,9 +188,15 @@ def check_same_data(where: Path, old: RunInfo, new: RunInfo, allow: Collection[s
 def came_and_went(info: RunInfo, data: RunData) -> tuple[list[str], list[str]]:
     """Ids of the clips that the run left out and that can be used now, and of those that were used and cannot be now.
 
-    Both are empty for runs without a record: converted ones, and those of older versions.
+    Of the splits that are there: a root may hold the scored one alone. Both are empty for runs without a record:
+    converted ones, and those of older versions.
     """
-    return _differences(info.left_out, data.left_out()) if info.left_out is not None else ([], [])
+    if info.left_out is None:
+        return [], []
+    splits = [split for split in data.learned_splits() if data.covers(split)]
+    table = data.clips.table
+    there = {table[int(row)].id for split in splits for row in table.rows(split)}
+    return _differences(there.intersection(info.left_out), data.left_out(splits))
 
 
 def changed_clips(came: list[str], went: list[str]) -> list[str]:

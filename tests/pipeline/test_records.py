@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,31 @@ class TestLeftOut:
         trained(prepared, config, run, steps=3, allow=("left-out",))
         assert run_json(run)["left_out"] == sorted([one, val])
         trained(prepared, config, run, steps=4)  # accepted once
+
+    def test_evaluation_names_them_as_far_as_it_sees_them(
+        self, prepared: Path, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A root with the test split alone is enough to score a run, and says nothing of the clips of train."""
+        root = Path(shutil.copytree(prepared, tmp_path / "root"))
+        one, two, *_ = ids(root, "train")
+        with monkeypatch.context() as broken:
+            break_clips(broken, two)
+            trained(root, config, tmp_path / "run", steps=1)
+        with monkeypatch.context() as broken:
+            break_clips(broken, one)
+            with pytest.warns(UserWarning, match="in training: clips that") as said:
+                whole = evaluate_run(tmp_path / "run", device="cpu")
+        messages = [str(one_of.message) for one_of in said]
+        assert [m for m in messages if f"were left out, and can be used now: {two}" in m]
+        assert [m for m in messages if f"were used, and are left out now: {one}" in m]
+
+        data = open_data(DataNames(root, *CACHES))
+        only_train = set(data.clips.shards_of("train")) - set(data.clips.shards_of("test"))
+        assert only_train
+        data.audio.invalidate(only_train)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert numbers(evaluate_run(tmp_path / "run", device="cpu")) == numbers(whole)
 
     def test_an_unknown_name_is_refused(self, prepared: Path, config: Config, tmp_path: Path) -> None:
         trained(prepared, config, tmp_path, steps=1)
